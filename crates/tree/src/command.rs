@@ -1,0 +1,274 @@
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{Acl, Auth, SessionId, WriteSeq, Zxid};
+
+/// What one Raft entry carries: the batches of one or more nodes, and the time they were proposed at.
+///
+/// Encoded form (format version 1): a version byte, `time_ms` and the number of batches as postcard varints,
+/// then each batch as postcard. A batch stands in the entry as the very bytes its origin encoded, so the leader
+/// merges batches without decoding them (`Entry::encode_from_parts`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// The leader's clock in milliseconds since the Unix epoch. The tree takes `max(last, this)`, so time never
+    /// goes back.
+    pub time_ms: u64,
+    /// In the order in which they take effect.
+    pub batches: Vec<Batch>,
+}
+
+/// A node's life: which node, and which start of its process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Origin {
+    /// The node that proposed.
+    pub node: u64,
+    /// Grows with every start of that node's process.
+    pub incarnation: u64,
+}
+
+/// Commands of one node, numbered in its own stream.
+///
+/// The tree keeps, per node, the incarnation and the number of the last command it took. It takes a command
+/// only when its number is the last plus one in the same incarnation, or 1 in a newer one; every other command is
+/// skipped: it takes no zxid and has no result. So a node may send a batch again after any failure, and what was
+/// applied already stays applied once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// Who numbered these commands.
+    pub origin: Origin,
+    /// The number of the first command; the others follow without gaps.
+    pub first_seq: u64,
+    /// In order.
+    pub commands: Vec<Command>,
+}
+
+/// One step of the state machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// A client's write.
+    Write(Write),
+    /// Starts a session. Opening an id that is live answers as the first time (the node that lost the answer asks
+    /// again); an id that has ended is refused with `SessionExpired`.
+    OpenSession(OpenSession),
+    /// Ends a session for a reason other than the client's own wish: its ephemerals go in the same step. Proposed
+    /// by the leader, or by an operator. `NoSession` where it has ended already.
+    EndSession {
+        /// Which.
+        session: SessionId,
+        /// Why; kept, and told to whom asks.
+        reason: EndReason,
+    },
+    /// Deletes the TTL znodes and empty containers among these (path, czxid) that are due by the tree's time.
+    /// Proposed by the leader from [`crate::Tree::expired_znodes`]; what is no longer due is left alone.
+    ExpireZnodes(Vec<(String, Zxid)>),
+}
+
+/// Starts a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenSession {
+    /// Drawn at random by the origin node; never 0.
+    pub session: SessionId,
+    /// 16 bytes drawn by the origin node. Whoever shows it may attach to the session.
+    pub password: [u8; 16],
+    /// The negotiated timeout.
+    pub timeout_ms: u32,
+    /// What the client calls itself, for operators. At most 256 bytes.
+    pub client_name: String,
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndReason {
+    /// The client closed it.
+    Closed,
+    /// The client was silent for the session's timeout, as the leader of `term` counted it.
+    Expired {
+        /// How long the leader had heard nothing, in milliseconds of its waking time.
+        silent_ms: u64,
+        /// The term of the leader that decided.
+        term: u64,
+        /// The node the session was last heard through; 0 if it never was.
+        last_node: u64,
+    },
+    /// An operator ended it.
+    Killed {
+        /// What the operator said, at most 256 bytes.
+        by: String,
+    },
+}
+
+/// A client's write.
+///
+/// # Exactly once (G4)
+///
+/// With a `session`, the tree executes `seq == last + 1` only. A `seq` at or below the last is answered from the
+/// recorded results, without executing; one above `last + 1` is refused with [`crate::ErrorKind::SequenceGap`] and
+/// changes nothing. `acked` frees the recorded results up to it. Without a session (`session == 0`, `seq == 0`) the
+/// write is executed as it comes; then an ephemeral cannot be created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// 0 for a write outside any session.
+    pub session: SessionId,
+    /// The write's number in its session.
+    pub seq: WriteSeq,
+    /// The client has the results of all writes up to this one.
+    pub acked: WriteSeq,
+    /// Who asks.
+    pub auth: Auth,
+    /// All must hold, or nothing is done and the answer is [`crate::ErrorKind::GuardFailed`] with the path of the
+    /// first that does not. Checked in the same step as the operation (G7).
+    pub guards: Vec<Check>,
+    /// What to do.
+    pub op: WriteOp,
+}
+
+/// What a write does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WriteOp {
+    /// See [`Create`].
+    Create(Create),
+    /// Deletes a znode without children.
+    Delete {
+        /// Which.
+        path: String,
+        /// -1 for any.
+        version: i32,
+    },
+    /// Replaces a znode's data.
+    SetData {
+        /// Which.
+        path: String,
+        /// The new value.
+        data: Bytes,
+        /// -1 for any.
+        version: i32,
+    },
+    /// Replaces a znode's ACL.
+    SetAcl {
+        /// Which.
+        path: String,
+        /// The new one.
+        acl: Acl,
+        /// The expected `aversion`; -1 for any.
+        version: i32,
+    },
+    /// All of them or none, with one zxid.
+    Multi(Vec<MultiOp>),
+    /// Deletes a znode and everything below it in one step. Beyond ZooKeeper.
+    DeleteTree {
+        /// The top of what goes.
+        path: String,
+        /// If given: how many znodes are to go, the top included; otherwise [`crate::ErrorKind::CountMismatch`].
+        expected_count: Option<u64>,
+    },
+    /// Sets or replaces the quota of a subtree.
+    SetQuota {
+        /// The top of the subtree.
+        path: String,
+        /// The limits.
+        quota: Quota,
+    },
+    /// Removes the quota of a subtree; `NoNode` where there is none.
+    DeleteQuota {
+        /// The top of the subtree.
+        path: String,
+    },
+    /// The client ends its own session, in order after its other writes. Its ephemerals go in the same step.
+    CloseSession,
+}
+
+/// Creates a znode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Create {
+    /// The path; for a sequential mode the prefix of it, which may end in `/`.
+    pub path: String,
+    /// The value.
+    pub data: Bytes,
+    /// Empty: open to the world.
+    pub acl: Acl,
+    /// The kind of znode.
+    pub mode: CreateMode,
+    /// For the TTL modes: how long it may stay childless and unmodified, in milliseconds; otherwise 0.
+    pub ttl_ms: u64,
+    /// Create the missing parents too, persistent, empty, with the same ACL. Beyond ZooKeeper.
+    pub parents: bool,
+}
+
+/// The kinds of znode, ZooKeeper's numbers 0 to 6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CreateMode {
+    /// Stays until it is deleted.
+    #[default]
+    Persistent,
+    /// Goes with its session; has no children.
+    Ephemeral,
+    /// Persistent, with a ten-digit number appended that grows with every create under the parent.
+    PersistentSequential,
+    /// Ephemeral, numbered likewise.
+    EphemeralSequential,
+    /// Goes once it has had a child and has none any more.
+    Container,
+    /// Goes when it has been childless and unmodified for its TTL.
+    PersistentWithTtl,
+    /// The same, numbered.
+    PersistentSequentialWithTtl,
+}
+
+/// One operation of a [`WriteOp::Multi`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MultiOp {
+    /// See [`Create`].
+    Create(Create),
+    /// See [`WriteOp::Delete`].
+    Delete {
+        /// Which.
+        path: String,
+        /// -1 for any.
+        version: i32,
+    },
+    /// See [`WriteOp::SetData`].
+    SetData {
+        /// Which.
+        path: String,
+        /// The new value.
+        data: Bytes,
+        /// -1 for any.
+        version: i32,
+    },
+    /// Fails the whole where it does not hold. It sees what the operations before it did.
+    Check(Check),
+}
+
+/// A condition on one znode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Which.
+    pub path: String,
+    /// What must hold.
+    pub kind: CheckKind,
+}
+
+/// What a [`Check`] asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CheckKind {
+    /// The data version; -1 asks only that the znode is there. `NoNode` or `BadVersion` in a multi, as in ZooKeeper.
+    Version(i32),
+    /// The znode is the very one created by this zxid: the epoch of a grant. Beyond ZooKeeper.
+    Epoch(Zxid),
+    /// There is no such znode. Beyond ZooKeeper.
+    Absent,
+}
+
+/// Limits of a subtree, its top included. `None` is unlimited. A soft limit only shows in the quota's report; a
+/// hard one refuses the write with [`crate::ErrorKind::QuotaExceeded`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Soft limit of znodes.
+    pub count_soft: Option<u64>,
+    /// Hard limit of znodes.
+    pub count_hard: Option<u64>,
+    /// Soft limit of data bytes.
+    pub bytes_soft: Option<u64>,
+    /// Hard limit of data bytes.
+    pub bytes_hard: Option<u64>,
+}

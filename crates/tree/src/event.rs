@@ -1,0 +1,33 @@
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Zxid;
+
+/// One change of one znode, as it is kept in the history and matched against watches.
+///
+/// A change of a parent's children is not an event of its own: it follows from `Created` and `Deleted` of the child.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// The command that made it. The events of a multi share one.
+    pub zxid: Zxid,
+    /// What happened.
+    pub kind: EventKind,
+    /// Of which znode.
+    pub path: Arc<str>,
+    /// The ACL of the znode (of a deleted one: its last), in the tree's table of ACLs.
+    pub acl: u32,
+    /// The ACL of its parent, likewise.
+    pub parent_acl: u32,
+}
+
+/// What happened to a znode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// It came to be.
+    Created,
+    /// It went.
+    Deleted,
+    /// Its data were replaced (with the same bytes too).
+    DataChanged,
+}
