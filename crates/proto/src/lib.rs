@@ -1,1 +1,20 @@
-//! Placeholder.
+//! coordd's wire: the public API ([`v1`]) and the private peer API ([`peer`]), as generated code.
+//!
+//! The .proto files in `proto/` are the documentation of every message and field.
+
+/// The public API.
+pub mod v1 {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    tonic::include_proto!("coordd.v1");
+
+    /// The encoded `FileDescriptorSet` of this package, for reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/coordd_v1_descriptor.bin"));
+}
+
+/// The API between nodes.
+pub mod peer {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    tonic::include_proto!("coordd.peer.v1");
+}
+
+pub mod status;

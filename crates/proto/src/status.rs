@@ -1,0 +1,92 @@
+//! The error of a unary call: a gRPC status that carries an [`Error`](crate::v1::Error) in its details, in the form
+//! that every gRPC library can take apart (`google.rpc.Status`).
+
+use prost::Message as _;
+use tonic::{Code, Status};
+
+use crate::v1::{Error, ErrorCode};
+
+/// `google.rpc.Status`, of which the details of a gRPC status are an encoding.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+const ERROR_TYPE_URL: &str = "type.googleapis.com/coordd.v1.Error";
+
+/// The gRPC code that stands for an error code, as documented at `ErrorCode` in the .proto file.
+pub fn grpc_code(code: ErrorCode) -> Code {
+    match code {
+        ErrorCode::NoNode | ErrorCode::NoSession | ErrorCode::NoWatcher => Code::NotFound,
+        ErrorCode::NodeExists => Code::AlreadyExists,
+        ErrorCode::BadVersion
+        | ErrorCode::NotEmpty
+        | ErrorCode::NoChildrenForEphemerals
+        | ErrorCode::SessionExpired
+        | ErrorCode::GuardFailed
+        | ErrorCode::BadEpoch
+        | ErrorCode::CountMismatch => Code::FailedPrecondition,
+        ErrorCode::NoAuth => Code::PermissionDenied,
+        ErrorCode::InvalidAcl | ErrorCode::BadArguments | ErrorCode::Protocol => Code::InvalidArgument,
+        ErrorCode::QuotaExceeded | ErrorCode::TooManyUnacknowledged | ErrorCode::Throttled => Code::ResourceExhausted,
+        ErrorCode::SequenceGap | ErrorCode::SessionMoved => Code::Aborted,
+        ErrorCode::AuthFailed => Code::Unauthenticated,
+        ErrorCode::NotServing => Code::Unavailable,
+        ErrorCode::OutcomeUnknown | ErrorCode::Unspecified => Code::Unknown,
+    }
+}
+
+/// The status that carries `error`.
+pub fn into_status(error: Error) -> Status {
+    let code = grpc_code(error.code());
+    let message = error.message.clone();
+    let any = Any { type_url: ERROR_TYPE_URL.into(), value: error.encode_to_vec() };
+    let details = RpcStatus { code: code as i32, message: message.clone(), details: vec![any] };
+    Status::with_details(code, message, details.encode_to_vec().into())
+}
+
+/// The error that a status carries, if it came from coordd.
+pub fn from_status(status: &Status) -> Option<Error> {
+    let details = RpcStatus::decode(status.details()).ok()?;
+    let any = details.details.iter().find(|any| any.type_url == ERROR_TYPE_URL)?;
+    Error::decode(any.value.as_slice()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_survives_the_way_through_a_status() {
+        let error = Error {
+            code: ErrorCode::BadVersion as i32,
+            message: "expected 3, is 4".into(),
+            path: "/a".into(),
+            op_index: Some(2),
+            retry_after_ms: 0,
+        };
+        let status = into_status(error.clone());
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert_eq!(status.message(), "expected 3, is 4");
+        assert_eq!(from_status(&status), Some(error));
+    }
+
+    #[test]
+    fn a_status_of_somebody_else_carries_no_error() {
+        assert_eq!(from_status(&Status::unavailable("connection refused")), None);
+    }
+}
