@@ -22,6 +22,7 @@ mod error;
 mod event;
 mod outcome;
 mod stat;
+mod tree;
 
 pub use acl::{Acl, AclEntry, Auth, AuthId, Perms};
 pub use command::{
@@ -32,6 +33,9 @@ pub use error::{DecodeError, ErrorKind, OpError};
 pub use event::{Event, EventKind};
 pub use outcome::{Applied, OpResult, Outcome, WriteOutcome};
 pub use stat::Stat;
+pub use tree::{
+    Child, ChildrenPage, EndedSession, Limits, QuotaReport, Session, Tree, TreeLoader, digest_id, validate_path,
+};
 
 /// The stamp of one command's place in history. 0 is "before everything"; the first command gets 1.
 pub type Zxid = u64;
