@@ -1,1 +1,62 @@
-//! Placeholder.
+//! The SDK of coordd: a session that survives its servers, and one method per operation.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), coordd_client::Error> {
+//! use coordd_client::{Client, CreateMode, ReadLevel};
+//!
+//! let client = Client::connect(["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"]).await?;
+//! let created = client.create("/config", "v1", CreateMode::Persistent).await?;
+//! let (data, stat, watcher) = client.get_and_watch("/config", ReadLevel::Local).await?;
+//! client.set("/config", "v2", Some(stat.version)).await?;
+//! let event = watcher.changed().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! The opinions of this crate:
+//!
+//! * **No retry loops in applications.** A [`Client`] keeps its session on some node, moves when that one fails, and
+//!   sends what is unanswered again, in order and with its numbers: a write takes effect exactly once, and its answer
+//!   is final. An operation fails because it was refused, or because the session has ended.
+//! * **Order is the order of the calls**, not of the awaits: every operation takes its place before its method
+//!   returns. A returned [`Call`] that is dropped does not withdraw the request.
+//! * **Watchers are values.** A one-shot watcher is consumed by its event, a lasting one is read in a loop, and dropping
+//!   either removes the watch. Events never gap: after a reconnect they go on where they stopped, and where the server
+//!   no longer has them it says so ([`WatchEvent::Resync`]).
+//! * **Freshness is an argument.** Every read names its [`ReadLevel`].
+//! * **Time is the server's.** The client never decides by its own clock that its session has ended.
+//!
+//! A session task runs on the tokio runtime on which the client was connected (or on a thread of its own, see
+//! [`ConnectOptions::dedicated_thread`]) and keeps the session alive. A program that blocks that runtime for longer
+//! than the session timeout loses its session, as it should: it cannot show that it is alive.
+
+mod admin;
+mod call;
+mod client;
+mod connector;
+mod convert;
+mod error;
+mod event;
+mod multi;
+mod multi_read;
+mod ops;
+mod options;
+mod outcome;
+mod session;
+mod types;
+mod watcher;
+
+pub use admin::{Admin, MemberInfo, NodeStatus, SessionInfo, SessionRecord};
+pub use bytes::Bytes;
+pub use call::Call;
+pub use client::Client;
+pub use error::{Error, ErrorKind};
+pub use event::{Event, EventType, WatchEvent, WatchMode, WatchOptions};
+pub use multi::{Multi, MultiResult};
+pub use multi_read::{MultiRead, ReadResult};
+pub use options::ConnectOptions;
+pub use session::state::{EndReason, SessionEnd, SessionState};
+pub use types::{
+    AclEntry, Check, Child, CreateMode, CreateOptions, Created, Credential, Identity, ListOptions, ListPage,
+    Outcome, Perms, Quota, QuotaUsage, ReadLevel, SessionToken, Stat,
+};
+pub use watcher::{OneshotWatcher, PersistentWatcher};

@@ -1,0 +1,220 @@
+use std::time::Duration;
+
+use coordd_proto::v1;
+use coordd_proto::v1::admin_client::AdminClient;
+use futures::Stream;
+use tonic::transport::Channel;
+
+use crate::connector::Connector;
+use crate::{Error, ErrorKind, SessionEnd};
+
+/// What an operator asks one node. Needs no session; calls are not repeated by themselves.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: AdminClient<Channel>,
+    endpoint: String,
+    timeout: Duration,
+}
+
+/// The state of a node, as it says itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The node.
+    pub node_id: u64,
+    /// The ensemble.
+    pub cluster_id: String,
+    /// "leader", "follower", "candidate" or "learner".
+    pub role: String,
+    /// Raft's term.
+    pub term: u64,
+    /// The leader it knows; `None` if none.
+    pub leader_id: Option<u64>,
+    /// The newest entry of its log.
+    pub last_log_index: u64,
+    /// Known to be committed up to here.
+    pub committed_index: u64,
+    /// Applied up to here.
+    pub applied_index: u64,
+    /// Covered by its newest snapshot.
+    pub snapshot_index: u64,
+    /// Dropped from the log up to here.
+    pub purged_index: u64,
+    /// The place in history it has applied.
+    pub zxid: u64,
+    /// The running digest of the tree at `zxid`.
+    pub digest: u64,
+    /// Znodes in the tree.
+    pub znodes: u64,
+    /// Bytes of their data.
+    pub data_bytes: u64,
+    /// Live sessions of the ensemble.
+    pub sessions: u64,
+    /// Sessions attached to this node.
+    pub attached_sessions: u64,
+    /// Watches armed on this node.
+    pub watches: u64,
+    /// Why it takes no clients; `None` if it does.
+    pub not_serving: Option<String>,
+    /// The members as it knows them.
+    pub members: Vec<MemberInfo>,
+    /// The version of its build.
+    pub version: String,
+    /// Since it started.
+    pub uptime: Duration,
+    /// Counts its starts.
+    pub incarnation: u64,
+    /// Bytes of the log on disk that no snapshot covers yet.
+    pub log_bytes: u64,
+    /// Resident memory of the process.
+    pub resident_bytes: u64,
+}
+
+/// A member of the ensemble as a node knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// The node.
+    pub node_id: u64,
+    /// Where its peers reach it.
+    pub peer_address: String,
+    /// Where its clients reach it; `None` if not known.
+    pub client_address: Option<String>,
+    /// It votes.
+    pub voter: bool,
+    /// On the leader: entries of the log the member has; `None` elsewhere.
+    pub matched_index: Option<u64>,
+}
+
+/// A live session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// The session.
+    pub session_id: u64,
+    /// What the client calls itself.
+    pub client_name: String,
+    /// The timeout in force.
+    pub timeout: Duration,
+    /// When it was opened: milliseconds since the Unix epoch.
+    pub opened_ms: u64,
+    /// The zxid that opened it.
+    pub opened_zxid: u64,
+    /// Its newest write.
+    pub last_write_seq: u64,
+    /// Its ephemerals.
+    pub ephemerals: u64,
+    /// Answers that the client has not acknowledged.
+    pub unacknowledged: u64,
+    /// It is attached to the node that was asked.
+    pub attached_here: bool,
+}
+
+/// What is known of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionRecord {
+    /// It is alive.
+    Live(SessionInfo),
+    /// It has ended, less than an hour ago.
+    Ended {
+        /// The session.
+        session_id: u64,
+        /// What the client called itself.
+        client_name: String,
+        /// Why and how.
+        end: SessionEnd,
+        /// The zxid that ended it.
+        zxid: u64,
+        /// When: milliseconds since the Unix epoch.
+        ended_ms: u64,
+        /// Its newest write.
+        last_write_seq: u64,
+        /// If it expired: the silence the leader had counted, and the node it was last heard through.
+        silence: Option<(Duration, u64)>,
+    },
+}
+
+impl Admin {
+    /// Connects to one node ("host:port"). `timeout`: for connecting, and for each call.
+    ///
+    /// # Errors
+    ///
+    /// `BadArguments` for an endpoint that is none, `ConnectionLoss` if it does not answer.
+    pub async fn connect(endpoint: impl Into<String>, timeout: Duration) -> Result<Self, Error> {
+        let (channel, endpoint) = Connector::new(vec![endpoint.into()], timeout)?.dial().await?;
+        Ok(Self { client: AdminClient::new(channel), endpoint, timeout })
+    }
+
+    /// Where it is connected to.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(self.timeout, call).await {
+            Ok(reply) => Ok(reply?.into_inner()),
+            Err(_) => {
+                let message = format!("{} did not answer within {:?}", self.endpoint, self.timeout);
+                Err(Error::new(ErrorKind::ConnectionLoss, message))
+            }
+        }
+    }
+
+    /// The state of the node.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionLoss`. A node that does not serve clients answers this nevertheless.
+    pub async fn status(&self) -> Result<NodeStatus, Error> {
+        let mut client = self.client.clone();
+        Ok(self.answer(client.status(v1::StatusRequest {})).await?.into())
+    }
+
+    /// The live sessions, in the order of their ids, fetched page by page.
+    ///
+    /// # Errors
+    ///
+    /// As items: `ConnectionLoss`, `NotServing`. The stream ends after an error.
+    pub fn sessions(&self) -> impl Stream<Item = Result<SessionInfo, Error>> + Send + Unpin + 'static {
+        let admin = self.clone();
+        let pages = futures::stream::try_unfold(Some(0), move |after| {
+            let admin = admin.clone();
+            async move {
+                let Some(after) = after else { return Ok::<_, Error>(None) };
+                let mut client = admin.client.clone();
+                let request = v1::ListSessionsRequest { after, limit: 0 };
+                let page = admin.answer(client.list_sessions(request)).await?;
+                let next = page.sessions.last().filter(|_| page.more).map(|last| last.session_id);
+                let sessions = page.sessions.into_iter().map(|info| Ok(SessionInfo::from(info)));
+                Ok(Some((futures::stream::iter(sessions), next)))
+            }
+        });
+        Box::pin(futures::TryStreamExt::try_flatten(pages))
+    }
+
+    /// Ends a session with its ephemerals. `by`: who or why, for the record. Returns how many ephemerals went.
+    ///
+    /// # Errors
+    ///
+    /// `NoSession`; `ConnectionLoss`, after which the session may or may not have ended; `NotServing`.
+    pub async fn kill_session(&self, session_id: u64, by: impl Into<String>) -> Result<u64, Error> {
+        let mut client = self.client.clone();
+        let request = v1::KillSessionRequest { session_id, by: by.into() };
+        Ok(self.answer(client.kill_session(request)).await?.ephemerals)
+    }
+
+    /// What is known of a session, live or ended, and why it ended.
+    ///
+    /// # Errors
+    ///
+    /// `NoSession`: it never was, or ended over an hour ago. `ConnectionLoss`, `NotServing`.
+    pub async fn session(&self, session_id: u64) -> Result<SessionRecord, Error> {
+        let mut client = self.client.clone();
+        let reply = self.answer(client.get_session(v1::GetSessionRequest { session_id })).await?;
+        match reply.session {
+            Some(v1::get_session_reply::Session::Live(info)) => Ok(SessionRecord::Live(info.into())),
+            Some(v1::get_session_reply::Session::Ended(end)) => Ok(SessionRecord::from(end)),
+            None => Err(Error::new(ErrorKind::Protocol, "the answer is empty")),
+        }
+    }
+}

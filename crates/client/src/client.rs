@@ -1,0 +1,199 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use coordd_proto::v1;
+use futures::Stream;
+use tokio_stream::wrappers::WatchStream;
+
+use crate::connector::Connector;
+use crate::session::shared::Shared;
+use crate::session::task::SessionTask;
+use crate::{ConnectOptions, Error, ErrorKind, SessionState, SessionToken};
+
+/// A handle on a session. Clones share the session; when the last one is dropped the session is closed, which nobody
+/// waits for (see [`close`](Client::close)). Watchers and calls do not keep the session open.
+///
+/// # Every operation
+///
+/// * **Ordering.** Requests take effect, and are answered, in the order of the calls; see [`Call`](crate::Call).
+/// * **Cancellation.** Dropping the call does not withdraw the request.
+/// * **On connection loss** it keeps waiting, and is sent again to the next node; a write takes effect exactly once.
+/// * **Errors** beside those named at the method: `SessionExpired` and `SessionClosed` when the session has ended;
+///   `BadArguments` for a malformed path or a request over a limit; `Throttled` for a watch over the limit of the
+///   server.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) handle: Arc<Handle>,
+    /// Sent with every write of this handle.
+    pub(crate) guards: Arc<[v1::Check]>,
+}
+
+pub(crate) struct Handle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) options: ConnectOptions,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.on_last_handle_dropped();
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("session_id", &self.session_id())
+            .field("state", &self.state())
+            .finish()
+    }
+}
+
+impl Client {
+    /// Opens a session with the default options; see [`ConnectOptions::connect`].
+    pub async fn connect<I>(endpoints: I) -> Result<Self, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        ConnectOptions::new().connect(endpoints).await
+    }
+
+    pub(crate) async fn open(endpoints: Vec<String>, options: ConnectOptions) -> Result<Self, Error> {
+        let connector = Connector::new(endpoints.clone(), options.dial_timeout)?;
+        let shared = Arc::new(Shared::new(options.credentials.clone(), options.session_timeout));
+        let task =
+            SessionTask { shared: shared.clone(), connector, client_name: options.client_name.clone() };
+        match options.dedicated_thread {
+            true => spawn_thread(task)?,
+            false => drop(tokio::spawn(task.run())),
+        }
+        let mut states = shared.subscribe();
+        let connect_timeout = options.connect_timeout;
+        // From here on dropping the handle closes the session, also if this future is dropped.
+        let client = Self { handle: Arc::new(Handle { shared, endpoints, options }), guards: Arc::from([]) };
+        let decided = states.wait_for(|state| *state != SessionState::Connecting);
+        let state = match tokio::time::timeout(connect_timeout, decided).await {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) | Err(_) => SessionState::Connecting,
+        };
+        match state {
+            SessionState::Connecting | SessionState::Expired(_) | SessionState::Closed => {
+                let unreached = || {
+                    Error::new(ErrorKind::ConnectionLoss, format!("no node answered in {connect_timeout:?}"))
+                };
+                Err(client.handle.shared.last_failure().unwrap_or_else(unreached))
+            }
+            SessionState::Connected { .. } | SessionState::Suspended => Ok(client),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// A handle on the same session whose writes carry these guards: all must hold, checked in the same step as the
+    /// write, or nothing is done and the write fails with `GuardFailed`. At most 64, those of this handle included.
+    ///
+    /// With [`Check::epoch`](crate::Check::epoch) of a grant (a lock, an election, an assignment) a write is refused once
+    /// the grant is gone, however late it arrives.
+    #[must_use]
+    pub fn guarded(&self, guards: impl IntoIterator<Item = crate::Check>) -> Self {
+        let guards = self.guards.iter().cloned().chain(guards.into_iter().map(Into::into)).collect();
+        Self { handle: self.handle.clone(), guards }
+    }
+
+    /// The session's id.
+    pub fn session_id(&self) -> u64 {
+        self.shared().session().map_or(0, |token| token.session_id)
+    }
+
+    /// What proves that the session is one's own, for [`outcome`](Client::outcome) after its end. `None` never after
+    /// `connect` has returned.
+    pub fn session_token(&self) -> Option<SessionToken> {
+        self.shared().session()
+    }
+
+    /// The session timeout in force.
+    pub fn session_timeout(&self) -> Duration {
+        self.shared().timeout()
+    }
+
+    /// The newest zxid this session has seen. No read of it will show an older state.
+    pub fn last_zxid(&self) -> u64 {
+        self.shared().seen_zxid()
+    }
+
+    /// Requests without an answer, those included that are not sent yet.
+    pub fn unanswered(&self) -> usize {
+        self.shared().unanswered()
+    }
+
+    /// Where the session stands now.
+    pub fn state(&self) -> SessionState {
+        self.shared().state()
+    }
+
+    /// Where the session stands, now and after every change. States that were left before they were read are skipped;
+    /// the newest never is. It goes on after the terminal state, without items; end it there.
+    pub fn states(&self) -> impl Stream<Item = SessionState> + Send + Unpin + 'static {
+        WatchStream::new(self.shared().subscribe())
+    }
+
+    /// Waits until the session has ended; returns its terminal state.
+    pub async fn ended(&self) -> SessionState {
+        let mut states = self.shared().subscribe();
+        match states.wait_for(SessionState::is_terminal).await {
+            Ok(state) => state.clone(),
+            // The sender lives in `Shared`, which this handle holds.
+            Err(_) => self.state(),
+        }
+    }
+
+    /// How long no node has been heard; `None` while attached. Only the servers know whether the session is alive, but
+    /// who is suspended for longer than [`session_timeout`](Client::session_timeout) should act as if it were not.
+    pub fn suspended_for(&self) -> Option<Duration> {
+        self.shared().suspended_for()
+    }
+
+    /// Closes the session behind all requests made before; its ephemerals go in the same step. Later calls fail with
+    /// `SessionClosed`.
+    ///
+    /// # Errors
+    ///
+    /// `SessionExpired` if it has ended already. If no node was in reach for the session's timeout, `SessionClosed`:
+    /// the session then expires by itself.
+    ///
+    /// # Cancellation
+    ///
+    /// The session is closed also if the future is dropped after its first poll.
+    pub async fn close(&self) -> Result<(), Error> {
+        let submitted = match self.shared().submit_close() {
+            Ok(submitted) => submitted,
+            // Somebody else closes it: wait for that.
+            Err(error) if error.kind == ErrorKind::SessionClosed => return self.closed().await,
+            Err(error) => return Err(error),
+        };
+        match submitted.answer_rx.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) if error.kind == ErrorKind::SessionClosed => self.closed().await,
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::new(ErrorKind::SessionExpired, "the runtime of the session was shut down")),
+        }
+    }
+
+    async fn closed(&self) -> Result<(), Error> {
+        match self.ended().await {
+            SessionState::Expired(end) => Err(Error::new(ErrorKind::SessionExpired, end.to_string())),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn spawn_thread(task: SessionTask) -> Result<(), Error> {
+    let failed = |error: std::io::Error| Error::new(ErrorKind::ConnectionLoss, format!("no thread: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let thread = std::thread::Builder::new().name("coordd-session".into());
+    thread.spawn(move || runtime.block_on(task.run())).map_err(failed)?;
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! One method per operation, by what they do: write, read, watch, and the session's identities.
+
+mod auth;
+pub(crate) mod read;
+mod watch;
+mod write;

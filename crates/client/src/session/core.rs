@@ -1,0 +1,151 @@
+use std::task::Waker;
+use std::time::Duration;
+
+use coordd_proto::v1;
+use coordd_proto::v1::request::Op;
+use tokio::time::Instant;
+
+use super::pending::{Answer, PendingRequest, PendingRequests, Unanswered};
+use super::shared::Answers;
+use super::watches::WatchTable;
+use crate::{Credential, Error, ErrorKind, SessionToken};
+
+/// Held for short moments and never across an await, hence a `std` mutex.
+pub(super) struct Core {
+    pub(super) pending: PendingRequests,
+    pub(super) watches: WatchTable,
+    pub(super) credentials: Vec<Credential>,
+    pub(super) session: Option<SessionToken>,
+    pub(super) timeout: Duration,
+    /// The newest zxid seen anywhere: a node behind it is refused.
+    pub(super) seen_zxid: u64,
+    /// Everything up to here has surely been delivered: watches go on behind it. It can be behind `seen_zxid`, because
+    /// one change can be several events, and the stream can break between them.
+    pub(super) mark_zxid: u64,
+    /// Counts streams, so that an old one that is still being torn down cannot take requests.
+    pub(super) stream_id: u64,
+    /// The present stream has said `attached`.
+    pub(super) attached: bool,
+    pub(super) outbound_waker: Option<Waker>,
+    pub(super) ping_due: bool,
+    pub(super) last_sent: Instant,
+    pub(super) last_received: Instant,
+    pub(super) suspended_since: Option<Instant>,
+    pub(super) closing_since: Option<Instant>,
+    pub(super) last_failure: Option<Error>,
+    pub(super) ended: Option<Error>,
+}
+
+impl Core {
+    pub(super) fn new(credentials: Vec<Credential>, timeout: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            pending: PendingRequests::default(),
+            watches: WatchTable::default(),
+            credentials,
+            session: None,
+            timeout,
+            seen_zxid: 0,
+            mark_zxid: 0,
+            stream_id: 0,
+            attached: false,
+            outbound_waker: None,
+            ping_due: false,
+            last_sent: now,
+            last_received: now,
+            suspended_since: None,
+            closing_since: None,
+            last_failure: None,
+            ended: None,
+        }
+    }
+
+    /// Sends a request nobody waits for.
+    pub(super) fn push_silently(&mut self, op: Op) {
+        let request = v1::Request::default();
+        let pending =
+            PendingRequest { request, encoded_bytes: 16, permits: 0, answer_tx: None, arms_watch: None };
+        self.pending.push(op, pending);
+    }
+
+    /// Why a new request is not accepted.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        match (&self.ended, self.closing_since) {
+            (Some(ended), _) => Some(ended.clone()),
+            (None, Some(_)) => Some(Error::new(ErrorKind::SessionClosed, "the session is being closed")),
+            (None, None) => None,
+        }
+    }
+
+    /// Everything up to `zxid` has been delivered.
+    pub(super) fn on_mark(&mut self, zxid: u64) {
+        self.seen_zxid = self.seen_zxid.max(zxid);
+        self.mark_zxid = self.mark_zxid.max(zxid);
+    }
+
+    /// Returns the permits that come back, or after how long to attach again.
+    pub(super) fn on_reply(&mut self, reply: v1::Reply, answers: &mut Answers) -> Result<usize, Duration> {
+        let pending = match self.pending.on_reply(&reply) {
+            Ok(pending) => pending,
+            Err(Unanswered::SendAgain(after)) => return Err(after),
+            Err(Unanswered::OutOfOrder) => {
+                tracing::warn!(
+                    id = reply.id,
+                    "a reply that does not belong to the oldest request; attaching again"
+                );
+                return Err(Duration::ZERO);
+            }
+        };
+        self.on_mark(reply.zxid);
+        let result = match reply.result {
+            Some(v1::reply::Result::Error(error)) => Err(error.into()),
+            Some(result) => Ok(Answer { zxid: reply.zxid, result }),
+            None => Err(Error::new(ErrorKind::Protocol, "the reply is empty")),
+        };
+        if let Some(watch_id) = pending.arms_watch {
+            match &result {
+                Ok(_) => self.watches.on_armed(watch_id, reply.zxid),
+                Err(_) => drop(self.watches.remove(watch_id)),
+            }
+        }
+        if matches!(pending.request.op, Some(Op::Close(_))) && result.is_ok() {
+            self.fail_all(Error::new(ErrorKind::SessionClosed, "the session was closed by this client"));
+        }
+        if let Some(answer_tx) = pending.answer_tx {
+            answers.push((answer_tx, result));
+        }
+        Ok(pending.permits as usize)
+    }
+
+    pub(super) fn on_event(&mut self, event: v1::Event) {
+        // There may be more events of this change, so only the one before it is surely complete.
+        let zxid = event.zxid;
+        self.mark_zxid = self.mark_zxid.max(zxid.saturating_sub(1));
+        self.seen_zxid = self.seen_zxid.max(zxid);
+        for watch_id in self.watches.deliver(event) {
+            tracing::warn!(watch_id, "a watcher does not read its events and was ended");
+            self.push_silently(Op::RemoveWatch(v1::RemoveWatchRequest { watch_id }));
+        }
+    }
+
+    pub(super) fn on_resync(&mut self, resync: &v1::Resync) {
+        // Not a mark: watches that are not named may still have events of earlier changes to come.
+        self.seen_zxid = self.seen_zxid.max(resync.zxid);
+        for watch_id in self.watches.resync(resync) {
+            self.push_silently(Op::RemoveWatch(v1::RemoveWatchRequest { watch_id }));
+        }
+    }
+
+    pub(super) fn fail_all(&mut self, error: Error) {
+        for pending in self.pending.drain() {
+            let write_seq = pending.request.write_seq;
+            if let Some(answer_tx) = pending.answer_tx {
+                let error = Error { write_seq: (write_seq > 0).then_some(write_seq), ..error.clone() };
+                // A caller that is gone does not want to know.
+                drop(answer_tx.send(Err(error)));
+            }
+        }
+        self.watches.end(&error);
+        self.ended = Some(error);
+    }
+}

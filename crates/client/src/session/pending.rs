@@ -1,0 +1,298 @@
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use coordd_proto::v1;
+use coordd_proto::v1::request::Op;
+use tokio::sync::oneshot;
+
+use crate::Error;
+
+/// Where an answer goes.
+pub(crate) type AnswerTx = oneshot::Sender<Result<Answer, Error>>;
+
+/// The answer to a request that was carried out or refused.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// See `v1::Reply::zxid`.
+    pub(crate) zxid: u64,
+    /// The reply proper.
+    pub(crate) result: v1::reply::Result,
+}
+
+/// A request that has no answer yet.
+pub(crate) struct PendingRequest {
+    pub(crate) request: v1::Request,
+    /// The encoded size of the operation.
+    pub(crate) encoded_bytes: usize,
+    /// Permits of the queue that come back with the answer.
+    pub(crate) permits: u32,
+    /// Nobody waits for the answer of a request that the SDK sent for itself.
+    pub(crate) answer_tx: Option<AnswerTx>,
+    /// The watch that this request arms.
+    pub(crate) arms_watch: Option<u64>,
+}
+
+/// A reply that answers nothing.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// The request was not carried out, and others behind it may depend on it: attach again after so long and send
+    /// everything again.
+    SendAgain(Duration),
+    /// The reply does not belong to the oldest unanswered request.
+    OutOfOrder,
+}
+
+/// The unanswered requests of a session, oldest first: the first `sent` ones are on the present stream, the rest wait.
+///
+/// Invariants: ids rise; write numbers rise by one from write to write and are given at the call, so that the order of
+/// effects is the order of the calls; a request leaves only from the front and only with its answer.
+#[derive(Default)]
+pub(crate) struct PendingRequests {
+    queue: VecDeque<PendingRequest>,
+    sent: usize,
+    last_id: u64,
+    last_write_seq: u64,
+    acked_write_seq: u64,
+}
+
+/// How many requests may be unanswered on a stream: the server's default limit.
+pub(crate) const WINDOW: usize = 1_000;
+/// A frame is closed when it has reached so many bytes.
+const FRAME_BYTES: usize = 1024 * 1024;
+/// What a server must accept as one frame, less room for the frame's own fields.
+pub(crate) const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024 - 4096;
+/// Pause before sending again where the server named none.
+const SEND_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+impl PendingRequests {
+    /// Appends a request and gives it its id and, if it writes, its number. Returns the number, 0 for a read.
+    pub(crate) fn push(&mut self, op: Op, mut pending: PendingRequest) -> u64 {
+        self.last_id += 1;
+        let write_seq = if is_write(&op) {
+            self.last_write_seq += 1;
+            self.last_write_seq
+        } else {
+            0
+        };
+        pending.request = v1::Request { id: self.last_id, write_seq, op: Some(op) };
+        self.queue.push_back(pending);
+        write_seq
+    }
+
+    /// Something waits and the window has room for it.
+    pub(crate) fn can_send(&self) -> bool {
+        self.sent < self.queue.len() && self.sent < WINDOW
+    }
+
+    /// Takes what the next frame carries: as many requests as the window and the size of a frame allow. They stay in
+    /// the queue, because they may have to be sent again.
+    pub(crate) fn next_requests(&mut self) -> Vec<v1::Request> {
+        let until = self.queue.len().min(WINDOW);
+        let mut requests = Vec::with_capacity(until.saturating_sub(self.sent));
+        let mut bytes = 0;
+        while self.sent < until {
+            let pending = &self.queue[self.sent];
+            // A frame carries at least one request, however large.
+            if bytes > 0 && bytes + pending.encoded_bytes > FRAME_BYTES {
+                break;
+            }
+            bytes += pending.encoded_bytes;
+            requests.push(pending.request.clone());
+            self.sent += 1;
+        }
+        requests
+    }
+
+    /// Matches a reply to the oldest unanswered request.
+    pub(crate) fn on_reply(&mut self, reply: &v1::Reply) -> Result<PendingRequest, Unanswered> {
+        let Some(front) = self.queue.front() else { return Err(Unanswered::OutOfOrder) };
+        if self.sent == 0 || front.request.id != reply.id {
+            return Err(Unanswered::OutOfOrder);
+        }
+        if let Some(v1::reply::Result::Error(error)) = &reply.result
+            && must_send_again(front, error.code())
+        {
+            let after = Duration::from_millis(u64::from(error.retry_after_ms));
+            return Err(Unanswered::SendAgain(after.max(SEND_AGAIN_AFTER)));
+        }
+        let Some(front) = self.queue.pop_front() else { return Err(Unanswered::OutOfOrder) };
+        self.sent -= 1;
+        // Replies come in order, so the newest answered write is also the end of the answered ones.
+        self.acked_write_seq = self.acked_write_seq.max(front.request.write_seq);
+        Ok(front)
+    }
+
+    /// The stream is gone: everything unanswered is to be sent again, in the same order.
+    pub(crate) fn on_stream_lost(&mut self) {
+        self.sent = 0;
+    }
+
+    /// The number up to which all writes are answered.
+    pub(crate) fn acked_write_seq(&self) -> u64 {
+        self.acked_write_seq
+    }
+
+    /// Unanswered requests.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Gives up all requests: the session has ended.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = PendingRequest> {
+        self.sent = 0;
+        std::mem::take(&mut self.queue).into_iter()
+    }
+}
+
+/// Whether an operation writes and therefore carries a number.
+pub(crate) fn is_write(op: &Op) -> bool {
+    match op {
+        Op::Create(_)
+        | Op::Delete(_)
+        | Op::Set(_)
+        | Op::Multi(_)
+        | Op::DeleteTree(_)
+        | Op::SetAcl(_)
+        | Op::SetQuota(_)
+        | Op::DeleteQuota(_)
+        | Op::Close(_) => true,
+        Op::Get(_)
+        | Op::Exists(_)
+        | Op::List(_)
+        | Op::MultiRead(_)
+        | Op::GetAcl(_)
+        | Op::GetEphemerals(_)
+        | Op::CountDescendants(_)
+        | Op::GetQuota(_)
+        | Op::Sync(_)
+        | Op::AddWatch(_)
+        | Op::RemoveWatch(_)
+        | Op::AddAuth(_)
+        | Op::WhoAmI(_) => false,
+    }
+}
+
+/// Whether an error is an accident of the node or the stream rather than an answer.
+fn must_send_again(pending: &PendingRequest, code: v1::ErrorCode) -> bool {
+    match code {
+        // Not executed, and the writes behind it will not be either until this one has been.
+        v1::ErrorCode::SequenceGap | v1::ErrorCode::TooManyUnacknowledged => true,
+        // This node cannot; another, or the same one a little later, can.
+        v1::ErrorCode::NotServing | v1::ErrorCode::SessionMoved => true,
+        // The number makes sending it again harmless, and the answer final.
+        v1::ErrorCode::OutcomeUnknown => pending.request.write_seq != 0,
+        // The limit of watches does not pass by itself: the caller must know.
+        v1::ErrorCode::Throttled => pending.arms_watch.is_none(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(encoded_bytes: usize) -> PendingRequest {
+        let request = v1::Request::default();
+        PendingRequest { request, encoded_bytes, permits: 1, answer_tx: None, arms_watch: None }
+    }
+
+    fn set() -> Op {
+        Op::Set(v1::SetRequest::default())
+    }
+
+    fn get() -> Op {
+        Op::Get(v1::GetRequest::default())
+    }
+
+    fn ok(id: u64) -> v1::Reply {
+        let result = Some(v1::reply::Result::Sync(v1::SyncReply::default()));
+        v1::Reply { id, zxid: 0, result }
+    }
+
+    fn error(id: u64, code: v1::ErrorCode) -> v1::Reply {
+        let error = v1::Error { code: code as i32, ..Default::default() };
+        v1::Reply { id, zxid: 0, result: Some(v1::reply::Result::Error(error)) }
+    }
+
+    #[test]
+    fn writes_are_numbered_at_the_call_and_reads_are_not() {
+        let mut queue = PendingRequests::default();
+        let numbers: Vec<u64> =
+            [set(), get(), set(), get(), set()].into_iter().map(|op| queue.push(op, pending(1))).collect();
+        assert_eq!(numbers, [1, 0, 2, 0, 3]);
+    }
+
+    #[test]
+    fn everything_unanswered_is_sent_again_in_order_with_its_numbers() {
+        let mut queue = PendingRequests::default();
+        for op in [set(), get(), set()] {
+            queue.push(op, pending(1));
+        }
+        let first = queue.next_requests();
+        assert!(matches!(queue.on_reply(&ok(1)), Ok(_)));
+        queue.push(set(), pending(1));
+        queue.on_stream_lost();
+        let again = queue.next_requests();
+        assert_eq!(again[..2], first[1..]);
+        assert_eq!(again.iter().map(|r| (r.id, r.write_seq)).collect::<Vec<_>>(), [(2, 0), (3, 2), (4, 3)]);
+        assert_eq!(queue.acked_write_seq(), 1);
+    }
+
+    #[test]
+    fn the_window_and_the_frame_size_bound_what_is_sent() {
+        let mut queue = PendingRequests::default();
+        for _ in 0..WINDOW + 1 {
+            queue.push(set(), pending(1));
+        }
+        assert_eq!(queue.next_requests().len(), WINDOW);
+        assert!(!queue.can_send());
+        assert!(matches!(queue.on_reply(&ok(1)), Ok(_)));
+        assert_eq!(queue.next_requests().len(), 1);
+
+        let mut queue = PendingRequests::default();
+        for bytes in [FRAME_BYTES * 2, FRAME_BYTES / 2, FRAME_BYTES / 2, 1] {
+            queue.push(set(), pending(bytes));
+        }
+        let frames: Vec<usize> =
+            std::iter::from_fn(|| queue.can_send().then(|| queue.next_requests().len())).collect();
+        assert_eq!(frames, [1, 2, 1]);
+    }
+
+    #[test]
+    fn a_reply_to_anything_but_the_oldest_request_is_out_of_order() {
+        let mut queue = PendingRequests::default();
+        queue.push(set(), pending(1));
+        queue.push(set(), pending(1));
+        assert!(matches!(queue.on_reply(&ok(1)), Err(Unanswered::OutOfOrder)), "not sent yet");
+        queue.next_requests();
+        assert!(matches!(queue.on_reply(&ok(2)), Err(Unanswered::OutOfOrder)));
+        assert!(matches!(queue.on_reply(&ok(1)), Ok(_)));
+    }
+
+    #[test]
+    fn an_accident_of_the_node_keeps_the_request_and_an_answer_takes_it() {
+        let mut queue = PendingRequests::default();
+        queue.push(set(), pending(1));
+        queue.next_requests();
+        for code in [
+            v1::ErrorCode::SequenceGap,
+            v1::ErrorCode::TooManyUnacknowledged,
+            v1::ErrorCode::OutcomeUnknown,
+            v1::ErrorCode::NotServing,
+            v1::ErrorCode::Throttled,
+        ] {
+            assert!(matches!(queue.on_reply(&error(1, code)), Err(Unanswered::SendAgain(_))), "{code:?}");
+        }
+        assert_eq!(queue.acked_write_seq(), 0, "a write without an answer is not acknowledged");
+        assert!(matches!(queue.on_reply(&error(1, v1::ErrorCode::BadVersion)), Ok(_)));
+        assert_eq!(queue.acked_write_seq(), 1, "a refusal is an answer");
+    }
+
+    #[test]
+    fn the_limit_of_watches_is_told_to_the_caller() {
+        let mut queue = PendingRequests::default();
+        queue.push(get(), PendingRequest { arms_watch: Some(7), ..pending(1) });
+        queue.next_requests();
+        assert!(matches!(queue.on_reply(&error(1, v1::ErrorCode::Throttled)), Ok(_)));
+    }
+}

@@ -1,0 +1,457 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
+use std::time::Duration;
+
+use coordd_proto::v1;
+use coordd_proto::v1::request::Op;
+use coordd_proto::v1::server_item::Item;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::pending::{Answer, AnswerTx, PendingRequest};
+use super::state::{EndReason, SessionEnd, SessionState};
+use super::watches::Sink;
+use crate::{Credential, Error, ErrorKind, SessionToken};
+
+/// The queue's room: a request takes one permit and one more for each whole KiB. 64 Ki small requests, or 64 MiB.
+const QUEUE_PERMITS: usize = 64 * 1024;
+
+/// What the handles, the session task and the transport share.
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    room: Semaphore,
+    /// Calls that wait for room. While there are any, new calls wait behind them.
+    waiting_for_room: AtomicUsize,
+    /// The last handle is gone or the session is being closed: the task should not sleep through it.
+    closing: Notify,
+    state_tx: watch::Sender<SessionState>,
+}
+
+/// What the transport gets when it asks for a frame.
+pub(crate) enum NextFrame {
+    Frame(v1::ClientFrame),
+    /// There is something to send, but the caller should let other tasks run first.
+    YieldFirst,
+    /// Nothing to send; the waker is kept.
+    Nothing,
+    StreamOver,
+}
+
+/// What the session task does after a frame.
+pub(crate) enum Flow {
+    Continue,
+    /// The session has ended.
+    Ended,
+    /// This stream is of no more use: attach again after so long.
+    AttachAgain(Duration),
+}
+
+/// What the session task does after a tick.
+pub(crate) enum Tick {
+    Fine,
+    /// The node has said nothing for too long.
+    Silent,
+    /// The session was being closed and nobody could be told.
+    GiveUp,
+}
+
+/// Answers that a frame brought, sent after the lock is released: a woken caller takes the lock at once.
+pub(crate) type Answers = Vec<(AnswerTx, Result<Answer, Error>)>;
+
+/// A request that has its place in the order.
+pub(crate) struct Submitted {
+    pub(crate) write_seq: u64,
+    pub(crate) answer_rx: oneshot::Receiver<Result<Answer, Error>>,
+}
+
+impl Shared {
+    pub(crate) fn new(credentials: Vec<Credential>, timeout: Duration) -> Self {
+        Self {
+            core: Mutex::new(Core::new(credentials, timeout)),
+            room: Semaphore::new(QUEUE_PERMITS),
+            waiting_for_room: AtomicUsize::new(0),
+            closing: Notify::new(),
+            state_tx: watch::Sender::new(SessionState::Connecting),
+        }
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        // Nothing in a critical section leaves the tables half changed, so a panic elsewhere does not matter here.
+        self.core.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<SessionState> {
+        self.state_tx.subscribe()
+    }
+
+    pub(crate) fn state(&self) -> SessionState {
+        self.state_tx.borrow().clone()
+    }
+
+    pub(crate) fn session(&self) -> Option<SessionToken> {
+        self.core().session.clone()
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.core().timeout
+    }
+
+    pub(crate) fn seen_zxid(&self) -> u64 {
+        self.core().seen_zxid
+    }
+
+    pub(crate) fn suspended_for(&self) -> Option<Duration> {
+        self.core().suspended_since.map(|since| since.elapsed())
+    }
+
+    pub(crate) fn last_failure(&self) -> Option<Error> {
+        self.core().last_failure.clone()
+    }
+
+    pub(crate) fn unanswered(&self) -> usize {
+        self.core().pending.len()
+    }
+
+    pub(crate) fn add_credential(&self, credential: Credential) {
+        let mut core = self.core();
+        if !core.credentials.contains(&credential) {
+            core.credentials.push(credential);
+        }
+    }
+
+    // --- Calls.
+
+    /// Takes room for a request without waiting; false if there is none, or others wait for it.
+    pub(crate) fn try_room(&self, permits: u32) -> bool {
+        if self.waiting_for_room.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        match self.room.try_acquire_many(permits) {
+            Ok(permit) => {
+                permit.forget();
+                true
+            }
+            Err(tokio::sync::TryAcquireError::NoPermits) => false,
+            // The session has ended; submitting tells how.
+            Err(tokio::sync::TryAcquireError::Closed) => true,
+        }
+    }
+
+    /// Waits for room, in the order of the calls that wait.
+    pub(crate) async fn room(&self, permits: u32) {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        self.waiting_for_room.fetch_add(1, Ordering::AcqRel);
+        let _waiting = Waiting(&self.waiting_for_room);
+        // An error means that the session has ended; submitting tells how.
+        if let Ok(permit) = self.room.acquire_many(permits).await {
+            permit.forget();
+        }
+    }
+
+    /// Gives a request its place in the order. Its permits come back with its answer.
+    pub(crate) fn submit(
+        &self,
+        op: Op,
+        encoded_bytes: usize,
+        permits: u32,
+        arms_watch: Option<u64>,
+    ) -> Result<Submitted, Error> {
+        let (answer_tx, answer_rx) = oneshot::channel();
+        let request = v1::Request::default();
+        let pending =
+            PendingRequest { request, encoded_bytes, permits, answer_tx: Some(answer_tx), arms_watch };
+        let mut core = self.core();
+        if let Some(error) = core.refusal() {
+            if let Some(watch_id) = arms_watch {
+                core.watches.remove(watch_id);
+            }
+            drop(core);
+            self.room.add_permits(permits as usize);
+            return Err(error);
+        }
+        let write_seq = core.pending.push(op, pending);
+        self.wake_outbound(core);
+        Ok(Submitted { write_seq, answer_rx })
+    }
+
+    /// Closes the session behind what was submitted before. Later submissions are refused.
+    pub(crate) fn submit_close(&self) -> Result<Submitted, Error> {
+        let submitted = self.submit(Op::Close(v1::CloseRequest {}), 8, 0, None)?;
+        self.core().closing_since = Some(Instant::now());
+        self.closing.notify_one();
+        Ok(submitted)
+    }
+
+    /// The last handle is gone.
+    pub(crate) fn on_last_handle_dropped(&self) {
+        let mut core = self.core();
+        if core.refusal().is_some() {
+            return;
+        }
+        if core.session.is_some() {
+            core.push_silently(Op::Close(v1::CloseRequest {}));
+        }
+        core.closing_since = Some(Instant::now());
+        self.wake_outbound(core);
+        self.closing.notify_one();
+    }
+
+    /// Completes when closing begins.
+    pub(crate) async fn closing(&self) {
+        self.closing.notified().await;
+    }
+
+    // --- Watches.
+
+    pub(crate) fn register_watch(
+        &self,
+        kind: v1::WatchKind,
+        with_value: bool,
+        path: &str,
+        sink: Sink,
+    ) -> v1::WatchSpec {
+        self.core().watches.register(kind, with_value, path, sink)
+    }
+
+    /// The watcher is gone: the server need not watch any more.
+    pub(crate) fn drop_watch(&self, watch_id: u64) {
+        let mut core = self.core();
+        if core.watches.remove(watch_id) && core.refusal().is_none() {
+            core.push_silently(Op::RemoveWatch(v1::RemoveWatchRequest { watch_id }));
+            self.wake_outbound(core);
+        }
+    }
+
+    // --- The transport.
+
+    pub(crate) fn next_frame(&self, stream_id: u64, yielded: bool, waker: &Waker) -> NextFrame {
+        let mut core = self.core();
+        if core.stream_id != stream_id {
+            return NextFrame::StreamOver;
+        }
+        let can_send = core.attached && core.pending.can_send();
+        let can_ping = core.attached && core.ping_due;
+        if !can_send && !can_ping {
+            match &mut core.outbound_waker {
+                Some(known) => known.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+            return NextFrame::Nothing;
+        }
+        if can_send && !yielded {
+            return NextFrame::YieldFirst;
+        }
+        let requests = core.pending.next_requests();
+        let acked_write_seq = core.pending.acked_write_seq();
+        let ping = std::mem::take(&mut core.ping_due).then_some(v1::Ping { nonce: stream_id });
+        core.last_sent = Instant::now();
+        NextFrame::Frame(v1::ClientFrame { attach: None, requests, acked_write_seq, ping })
+    }
+
+    /// Wakes the transport if it has slept and there is something for it.
+    fn wake_outbound(&self, mut core: MutexGuard<'_, Core>) {
+        if !core.attached || !(core.pending.can_send() || core.ping_due) {
+            return;
+        }
+        let waker = core.outbound_waker.take();
+        drop(core);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    // --- The session task.
+
+    /// Begins a stream: its number and its first frame.
+    pub(crate) fn begin_stream(&self, client_name: &str) -> (u64, v1::Attach) {
+        let mut core = self.core();
+        core.stream_id += 1;
+        core.attached = false;
+        core.pending.on_stream_lost();
+        let watches = core.watches.resume();
+        let (session_id, password) =
+            core.session.as_ref().map(|token| (token.session_id, token.password.clone())).unwrap_or_default();
+        let attach = v1::Attach {
+            session_id,
+            password,
+            timeout_ms: u32::try_from(core.timeout.as_millis()).unwrap_or(u32::MAX),
+            last_zxid: if watches.is_empty() { core.seen_zxid } else { core.mark_zxid },
+            credentials: core.credentials.iter().cloned().map(Into::into).collect(),
+            watches,
+            client_name: client_name.to_owned(),
+        };
+        (core.stream_id, attach)
+    }
+
+    /// The node has taken the session. An error if it cannot serve it after all.
+    pub(crate) fn on_attached(&self, attached: &v1::Attached, address: &str) -> Result<(), Error> {
+        let mut core = self.core();
+        if attached.zxid < core.seen_zxid {
+            let message =
+                format!("the node is at zxid {}, this session has seen {}", attached.zxid, core.seen_zxid);
+            return Err(Error::new(ErrorKind::NotServing, message));
+        }
+        if attached.last_write_seq < core.pending.acked_write_seq() {
+            let message = format!(
+                "the session's last write is {} to the node, but write {} was answered",
+                attached.last_write_seq,
+                core.pending.acked_write_seq()
+            );
+            return Err(Error::new(ErrorKind::Protocol, message));
+        }
+        core.seen_zxid = attached.zxid;
+        if core.watches.is_empty() {
+            core.mark_zxid = attached.zxid;
+        }
+        if core.session.is_none() {
+            let password = attached.password.clone();
+            core.session = Some(SessionToken { session_id: attached.session_id, password });
+            // Dropped before it was opened: it can be closed only now.
+            if core.closing_since.is_some() {
+                core.push_silently(Op::Close(v1::CloseRequest {}));
+            }
+        }
+        if attached.timeout_ms > 0 {
+            core.timeout = Duration::from_millis(u64::from(attached.timeout_ms));
+        }
+        let now = Instant::now();
+        (core.last_sent, core.last_received) = (now, now);
+        core.suspended_since = None;
+        core.attached = true;
+        self.wake_outbound(core);
+        let address = Arc::from(address);
+        self.state_tx.send_replace(SessionState::Connected { node_id: attached.node_id, address });
+        Ok(())
+    }
+
+    /// The stream is of no more use.
+    pub(crate) fn on_stream_lost(&self) {
+        let mut core = self.core();
+        let waker = core.outbound_waker.take();
+        core.stream_id += 1;
+        core.ping_due = false;
+        core.pending.on_stream_lost();
+        let was_attached = std::mem::take(&mut core.attached);
+        if was_attached {
+            core.suspended_since = Some(core.last_received);
+        }
+        drop(core);
+        // It finds that its stream is over and lets go of the connection.
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if was_attached {
+            self.state_tx.send_replace(SessionState::Suspended);
+        }
+    }
+
+    pub(crate) fn on_attempt_failed(&self, error: Error) {
+        self.core().last_failure = Some(error);
+    }
+
+    /// The session is being closed, and either was never opened or has been out of reach for its timeout.
+    pub(crate) fn is_given_up(&self) -> bool {
+        let core = self.core();
+        core.closing_since.is_some_and(|since| core.session.is_none() || since.elapsed() > core.timeout)
+    }
+
+    /// Takes a frame apart. Answers are left in `answers`.
+    pub(crate) fn on_frame(&self, frame: v1::ServerFrame, answers: &mut Answers) -> Flow {
+        let mut core = self.core();
+        core.last_received = Instant::now();
+        let mut permits = 0;
+        let mut flow = Flow::Continue;
+        for item in frame.items.into_iter().filter_map(|item| item.item) {
+            match item {
+                Item::Reply(reply) => match core.on_reply(reply, answers) {
+                    Ok(freed) => permits += freed,
+                    Err(after) => {
+                        flow = Flow::AttachAgain(after);
+                        break;
+                    }
+                },
+                Item::Event(event) => core.on_event(event),
+                Item::Pong(pong) => core.on_mark(pong.zxid),
+                Item::Resync(resync) => core.on_resync(&resync),
+                Item::Ended(end) => {
+                    drop(core);
+                    self.room.add_permits(permits);
+                    self.end(end.into());
+                    return Flow::Ended;
+                }
+                Item::Attached(_) => {
+                    tracing::warn!("the node said `attached` twice; attaching again");
+                    flow = Flow::AttachAgain(Duration::ZERO);
+                    break;
+                }
+            }
+        }
+        let closed = core.ended.is_some();
+        self.wake_outbound(core);
+        if permits > 0 {
+            self.room.add_permits(permits);
+        }
+        if closed {
+            self.finish(SessionState::Closed);
+            return Flow::Ended;
+        }
+        flow
+    }
+
+    /// Looks after pings and silence. `silence_max`: how long a node may say nothing while it is asked.
+    pub(crate) fn on_tick(&self, silence_max: Duration) -> Tick {
+        let mut core = self.core();
+        if core.closing_since.is_some_and(|since| since.elapsed() > core.timeout) {
+            return Tick::GiveUp;
+        }
+        let silence = core.last_received.elapsed();
+        if silence > silence_max {
+            return Tick::Silent;
+        }
+        // Well before a third of the timeout, because the next tick may be late.
+        let quiet = core.last_sent.elapsed() >= core.timeout / 4;
+        if quiet || (silence > silence_max / 2 && !core.ping_due) {
+            core.ping_due = true;
+        }
+        self.wake_outbound(core);
+        Tick::Fine
+    }
+
+    /// The session has ended: everything that waits fails, and nothing is accepted any more.
+    pub(crate) fn end(&self, end: SessionEnd) {
+        let mut core = self.core();
+        let closed_by_us = core.closing_since.is_some() && end.reason != EndReason::Refused;
+        let (kind, state) = match closed_by_us {
+            // If the answer to the close was lost, the next attach learns only that there is no such session.
+            true => (ErrorKind::SessionClosed, SessionState::Closed),
+            false => (ErrorKind::SessionExpired, SessionState::Expired(end.clone())),
+        };
+        core.fail_all(Error::new(kind, end.to_string()));
+        drop(core);
+        self.finish(state);
+    }
+
+    /// The session was being closed, and nobody could be told: it will expire by itself.
+    pub(crate) fn give_up(&self) {
+        let mut core = self.core();
+        core.fail_all(Error::new(
+            ErrorKind::SessionClosed,
+            "closed while no node was in reach; it expires by itself",
+        ));
+        drop(core);
+        self.finish(SessionState::Closed);
+    }
+
+    fn finish(&self, state: SessionState) {
+        // Calls that wait for room find out when they submit.
+        self.room.close();
+        self.state_tx.send_replace(state);
+    }
+}

@@ -1,0 +1,217 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use coordd_proto::v1;
+use coordd_proto::v1::coordd_client::CoorddClient;
+use coordd_proto::v1::server_item::Item;
+use tokio::time::{Instant, MissedTickBehavior};
+use tonic::Streaming;
+
+use super::outbound::Outbound;
+use super::shared::{Answers, Flow, Shared, Tick};
+use super::state::{EndReason, SessionEnd};
+use crate::connector::{Backoff, Connector};
+use crate::{Error, ErrorKind};
+
+/// Frames of the server may be larger than those of the client: a page of children, or a reply per request.
+const SERVER_FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// A node that is asked may be silent for a third of the session timeout, but not suspected sooner than this.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
+/// A stream that lived so long was a success.
+const STREAM_IS_STABLE: Duration = Duration::from_secs(1);
+const ATTACH_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+const ATTACH_TIMEOUT_MAX: Duration = Duration::from_secs(8);
+
+/// Keeps a session attached to some node until it ends.
+///
+/// Runs until the session has ended or was given up; the handles then find the reason in [`Shared`]. Aborting it (the
+/// runtime shuts down) leaves the session to expire by itself.
+pub(crate) struct SessionTask {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) connector: Connector,
+    pub(crate) client_name: String,
+}
+
+enum AttachError {
+    /// This node cannot, another can.
+    TryNext(Error),
+    /// No node will.
+    Ended(SessionEnd, Error),
+}
+
+impl SessionTask {
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::new(self.connector.endpoint_count());
+        let mut pause = Duration::ZERO;
+        while let Some(mut stream) = self.attach(pause, &mut backoff).await {
+            let since = Instant::now();
+            pause = match self.drive(&mut stream).await {
+                Flow::Ended => return,
+                Flow::AttachAgain(after) => after,
+                Flow::Continue => Duration::ZERO,
+            };
+            self.shared.on_stream_lost();
+            // A node that takes the session and loses it at once is as good as one that does not take it.
+            match since.elapsed() >= STREAM_IS_STABLE {
+                true => backoff = Backoff::new(self.connector.endpoint_count()),
+                false => pause = pause.max(backoff.next()),
+            }
+        }
+    }
+
+    /// Tries the nodes in turn until one takes the session. `None`: the session has ended or was given up.
+    async fn attach(&mut self, pause: Duration, backoff: &mut Backoff) -> Option<Streaming<v1::ServerFrame>> {
+        let mut pause = pause;
+        loop {
+            if self.shared.state().is_terminal() {
+                return None;
+            }
+            if self.shared.is_given_up() {
+                self.shared.give_up();
+                return None;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.shared.closing() => continue,
+            }
+            let patience = (ATTACH_TIMEOUT_MIN * (1 + backoff.rounds())).min(ATTACH_TIMEOUT_MAX);
+            let error = match self.attach_once(patience).await {
+                Ok(stream) => return Some(stream),
+                Err(AttachError::TryNext(error)) => error,
+                Err(AttachError::Ended(end, error)) => {
+                    self.shared.on_attempt_failed(error);
+                    self.shared.end(end);
+                    return None;
+                }
+            };
+            tracing::debug!(%error, "a node did not take the session");
+            pause = error.retry_after.unwrap_or_else(|| backoff.next());
+            self.shared.on_attempt_failed(error);
+        }
+    }
+
+    /// Tries the next node.
+    async fn attach_once(&mut self, patience: Duration) -> Result<Streaming<v1::ServerFrame>, AttachError> {
+        let (channel, address) = self.connector.dial().await.map_err(AttachError::TryNext)?;
+        let mut client = CoorddClient::new(channel).max_decoding_message_size(SERVER_FRAME_BYTES_MAX);
+        let (stream_id, attach) = self.shared.begin_stream(&self.client_name);
+        let resumes = attach.session_id != 0;
+        let outbound = Outbound::new(self.shared.clone(), stream_id, attach);
+        let opening = async {
+            let mut stream = client.session(outbound).await?.into_inner();
+            let first = stream.message().await?;
+            Ok::<_, tonic::Status>((stream, first))
+        };
+        let (stream, first) = match tokio::time::timeout(patience, opening).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(status)) => return Err(self.judge(status.into(), resumes, &address)),
+            Err(_) => {
+                let message = format!("{address} did not answer within {patience:?}");
+                return Err(AttachError::TryNext(Error::new(ErrorKind::ConnectionLoss, message)));
+            }
+        };
+        match self.on_first_frame(first, &address) {
+            Ok(()) => Ok(stream),
+            Err(error) => Err(self.judge(error, resumes, &address)),
+        }
+    }
+
+    /// The first item must be `attached` or the end of the session; more may follow it in the same frame.
+    fn on_first_frame(&self, frame: Option<v1::ServerFrame>, address: &str) -> Result<(), Error> {
+        let mut frame = frame.unwrap_or_default();
+        let first = (!frame.items.is_empty()).then(|| frame.items.remove(0)).and_then(|item| item.item);
+        match first {
+            Some(Item::Attached(attached)) => self.shared.on_attached(&attached, address)?,
+            Some(Item::Ended(end)) => return Err(Error::new(ErrorKind::SessionExpired, end.detail)),
+            _ => return Err(Error::new(ErrorKind::NotServing, "the node's first word was not `attached`")),
+        }
+        if frame.items.is_empty() {
+            return Ok(());
+        }
+        // Nothing was asked yet on this stream, so these are events and marks, without answers.
+        match self.shared.on_frame(frame, &mut Answers::new()) {
+            Flow::Continue => Ok(()),
+            Flow::AttachAgain(_) | Flow::Ended => {
+                self.shared.on_stream_lost();
+                Err(Error::new(ErrorKind::NotServing, "the stream ended as soon as it was attached"))
+            }
+        }
+    }
+
+    /// Whether another attempt can help.
+    fn judge(&self, error: Error, resumes: bool, address: &str) -> AttachError {
+        let end = |reason| SessionEnd { reason, detail: error.message.clone() };
+        match error.kind {
+            ErrorKind::SessionExpired | ErrorKind::NoSession => {
+                AttachError::Ended(end(EndReason::Expired), error)
+            }
+            // The password was right when the session was opened: then this is about the added credentials.
+            ErrorKind::AuthFailed | ErrorKind::BadArguments | ErrorKind::Protocol => {
+                tracing::error!(%error, resumes, address, "the server refuses this client");
+                AttachError::Ended(end(EndReason::Refused), error)
+            }
+            _ => {
+                let message = format!("{address}: {}", error.message);
+                AttachError::TryNext(Error { message, ..error })
+            }
+        }
+    }
+
+    /// Reads a stream until it is lost or the session has ended.
+    async fn drive(&self, stream: &mut Streaming<v1::ServerFrame>) -> Flow {
+        let silence_max = (self.shared.timeout() / 3).max(SILENCE_MIN);
+        let period =
+            (self.shared.timeout() / 16).clamp(Duration::from_millis(20), Duration::from_millis(250));
+        let mut tick = tokio::time::interval_at(Instant::now() + period, period);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut answers = Answers::new();
+        loop {
+            tokio::select! {
+                frame = stream.message() => match frame {
+                    Ok(Some(frame)) => {
+                        let flow = self.shared.on_frame(frame, &mut answers);
+                        for (answer_tx, answer) in answers.drain(..) {
+                            // A caller that is gone does not want to know.
+                            drop(answer_tx.send(answer));
+                        }
+                        if !matches!(flow, Flow::Continue) {
+                            return flow;
+                        }
+                    }
+                    Ok(None) => return Flow::AttachAgain(Duration::ZERO),
+                    Err(status) => return self.on_stream_failed(status),
+                },
+                _ = tick.tick() => match self.shared.on_tick(silence_max) {
+                    Tick::Fine => {}
+                    Tick::Silent => {
+                        tracing::info!(?silence_max, "the node is silent; moving to another");
+                        let error = Error::new(ErrorKind::ConnectionLoss, "the node was silent");
+                        self.shared.on_attempt_failed(error);
+                        return Flow::AttachAgain(Duration::ZERO);
+                    }
+                    Tick::GiveUp => {
+                        self.shared.give_up();
+                        return Flow::Ended;
+                    }
+                },
+            }
+        }
+    }
+
+    fn on_stream_failed(&self, status: tonic::Status) -> Flow {
+        let error = Error::from(status);
+        tracing::debug!(%error, "the stream broke");
+        match error.kind {
+            // What breaks the protocol once would break it every time.
+            ErrorKind::Protocol | ErrorKind::AuthFailed => {
+                self.shared.end(SessionEnd { reason: EndReason::Refused, detail: error.message });
+                Flow::Ended
+            }
+            _ => {
+                let after = error.retry_after.unwrap_or(Duration::ZERO);
+                self.shared.on_attempt_failed(error);
+                Flow::AttachAgain(after)
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use coordd_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{Error, ErrorKind, Event, WatchEvent, convert};
+
+/// At most so many bytes of values wait in one watcher.
+const BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Where the events of a watch go.
+pub(crate) enum Sink {
+    /// Consumed by the first.
+    OneShot(oneshot::Sender<Result<WatchEvent, Error>>),
+    /// Stays.
+    Lasting(LastingSink),
+}
+
+/// The sending half of a [`PersistentWatcher`](crate::PersistentWatcher).
+pub(crate) struct LastingSink {
+    pub(crate) events_tx: mpsc::Sender<WatchEvent>,
+    /// Bytes of values in the channel: the receiver subtracts what it takes.
+    pub(crate) buffered_bytes: Arc<AtomicUsize>,
+    /// Why the channel ended, for the receiver to find after the last event.
+    pub(crate) end: Arc<OnceLock<Error>>,
+}
+
+struct Watch {
+    spec: v1::WatchSpec,
+    path: String,
+    /// The server has said that it is armed. An unarmed one is not resumed: the request that arms it is sent again.
+    armed: bool,
+    sink: Sink,
+    position: Position,
+}
+
+/// How far the events of one watch have been delivered. After a reconnect the server starts again behind the last
+/// change that was *surely* complete, so some events come twice; one change can be several events for one watch.
+#[derive(Clone, Copy, Default)]
+struct Position {
+    zxid: u64,
+    /// Events of `zxid` that were delivered.
+    delivered: u32,
+    /// Events of `zxid` that came on the present stream.
+    seen: u32,
+}
+
+impl Position {
+    /// Whether an event of `zxid` is new.
+    fn advance(&mut self, zxid: u64) -> bool {
+        if zxid > self.zxid {
+            *self = Position { zxid, delivered: 1, seen: 1 };
+            return true;
+        }
+        if zxid < self.zxid || self.seen < self.delivered {
+            self.seen += u32::from(zxid == self.zxid);
+            return false;
+        }
+        self.delivered += 1;
+        self.seen += 1;
+        true
+    }
+}
+
+/// The live watches of a session, by the client's names for them.
+#[derive(Default)]
+pub(crate) struct WatchTable {
+    watches: HashMap<u64, Watch>,
+    last_id: u64,
+}
+
+impl WatchTable {
+    /// Registers a watch before the request that arms it is sent, so that no event can come too early.
+    pub(crate) fn register(
+        &mut self,
+        kind: v1::WatchKind,
+        with_value: bool,
+        path: &str,
+        sink: Sink,
+    ) -> v1::WatchSpec {
+        self.last_id += 1;
+        let spec = v1::WatchSpec { watch_id: self.last_id, kind: kind as i32, with_value };
+        let position = Position::default();
+        self.watches
+            .insert(self.last_id, Watch { spec, path: path.to_owned(), armed: false, sink, position });
+        spec
+    }
+
+    /// The request that arms it was answered at `zxid`.
+    pub(crate) fn on_armed(&mut self, watch_id: u64, zxid: u64) {
+        if let Some(watch) = self.watches.get_mut(&watch_id) {
+            watch.armed = true;
+            // What the read showed is not news.
+            if zxid > watch.position.zxid {
+                watch.position = Position { zxid, delivered: u32::MAX, seen: 0 };
+            }
+        }
+    }
+
+    /// Forgets a watch; true if it was there.
+    pub(crate) fn remove(&mut self, watch_id: u64) -> bool {
+        self.watches.remove(&watch_id).is_some()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.watches.is_empty()
+    }
+
+    /// What an attach names. From here on events may come a second time.
+    pub(crate) fn resume(&mut self) -> Vec<v1::ResumeWatch> {
+        let mut watches: Vec<_> = self
+            .watches
+            .values_mut()
+            .filter(|watch| watch.armed)
+            .map(|watch| {
+                watch.position.seen = 0;
+                v1::ResumeWatch { spec: Some(watch.spec), path: watch.path.clone() }
+            })
+            .collect();
+        // In the order they were made, for whoever reads a trace.
+        watches.sort_unstable_by_key(|watch| watch.spec.map(|spec| spec.watch_id));
+        watches
+    }
+
+    /// Delivers an event. Returns the watches that had to be ended because nobody reads them.
+    pub(crate) fn deliver(&mut self, event: v1::Event) -> Vec<u64> {
+        let watch_ids = event.watch_ids.clone();
+        let Some(event) = convert::event(event) else { return Vec::new() };
+        let mut lagging = Vec::new();
+        for watch_id in watch_ids {
+            // An unknown name is of a watcher that was dropped while the event was on its way.
+            let Some(watch) = self.watches.get_mut(&watch_id) else { continue };
+            if !watch.position.advance(event.zxid) {
+                continue;
+            }
+            if !self.send(watch_id, event.clone()) {
+                lagging.push(watch_id);
+            }
+        }
+        lagging
+    }
+
+    /// Tells watchers that events are missing. Returns the watches that are to be removed at the server: one-shot ones
+    /// are consumed by this, but stay armed there.
+    pub(crate) fn resync(&mut self, resync: &v1::Resync) -> Vec<u64> {
+        let mut to_remove = Vec::new();
+        for &watch_id in &resync.watch_ids {
+            let event = WatchEvent::Resync { zxid: resync.zxid };
+            let Some(watch) = self.watches.get_mut(&watch_id) else { continue };
+            if resync.zxid > watch.position.zxid {
+                watch.position = Position { zxid: resync.zxid, delivered: u32::MAX, seen: 0 };
+            }
+            let keep = match &watch.sink {
+                Sink::OneShot(_) => {
+                    self.fire(watch_id, event);
+                    false
+                }
+                Sink::Lasting(sink) => sink.push(event, 0),
+            };
+            if !keep {
+                self.watches.remove(&watch_id);
+                to_remove.push(watch_id);
+            }
+        }
+        to_remove
+    }
+
+    /// Ends all watchers: the session has ended.
+    pub(crate) fn end(&mut self, error: &Error) {
+        for (_, watch) in self.watches.drain() {
+            match watch.sink {
+                // A receiver that is gone does not want to know.
+                Sink::OneShot(event_tx) => drop(event_tx.send(Err(error.clone()))),
+                Sink::Lasting(sink) => sink.finish(error.clone()),
+            }
+        }
+    }
+
+    /// False if the watch had to be ended.
+    fn send(&mut self, watch_id: u64, event: Event) -> bool {
+        let Some(watch) = self.watches.get(&watch_id) else { return true };
+        let bytes = event.value.as_ref().map_or(0, |(data, _)| data.len());
+        let event = WatchEvent::Event(event);
+        match &watch.sink {
+            Sink::OneShot(_) => {
+                self.fire(watch_id, event);
+                true
+            }
+            Sink::Lasting(sink) => {
+                let kept = sink.push(event, bytes);
+                if !kept {
+                    self.watches.remove(&watch_id);
+                }
+                kept
+            }
+        }
+    }
+
+    fn fire(&mut self, watch_id: u64, event: WatchEvent) {
+        if let Some(Watch { sink: Sink::OneShot(event_tx), .. }) = self.watches.remove(&watch_id) {
+            // A receiver that is gone does not want to know.
+            drop(event_tx.send(Ok(event)));
+        }
+    }
+}
+
+impl LastingSink {
+    /// False if the buffer is full: then the watcher finds the reason after the events that fitted.
+    fn push(&self, event: WatchEvent, bytes: usize) -> bool {
+        let over = self.buffered_bytes.load(Ordering::Relaxed).saturating_add(bytes) > BUFFER_BYTES_MAX;
+        if !over {
+            self.buffered_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        if over || self.events_tx.try_send(event).is_err() {
+            let message = "events were not read in time; the buffer is full";
+            self.finish(Error::new(ErrorKind::WatcherLagged, message));
+            return false;
+        }
+        true
+    }
+
+    /// The reason is set before the channel closes, so that the receiver cannot miss it.
+    fn finish(&self, error: Error) {
+        // The first reason is the true one.
+        let _ = self.end.set(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(watch_ids: &[u64], zxid: u64, path: &str) -> v1::Event {
+        let r#type = v1::EventType::NodeDataChanged as i32;
+        v1::Event { watch_ids: watch_ids.into(), r#type, path: path.into(), zxid, value: None, stat: None }
+    }
+
+    struct Lasting {
+        watch_id: u64,
+        events_rx: mpsc::Receiver<WatchEvent>,
+        end: Arc<OnceLock<Error>>,
+    }
+
+    impl Lasting {
+        fn register(table: &mut WatchTable, capacity: usize) -> Self {
+            let (events_tx, events_rx) = mpsc::channel(capacity);
+            let end = Arc::new(OnceLock::new());
+            let sink = LastingSink { events_tx, buffered_bytes: Arc::default(), end: end.clone() };
+            let kind = v1::WatchKind::PersistentRecursive;
+            let watch_id = table.register(kind, false, "/", Sink::Lasting(sink)).watch_id;
+            table.on_armed(watch_id, 0);
+            Self { watch_id, events_rx, end }
+        }
+
+        fn zxids(&mut self) -> Vec<u64> {
+            std::iter::from_fn(|| self.events_rx.try_recv().ok()).map(|event| event.zxid()).collect()
+        }
+    }
+
+    #[test]
+    fn events_that_come_again_after_a_reconnect_are_delivered_once() {
+        let mut table = WatchTable::default();
+        let mut watcher = Lasting::register(&mut table, 16);
+        let ids = [watcher.watch_id];
+        // One change, two events; the stream breaks after the first one of zxid 6.
+        for (zxid, path) in [(5, "/a"), (5, "/b"), (6, "/a")] {
+            assert!(table.deliver(event(&ids, zxid, path)).is_empty());
+        }
+        assert_eq!(watcher.zxids(), [5, 5, 6]);
+        assert_eq!(table.resume().len(), 1);
+        for (zxid, path) in [(5, "/a"), (5, "/b"), (6, "/a"), (6, "/b"), (7, "/a")] {
+            assert!(table.deliver(event(&ids, zxid, path)).is_empty());
+        }
+        assert_eq!(watcher.zxids(), [6, 7]);
+    }
+
+    #[test]
+    fn what_the_arming_read_showed_is_not_an_event() {
+        let mut table = WatchTable::default();
+        let mut watcher = Lasting::register(&mut table, 16);
+        table.on_armed(watcher.watch_id, 10);
+        table.deliver(event(&[watcher.watch_id], 10, "/a"));
+        table.deliver(event(&[watcher.watch_id], 11, "/a"));
+        assert_eq!(watcher.zxids(), [11]);
+    }
+
+    #[test]
+    fn a_one_shot_watch_is_gone_once_it_fired() {
+        let mut table = WatchTable::default();
+        let (event_tx, mut event_rx) = oneshot::channel();
+        let id = table.register(v1::WatchKind::Data, false, "/a", Sink::OneShot(event_tx)).watch_id;
+        table.on_armed(id, 1);
+        table.deliver(event(&[id], 2, "/a"));
+        table.deliver(event(&[id], 3, "/a"));
+        assert_eq!(event_rx.try_recv().unwrap().unwrap().zxid(), 2);
+        assert!(table.is_empty());
+        assert!(table.resume().is_empty());
+    }
+
+    #[test]
+    fn a_watcher_that_does_not_read_is_ended_and_told() {
+        let mut table = WatchTable::default();
+        let mut slow = Lasting::register(&mut table, 2);
+        let mut quick = Lasting::register(&mut table, 16);
+        let ids = [slow.watch_id, quick.watch_id];
+        let lagging: Vec<u64> = (1..=3).flat_map(|zxid| table.deliver(event(&ids, zxid, "/a"))).collect();
+        assert_eq!(lagging, [slow.watch_id]);
+        assert_eq!(slow.zxids(), [1, 2], "what fitted is delivered");
+        assert_eq!(slow.end.get().unwrap().kind, ErrorKind::WatcherLagged);
+        assert_eq!(quick.zxids(), [1, 2, 3], "the others do not suffer");
+    }
+
+    #[test]
+    fn a_watch_is_resumed_only_after_the_server_armed_it() {
+        let mut table = WatchTable::default();
+        let (event_tx, _event_rx) = oneshot::channel();
+        let id = table.register(v1::WatchKind::Data, false, "/a", Sink::OneShot(event_tx)).watch_id;
+        assert!(table.resume().is_empty());
+        table.on_armed(id, 1);
+        assert_eq!(table.resume()[0].path, "/a");
+    }
+
+    #[test]
+    fn a_resync_consumes_a_one_shot_watch_and_not_a_lasting_one() {
+        let mut table = WatchTable::default();
+        let mut lasting = Lasting::register(&mut table, 16);
+        let (event_tx, mut event_rx) = oneshot::channel();
+        let id = table.register(v1::WatchKind::Data, false, "/a", Sink::OneShot(event_tx)).watch_id;
+        let resync = v1::Resync { watch_ids: vec![lasting.watch_id, id], zxid: 9 };
+        assert_eq!(table.resync(&resync), [id]);
+        assert_eq!(event_rx.try_recv().unwrap(), Ok(WatchEvent::Resync { zxid: 9 }));
+        assert_eq!(lasting.events_rx.try_recv().unwrap(), WatchEvent::Resync { zxid: 9 });
+        table.deliver(event(&[lasting.watch_id], 10, "/a"));
+        assert_eq!(lasting.zxids(), [10]);
+    }
+}
