@@ -214,6 +214,21 @@ pub enum CreateMode {
     PersistentSequentialWithTtl,
 }
 
+impl CreateMode {
+    /// Whether a number is appended to the name.
+    pub fn is_sequential(self) -> bool {
+        match self {
+            CreateMode::PersistentSequential
+            | CreateMode::EphemeralSequential
+            | CreateMode::PersistentSequentialWithTtl => true,
+            CreateMode::Persistent
+            | CreateMode::Ephemeral
+            | CreateMode::Container
+            | CreateMode::PersistentWithTtl => false,
+        }
+    }
+}
+
 /// One operation of a [`WriteOp::Multi`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MultiOp {

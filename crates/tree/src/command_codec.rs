@@ -27,7 +27,8 @@ impl Batch {
 }
 
 fn encode_to(bytes: Vec<u8>, value: &impl Serialize) -> Vec<u8> {
-    postcard::to_extend(value, bytes).expect("writing to memory does not fail, and every type here has a length")
+    postcard::to_extend(value, bytes)
+        .expect("writing to memory does not fail, and every type here has a length")
 }
 
 #[cfg(test)]

@@ -14,6 +14,17 @@ pub struct OpError {
     pub message: String,
 }
 
+impl OpError {
+    /// A refusal outside a multi.
+    pub fn new(kind: ErrorKind, path: impl Into<String>, message: impl Into<String>) -> OpError {
+        OpError { kind, path: path.into(), op_index: None, message: message.into() }
+    }
+
+    pub(crate) fn no_node(path: &str) -> OpError {
+        OpError::new(ErrorKind::NoNode, path, format!("no znode {path:?}"))
+    }
+}
+
 /// The kinds of refusal, under ZooKeeper's names where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 pub enum ErrorKind {
@@ -65,6 +76,16 @@ pub enum ErrorKind {
     /// The client has too many answers outstanding that it has not acknowledged; the write was not executed.
     #[error("TooManyUnacknowledged")]
     TooManyUnacknowledged,
+}
+
+impl DecodeError {
+    pub(crate) fn malformed(what: &'static str, cause: impl ToString) -> DecodeError {
+        DecodeError::Malformed { what, cause: cause.to_string() }
+    }
+
+    pub(crate) fn inconsistent(what: &'static str, cause: impl ToString) -> DecodeError {
+        DecodeError::Inconsistent { what, cause: cause.to_string() }
+    }
 }
 
 /// Bytes that are not what they should be. For an entry of the log this is fatal: the node must stop.

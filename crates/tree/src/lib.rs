@@ -17,25 +17,48 @@
 //! item says so.
 
 mod acl;
+mod acl_table;
+mod change;
+mod codec;
 mod command;
+mod command_codec;
+mod digest;
+mod due;
 mod error;
 mod event;
+mod history;
+mod limits;
+mod ops;
+mod origins;
 mod outcome;
+mod path;
+mod quota;
+mod read;
+mod recorded;
+mod session;
+mod sessions;
+mod snapshot;
 mod stat;
 mod tree;
+mod znode;
+mod znodes;
 
-pub use acl::{Acl, AclEntry, Auth, AuthId, Perms};
+pub use acl::{Acl, AclEntry, Auth, AuthId, Perms, digest_id};
 pub use command::{
-    Batch, Check, CheckKind, Command, Create, CreateMode, EndReason, Entry, MultiOp, OpenSession, Origin, Quota,
-    Write, WriteOp,
+    Batch, Check, CheckKind, Command, Create, CreateMode, EndReason, Entry, MultiOp, OpenSession, Origin,
+    Quota, Write, WriteOp,
 };
 pub use error::{DecodeError, ErrorKind, OpError};
 pub use event::{Event, EventKind};
+pub use limits::Limits;
 pub use outcome::{Applied, OpResult, Outcome, WriteOutcome};
+pub use path::validate_path;
+pub use quota::QuotaReport;
+pub use read::{Child, ChildrenPage};
+pub use session::{EndedSession, Session};
+pub use snapshot::TreeLoader;
 pub use stat::Stat;
-pub use tree::{
-    Child, ChildrenPage, EndedSession, Limits, QuotaReport, Session, Tree, TreeLoader, digest_id, validate_path,
-};
+pub use tree::Tree;
 
 /// The stamp of one command's place in history. 0 is "before everything"; the first command gets 1.
 pub type Zxid = u64;

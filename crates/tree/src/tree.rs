@@ -1,264 +1,210 @@
-use crate::*;
-use bytes::Bytes;
+use std::sync::Arc;
 
-/// The state of the whole ensemble as of one zxid: znodes, sessions, quotas and the history of events.
+use crate::acl_table::AclTable;
+use crate::change::Step;
+use crate::digest::Element;
+use crate::due::Due;
+use crate::history::History;
+use crate::origins::Origins;
+use crate::quota::Quotas;
+use crate::sessions::Sessions;
+use crate::znode::{Dir, Kind, Znode};
+use crate::znodes::{KeyRef, ROOT_ID, Znodes};
+use crate::{AclEntry, Applied, Command, Entry, Origin, Perms, Zxid};
+
+/// The state of the whole ensemble as of one zxid: znodes, ACLs, quotas, sessions, and the latest events.
 ///
-/// A clone is cheap and shares what does not change afterwards; see the crate's contract.
-#[derive(Clone, Debug, Default)]
-pub struct Tree {}
+/// A clone is cheap, and is an immutable version: it shares with the original whatever neither changes afterwards.
+///
+/// # Invariants
+///
+/// * Two trees that were given the same entries in the same order have equal digests and equal snapshots, also
+///   where one of them was loaded from a snapshot in between.
+/// * `digest()` is the one that [`Tree::recompute_digest`] finds; each part keeps its own up to date.
+/// * What follows from the znodes (a session's ephemerals, the times znodes are due at, references to ACLs) is
+///   neither stored nor hashed, but rebuilt by the loader.
+#[derive(Clone)]
+pub struct Tree {
+    pub(crate) last_zxid: Zxid,
+    pub(crate) time_ms: u64,
+    pub(crate) znodes: Znodes,
+    pub(crate) acls: AclTable,
+    pub(crate) quotas: Quotas,
+    pub(crate) sessions: Sessions,
+    pub(crate) origins: Origins,
+    pub(crate) history: History,
+    pub(crate) due: Due,
+}
 
-#[allow(unused_variables, missing_docs)]
 impl Tree {
+    /// The tree before the first command: the root, and the znodes that ZooKeeper has from the start:
+    /// `/zookeeper`, `/zookeeper/quota`, and `/zookeeper/config`, which everybody may read and nobody but the
+    /// operator's account may write.
     pub fn new() -> Tree {
-        Tree {}
+        let mut acls = AclTable::new();
+        let config_acl = acls.acquire(vec![AclEntry::world(Perms::READ)]);
+        let mut znodes = Znodes::empty(ROOT_ID);
+        let mut insert = |key, children, acl| {
+            // These creations are not counted, so cversion starts below zero. It does in ZooKeeper.
+            let id = if children > 0 { znodes.draw_id() } else { 0 };
+            let dir = (children > 0).then(|| Box::new(Dir { id, creates: 0, children, pzxid: 0 }));
+            let znode = Znode {
+                czxid: 0,
+                mzxid: 0,
+                ctime: 0,
+                mtime: 0,
+                data: Arc::default(),
+                kind: Kind::Persistent,
+                dir,
+                version: 0,
+                aversion: 0,
+                acl,
+            };
+            znodes.insert(key, znode);
+            id
+        };
+        let root = insert(KeyRef::ROOT, 1, AclTable::OPEN);
+        let system = insert(KeyRef { parent: root, name: "zookeeper" }, 2, AclTable::OPEN);
+        insert(KeyRef { parent: system, name: "quota" }, 0, AclTable::OPEN);
+        insert(KeyRef { parent: system, name: "config" }, 0, config_acl);
+        Tree {
+            last_zxid: 0,
+            time_ms: 0,
+            znodes,
+            acls,
+            quotas: Quotas::default(),
+            sessions: Sessions::default(),
+            origins: Origins::default(),
+            history: History::default(),
+            due: Due::default(),
+        }
     }
-    pub fn apply(&mut self, entry: &Entry, f: impl FnMut(&Tree, Origin, u64, Applied)) {
-        unimplemented!()
+
+    /// Applies an entry of the log. It cannot fail: a command that is refused is an applied result.
+    ///
+    /// `f` is called after each command that was taken, with its origin and its number there, in the order of
+    /// their zxids, while the tree is just past that command: what is read then is the state that the command's
+    /// events tell of. Commands that were skipped (see [`crate::Batch`]) take no zxid, and `f` is not called.
+    pub fn apply(&mut self, entry: &Entry, mut f: impl FnMut(&Tree, Origin, u64, Applied)) {
+        self.time_ms = self.time_ms.max(entry.time_ms);
+        for batch in &entry.batches {
+            for (index, command) in batch.commands.iter().enumerate() {
+                let Some(seq) = batch.first_seq.checked_add(index as u64) else { break };
+                if !self.origins.take(batch.origin, seq) {
+                    continue;
+                }
+                let applied = self.apply_command(command);
+                f(self, batch.origin, seq, applied);
+                // Only now: `f` may ask about the ACLs of events that are dropped at once because they are many.
+                self.shorten_history();
+            }
+        }
+        self.sessions.forget(self.time_ms);
     }
+
+    fn apply_command(&mut self, command: &Command) -> Applied {
+        self.last_zxid += 1;
+        let mut step = Step { zxid: self.last_zxid, time_ms: self.time_ms, events: Vec::new() };
+        let (zxid, result) = match command {
+            Command::Write(write) => self.write(&mut step, write),
+            Command::OpenSession(opening) => self.open_session(&step, opening),
+            Command::EndSession { session, reason } => {
+                (step.zxid, self.end_session(&mut step, *session, reason))
+            }
+            Command::ExpireZnodes(candidates) => (step.zxid, self.expire_znodes(&mut step, candidates)),
+        };
+        step.events.iter().for_each(|event| self.history.push(event.clone()));
+        Applied { zxid, result, events: step.events }
+    }
+
+    fn shorten_history(&mut self) {
+        while let Some(events) = self.history.pop_excess() {
+            for event in events {
+                self.acls.release(event.acl);
+                self.acls.release(event.parent_acl);
+            }
+        }
+    }
+
+    /// The zxid of the last command; 0 before the first.
     pub fn last_zxid(&self) -> Zxid {
-        unimplemented!()
+        self.last_zxid
     }
+
+    /// The latest time of any entry, in milliseconds since the Unix epoch. It never goes back.
     pub fn time_ms(&self) -> u64 {
-        unimplemented!()
+        self.time_ms
     }
-    pub fn digest(&self) -> u64 {
-        unimplemented!()
-    }
+
+    /// How many znodes there are, the four that are always there included.
     pub fn znode_count(&self) -> u64 {
-        unimplemented!()
+        self.znodes.len()
     }
+
+    /// Bytes of data in all znodes together.
     pub fn data_bytes(&self) -> u64 {
-        unimplemented!()
+        self.znodes.data_bytes()
     }
-    pub fn get(&self, path: &str, auth: &Auth) -> Result<(Bytes, Stat), OpError> {
-        unimplemented!()
+
+    /// The digest of the whole state (G8). It is kept up to date with every change, so asking costs nothing.
+    /// Replicas compare it at equal zxids.
+    pub fn digest(&self) -> u64 {
+        self.digest_with([
+            self.znodes.digest().get(),
+            self.acls.digest().get(),
+            self.quotas.digest().get(),
+            self.sessions.digest().get(),
+            self.origins.digest().get(),
+            self.history.digest().get(),
+        ])
     }
-    pub fn exists(&self, path: &str) -> Result<Option<Stat>, OpError> {
-        unimplemented!()
+
+    /// The same from scratch, by looking at everything: what `digest()` must be. For tests and for a node that
+    /// wants to know whether it is its own memory that is wrong.
+    pub fn recompute_digest(&self) -> u64 {
+        self.digest_with([
+            self.znodes.recompute_digest().get(),
+            self.acls.recompute_digest().get(),
+            self.quotas.recompute_digest().get(),
+            self.sessions.recompute_digest().get(),
+            self.origins.recompute_digest().get(),
+            self.history.recompute_digest().get(),
+        ])
     }
-    pub fn children(
-        &self,
-        path: &str,
-        auth: &Auth,
-        after: Option<&str>,
-        limit: usize,
-        with_stat: bool,
-    ) -> Result<ChildrenPage, OpError> {
-        unimplemented!()
+
+    fn digest_with(&self, parts: [u64; 6]) -> u64 {
+        let counters = Element::new(b'c')
+            .u64(self.last_zxid)
+            .u64(self.time_ms)
+            .u64(self.znodes.next_id())
+            .u32(self.acls.next())
+            .u64(self.history.start());
+        parts.into_iter().fold(counters.hash(), u64::wrapping_add)
     }
-    pub fn acl(&self, path: &str, auth: &Auth) -> Result<(Acl, Stat), OpError> {
-        unimplemented!()
-    }
-    pub fn ephemerals(&self, session: SessionId, prefix: &str) -> Vec<String> {
-        unimplemented!()
-    }
-    pub fn descendant_count(&self, path: &str, auth: &Auth) -> Result<u64, OpError> {
-        unimplemented!()
-    }
-    pub fn quota(&self, path: &str) -> Result<QuotaReport, OpError> {
-        unimplemented!()
-    }
-    pub fn may_read(&self, acl: u32, auth: &Auth) -> bool {
-        unimplemented!()
-    }
-    pub fn session(&self, id: SessionId) -> Option<&Session> {
-        unimplemented!()
-    }
-    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
-        std::iter::empty()
-    }
-    pub fn session_count(&self) -> usize {
-        unimplemented!()
-    }
-    pub fn ended_session(&self, id: SessionId) -> Option<&EndedSession> {
-        unimplemented!()
-    }
-    pub fn outcome(&self, session: SessionId, seq: WriteSeq) -> WriteOutcome {
-        unimplemented!()
-    }
-    pub fn recorded(&self, session: SessionId, seq: WriteSeq) -> Option<(Zxid, OpResult)> {
-        unimplemented!()
-    }
+
+    /// How far the commands of `node` have been taken: its incarnation, and the number of the last one in it.
+    /// `None` for a node that never proposed.
     pub fn taken(&self, node: u64) -> Option<(u64, u64)> {
-        unimplemented!()
-    }
-    pub fn expired_znodes(&self, now_ms: u64, limit: usize) -> Vec<(String, Zxid)> {
-        unimplemented!()
-    }
-    pub fn history_start(&self) -> Zxid {
-        unimplemented!()
-    }
-    pub fn history_since(&self, from: Zxid) -> Option<impl Iterator<Item = &Event>> {
-        Some(std::iter::empty())
-    }
-    pub fn snapshot_chunks(&self) -> impl Iterator<Item = Vec<u8>> {
-        std::iter::empty()
+        self.origins.get(node).map(|progress| (progress.incarnation, progress.last_seq))
     }
 }
 
-/// One page of a znode's children.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChildrenPage {
-    /// Of the parent.
-    pub stat: Stat,
-    /// Names ascending.
-    pub children: Vec<Child>,
-    /// Whether there are further children after the last one here.
-    pub more: bool,
-}
-
-/// One child.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Child {
-    /// Its name, without the parent's path.
-    pub name: String,
-    /// Where it was asked for.
-    pub stat: Option<Stat>,
-}
-
-/// A quota and what counts against it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QuotaReport {
-    /// The limits.
-    pub quota: Quota,
-    /// Znodes of the subtree, its top included.
-    pub count: u64,
-    /// Data bytes of the subtree, its top included.
-    pub bytes: u64,
-    /// Whether a soft limit is exceeded.
-    pub exceeded_soft: bool,
-}
-
-/// A live session.
-#[derive(Clone, Debug)]
-pub struct Session {}
-
-#[allow(unused_variables, missing_docs)]
-impl Session {
-    pub fn id(&self) -> SessionId {
-        unimplemented!()
-    }
-    pub fn password(&self) -> &[u8; 16] {
-        unimplemented!()
-    }
-    pub fn timeout_ms(&self) -> u32 {
-        unimplemented!()
-    }
-    pub fn client_name(&self) -> &str {
-        unimplemented!()
-    }
-    pub fn opened_zxid(&self) -> Zxid {
-        unimplemented!()
-    }
-    pub fn opened_ms(&self) -> u64 {
-        unimplemented!()
-    }
-    pub fn last_seq(&self) -> WriteSeq {
-        unimplemented!()
-    }
-    pub fn acked(&self) -> WriteSeq {
-        unimplemented!()
-    }
-    pub fn ephemeral_count(&self) -> usize {
-        unimplemented!()
+impl Default for Tree {
+    fn default() -> Tree {
+        Tree::new()
     }
 }
 
-/// A session that has ended.
-#[derive(Clone, Debug)]
-pub struct EndedSession {
-    /// Which.
-    pub id: SessionId,
-    /// What the client called itself.
-    pub client_name: String,
-    /// Why it ended.
-    pub reason: EndReason,
-    /// The command that ended it.
-    pub zxid: Zxid,
-    /// The tree's time then.
-    pub ended_ms: u64,
-    /// The last write that was executed.
-    pub last_seq: WriteSeq,
-}
-
-/// Rebuilds a [`Tree`] from the chunks of a snapshot.
-#[derive(Debug)]
-pub struct TreeLoader {}
-
-#[allow(unused_variables, missing_docs, clippy::new_without_default)]
-impl TreeLoader {
-    pub fn new() -> Self {
-        TreeLoader {}
+/// The outlines only: a tree may be large.
+impl std::fmt::Debug for Tree {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tree")
+            .field("last_zxid", &self.last_zxid)
+            .field("time_ms", &self.time_ms)
+            .field("znodes", &self.znode_count())
+            .field("data_bytes", &self.data_bytes())
+            .field("sessions", &self.session_count())
+            .field("digest", &self.digest())
+            .finish_non_exhaustive()
     }
-    pub fn push(&mut self, chunk: &[u8]) -> Result<(), DecodeError> {
-        unimplemented!()
-    }
-    pub fn finish(self) -> Result<Tree, DecodeError> {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, missing_docs)]
-impl Entry {
-    pub fn encode(&self) -> Bytes {
-        unimplemented!()
-    }
-    pub fn decode(bytes: &[u8]) -> Result<Entry, DecodeError> {
-        unimplemented!()
-    }
-    pub fn encode_from_parts(time_ms: u64, batches: &[Bytes]) -> Bytes {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, missing_docs)]
-impl Batch {
-    pub fn encode(&self) -> Bytes {
-        unimplemented!()
-    }
-    pub fn decode(bytes: &[u8]) -> Result<Batch, DecodeError> {
-        unimplemented!()
-    }
-}
-
-/// What the origin node admits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Data of one znode.
-    pub value_bytes: usize,
-    /// A path.
-    pub path_bytes: usize,
-    /// Operations of a multi.
-    pub multi_ops: usize,
-    /// Data of all operations of a multi.
-    pub multi_bytes: usize,
-    /// Entries of an ACL.
-    pub acl_entries: usize,
-    /// Guards of a write.
-    pub guards: usize,
-    /// Identities of a connection.
-    pub auth_ids: usize,
-}
-
-#[allow(unused_variables, missing_docs)]
-impl Write {
-    pub fn validate(&self, limits: &Limits) -> Result<(), OpError> {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, missing_docs)]
-impl OpenSession {
-    pub fn validate(&self) -> Result<(), OpError> {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, missing_docs)]
-pub fn validate_path(path: &str) -> Result<(), OpError> {
-    unimplemented!()
-}
-#[allow(unused_variables, missing_docs)]
-pub fn digest_id(user: &str, password: &str) -> String {
-    unimplemented!()
 }

@@ -1,0 +1,68 @@
+use super::Caller;
+use super::delete::expect_version;
+use crate::path::validate_path;
+use crate::{Check, CheckKind, ErrorKind, OpError, OpResult, Outcome, Perms, Tree};
+
+impl Tree {
+    /// A check within a multi. To check a version or an epoch needs `READ`, as in ZooKeeper; that a znode is absent
+    /// needs nothing, as `exists` does not.
+    pub(super) fn check(&self, caller: Caller<'_>, check: &Check) -> OpResult {
+        let path = check.path.as_str();
+        match check.kind {
+            CheckKind::Version(version) => {
+                let znode = self.find(path)?.znode;
+                self.permit(path, znode.acl, Perms::READ, caller.auth)?;
+                expect_version(path, "version", version, znode.version)?;
+            }
+            CheckKind::Epoch(epoch) => {
+                validate_path(path)?;
+                let znode = self.znodes.locate(path).map(|place| place.znode);
+                if let Some(znode) = znode {
+                    self.permit(path, znode.acl, Perms::READ, caller.auth)?;
+                }
+                if znode.is_none_or(|znode| znode.czxid != epoch) {
+                    return Err(OpError::new(ErrorKind::BadEpoch, path, self.mismatch(check)));
+                }
+            }
+            CheckKind::Absent => {
+                validate_path(path)?;
+                if self.znodes.locate(path).is_some() {
+                    return Err(OpError::new(ErrorKind::NodeExists, path, self.mismatch(check)));
+                }
+            }
+        }
+        Ok(Outcome::Checked)
+    }
+
+    /// A guard of a write (G7). It tells no more than `exists` does, and so, like it, needs no permission.
+    pub(super) fn check_guard(&self, guard: &Check) -> Result<(), OpError> {
+        validate_path(&guard.path)?;
+        let znode = self.znodes.locate(&guard.path).map(|place| place.znode);
+        let holds = match guard.kind {
+            CheckKind::Version(version) => znode.is_some_and(|z| version == -1 || z.version == version),
+            CheckKind::Epoch(epoch) => znode.is_some_and(|z| z.czxid == epoch),
+            CheckKind::Absent => znode.is_none(),
+        };
+        if holds {
+            return Ok(());
+        }
+        Err(OpError::new(ErrorKind::GuardFailed, &*guard.path, self.mismatch(guard)))
+    }
+
+    /// What was expected and what there is instead.
+    fn mismatch(&self, check: &Check) -> String {
+        let expected = match check.kind {
+            CheckKind::Version(-1) => "expected it to exist".to_owned(),
+            CheckKind::Version(version) => format!("expected version {version}"),
+            CheckKind::Epoch(epoch) => format!("expected epoch {epoch}"),
+            CheckKind::Absent => "expected none".to_owned(),
+        };
+        match self.znodes.locate(&check.path) {
+            Some(place) => format!(
+                "{:?} has epoch {} and version {}, {expected}",
+                check.path, place.znode.czxid, place.znode.version
+            ),
+            None => format!("no znode {:?}, {expected}", check.path),
+        }
+    }
+}

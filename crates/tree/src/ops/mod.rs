@@ -1,0 +1,24 @@
+//! The operations. Each checks everything, in ZooKeeper's order, before it changes anything, so that a refused one
+//! has changed nothing. The exception is a multi, which works on and goes back to the tree it started from.
+
+mod check;
+mod create;
+mod delete;
+mod delete_tree;
+mod expire;
+mod multi;
+mod quota;
+mod session;
+mod set_acl;
+mod set_data;
+mod write;
+
+use crate::{Auth, SessionId};
+
+/// On whose behalf an operation is done.
+#[derive(Clone, Copy, Debug)]
+struct Caller<'a> {
+    /// 0 outside any session.
+    session: SessionId,
+    auth: &'a Auth,
+}

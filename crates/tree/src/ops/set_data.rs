@@ -1,0 +1,32 @@
+use super::Caller;
+use super::delete::expect_version;
+use crate::change::Step;
+use crate::znode::next_version;
+use crate::{OpResult, Outcome, Perms, Stat, Tree};
+
+impl Tree {
+    pub(super) fn set_data(
+        &mut self,
+        step: &mut Step,
+        caller: Caller<'_>,
+        path: &str,
+        data: &[u8],
+        version: i32,
+    ) -> OpResult {
+        let place = self.find(path)?;
+        self.permit(path, place.znode.acl, Perms::WRITE, caller.auth)?;
+        // The quota comes before the version, as in ZooKeeper.
+        self.quotas.check(path, 0, data.len() as i64 - place.znode.data.len() as i64)?;
+        expect_version(path, "version", version, place.znode.version)?;
+        let (key, parent_acl) = (place.key, place.parent_acl());
+        let (mzxid, mtime) = (step.zxid, step.time_ms);
+        let mut stat = Stat::default();
+        self.replace_data(step, path, key, parent_acl, data, |znode| {
+            znode.version = next_version(znode.version);
+            znode.mzxid = mzxid;
+            znode.mtime = mtime;
+            stat = znode.stat();
+        });
+        Ok(Outcome::DataSet(stat))
+    }
+}

@@ -1,0 +1,92 @@
+use super::Caller;
+use crate::change::Step;
+use crate::{EndReason, ErrorKind, OpError, OpResult, Tree, Write, WriteOp, WriteSeq, Zxid};
+
+/// How many answers a session may have outstanding, and how many bytes of them.
+const UNACKNOWLEDGED_MAX: usize = 16_384;
+const UNACKNOWLEDGED_BYTES_MAX: usize = 16 << 20;
+
+impl Tree {
+    /// A client's write, exactly once (G4). Returns the place in history of the time it was carried out.
+    pub(crate) fn write(&mut self, step: &mut Step, write: &Write) -> (Zxid, OpResult) {
+        if write.session == 0 {
+            return (step.zxid, self.execute(step, write));
+        }
+        match self.admit(write) {
+            Err(refused) => return (step.zxid, Err(refused)),
+            Ok(Turn::Repeated) => return self.answer_again(step, write),
+            Ok(Turn::Next) => {}
+        }
+        let result = self.execute(step, write);
+        self.sessions.record(write.session, step.zxid, &result);
+        if write.op == WriteOp::CloseSession && result.is_ok() {
+            // After recording, so that `outcome` knows of the close itself.
+            self.sessions.end(write.session, EndReason::Closed, step.zxid, step.time_ms);
+        }
+        (step.zxid, result)
+    }
+
+    /// Whether it is the write's turn. The refusals here do not consume its number, so nothing is recorded.
+    fn admit(&mut self, write: &Write) -> Result<Turn, OpError> {
+        let refuse = |kind, message| Err(OpError::new(kind, "", message));
+        let Some(session) = self.session(write.session) else { return Err(self.no_session(write.session)) };
+        let next: WriteSeq = session.last_seq() + 1;
+        if write.seq == 0 {
+            let message = format!("a write in session {:#x} has no number", write.session);
+            return refuse(ErrorKind::BadArguments, message);
+        }
+        if write.seq > next {
+            let message = format!("write {} of session {:#x}: expected {next}", write.seq, write.session);
+            return refuse(ErrorKind::SequenceGap, message);
+        }
+        self.sessions.acknowledge(write.session, write.acked);
+        if write.seq < next {
+            return Ok(Turn::Repeated);
+        }
+        let (count, bytes) =
+            self.session(write.session).map_or((0, 0), |s| (s.unacknowledged(), s.result_bytes));
+        if count >= UNACKNOWLEDGED_MAX || bytes >= UNACKNOWLEDGED_BYTES_MAX {
+            let message = format!(
+                "session {:#x} has {count} answers of {bytes} bytes outstanding; the limits are \
+                 {UNACKNOWLEDGED_MAX} and {UNACKNOWLEDGED_BYTES_MAX}",
+                write.session
+            );
+            return refuse(ErrorKind::TooManyUnacknowledged, message);
+        }
+        Ok(Turn::Next)
+    }
+
+    fn answer_again(&self, step: &Step, write: &Write) -> (Zxid, OpResult) {
+        self.recorded(write.session, write.seq).unwrap_or_else(|| {
+            let message = format!(
+                "write {} of session {:#x} was carried out and its answer acknowledged; it is no longer kept",
+                write.seq, write.session
+            );
+            (step.zxid, Err(OpError::new(ErrorKind::BadArguments, "", message)))
+        })
+    }
+
+    fn execute(&mut self, step: &mut Step, write: &Write) -> OpResult {
+        let caller = Caller { session: write.session, auth: &write.auth };
+        write.guards.iter().try_for_each(|guard| self.check_guard(guard))?;
+        match &write.op {
+            WriteOp::Create(create) => self.create(step, caller, create),
+            WriteOp::Delete { path, version } => self.delete(step, caller, path, *version),
+            WriteOp::SetData { path, data, version } => self.set_data(step, caller, path, data, *version),
+            WriteOp::SetAcl { path, acl, version } => self.set_acl(caller, path, acl, *version),
+            WriteOp::Multi(ops) => self.multi(step, caller, ops),
+            WriteOp::DeleteTree { path, expected_count } => {
+                self.delete_tree(step, caller, path, *expected_count)
+            }
+            WriteOp::SetQuota { path, quota } => self.set_quota(caller, path, quota),
+            WriteOp::DeleteQuota { path } => self.delete_quota(caller, path),
+            WriteOp::CloseSession => self.close_session(step, caller),
+        }
+    }
+}
+
+/// What is to be done with a numbered write.
+enum Turn {
+    Next,
+    Repeated,
+}

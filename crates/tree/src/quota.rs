@@ -1,0 +1,133 @@
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use crate::digest::{Digest, Element};
+use crate::path::lineage;
+use crate::{ErrorKind, OpError, Quota};
+
+/// A quota and what counts against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaReport {
+    /// The limits.
+    pub quota: Quota,
+    /// Znodes of the subtree, its top included.
+    pub count: u64,
+    /// Data bytes of the subtree, its top included.
+    pub bytes: u64,
+    /// Whether a soft limit is exceeded.
+    pub exceeded_soft: bool,
+}
+
+/// The quotas by the path of their subtree, with what is in use.
+///
+/// A quota is about a path, not about a znode: it stays when the znode is deleted and holds for the next one there,
+/// so that no tenant gets rid of it by deleting the top of the own subtree. Where quotas lie within each other, all
+/// of them hold; ZooKeeper allows no such thing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Quotas {
+    by_path: OrdMap<Arc<str>, Usage>,
+    digest: Digest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) quota: Quota,
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Quotas {
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub(crate) fn recompute_digest(&self) -> Digest {
+        self.by_path.iter().map(|(path, usage)| hash(path, usage)).collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Usage)> {
+        self.by_path.iter()
+    }
+
+    pub(crate) fn put(&mut self, path: Arc<str>, usage: Usage) {
+        self.remove(&path);
+        self.digest.add(hash(&path, &usage));
+        self.by_path.insert(path, usage);
+    }
+
+    pub(crate) fn remove(&mut self, path: &str) -> Option<Usage> {
+        let usage = self.by_path.remove(path)?;
+        self.digest.remove(hash(path, &usage));
+        Some(usage)
+    }
+
+    pub(crate) fn report(&self, path: &str) -> Result<QuotaReport, OpError> {
+        let Some(&Usage { quota, count, bytes }) = self.by_path.get(path) else {
+            return Err(OpError::new(ErrorKind::NoNode, path, format!("no quota for {path:?}")));
+        };
+        let exceeded_soft = quota.count_soft.is_some_and(|limit| count > limit)
+            || quota.bytes_soft.is_some_and(|limit| bytes > limit);
+        Ok(QuotaReport { quota, count, bytes, exceeded_soft })
+    }
+
+    /// Accounts for a change of the znode at `path`.
+    pub(crate) fn record(&mut self, path: &str, count: i64, bytes: i64) {
+        if self.by_path.is_empty() {
+            return;
+        }
+        for top in lineage(path) {
+            if let Some(usage) = self.by_path.get_mut(top) {
+                self.digest.remove(hash(top, usage));
+                usage.count = usage.count.saturating_add_signed(count);
+                usage.bytes = usage.bytes.saturating_add_signed(bytes);
+                self.digest.add(hash(top, usage));
+            }
+        }
+    }
+
+    /// Whether the hard limits leave room for a znode at `path` that is `bytes` larger, and for the `created`
+    /// lowest znodes of its lineage (0 for a change of data, more than 1 for a create with parents). Whatever does
+    /// not grow is allowed, so that a subtree that is over its quota can be brought below it again.
+    pub(crate) fn check(&self, path: &str, created: usize, bytes: i64) -> Result<(), OpError> {
+        if self.by_path.is_empty() {
+            return Ok(());
+        }
+        let depth = lineage(path).count();
+        for (above, top) in lineage(path).enumerate() {
+            let Some(usage) = self.by_path.get(top) else { continue };
+            let count = created.min(depth - above) as u64;
+            let exceeded = |what: &str, used: u64, limit: u64| {
+                let message =
+                    format!("{used} {what} would exceed the hard quota of {limit} {what} on {top:?}");
+                Err(OpError::new(ErrorKind::QuotaExceeded, path, message))
+            };
+            if let Some(limit) = usage.quota.count_hard
+                && count > 0
+                && usage.count + count > limit
+            {
+                return exceeded("znodes", usage.count + count, limit);
+            }
+            let grown = usage.bytes.saturating_add_signed(bytes);
+            if let Some(limit) = usage.quota.bytes_hard
+                && bytes > 0
+                && grown > limit
+            {
+                return exceeded("bytes", grown, limit);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hash(path: &str, usage: &Usage) -> u64 {
+    let Quota { count_soft, count_hard, bytes_soft, bytes_hard } = usage.quota;
+    [count_soft, count_hard, bytes_soft, bytes_hard]
+        .into_iter()
+        .fold(Element::new(b'q').bytes(path.as_bytes()), |element, limit| {
+            element.u32(u32::from(limit.is_some())).u64(limit.unwrap_or(0))
+        })
+        .u64(usage.count)
+        .u64(usage.bytes)
+        .hash()
+}

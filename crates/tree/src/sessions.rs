@@ -1,0 +1,189 @@
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use crate::digest::Digest;
+use crate::recorded::Recorded;
+use crate::session::{fate, result_at};
+use crate::{EndReason, EndedSession, OpResult, Session, SessionId, WriteOutcome, WriteSeq, Zxid};
+
+/// How long an ended session is remembered, in the tree's time.
+const RETENTION_MS: u64 = 60 * 60 * 1000;
+/// How many ended sessions are remembered at most; the oldest are forgotten first.
+const ENDED_MAX: usize = 100_000;
+/// How many bytes of ended sessions are remembered at most.
+const ENDED_BYTES_MAX: u64 = 64 << 20;
+
+/// The sessions: those that live, and those that ended not long ago.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sessions {
+    live: OrdMap<SessionId, Arc<Session>>,
+    ended: OrdMap<SessionId, Arc<EndedSession>>,
+    /// The ended ones, oldest first. A command ends one session at most, so the zxid names it.
+    by_end: OrdMap<Zxid, SessionId>,
+    ended_bytes: u64,
+    digest: Digest,
+}
+
+impl Sessions {
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub(crate) fn recompute_digest(&self) -> Digest {
+        let live = self.live.values().flat_map(|session| {
+            results_hashes(session.id(), session.acked, &session.results).chain([session.fields_hash()])
+        });
+        let ended = self.ended.values().flat_map(|session| {
+            results_hashes(session.id, session.acked, &session.results).chain([session.fields_hash()])
+        });
+        live.chain(ended).collect()
+    }
+
+    pub(crate) fn live(&self, id: SessionId) -> Option<&Session> {
+        self.live.get(&id).map(|session| &**session)
+    }
+
+    pub(crate) fn ended(&self, id: SessionId) -> Option<&EndedSession> {
+        self.ended.get(&id).map(|session| &**session)
+    }
+
+    pub(crate) fn live_count(&self) -> usize {
+        self.live.len()
+    }
+
+    /// In the order of their ids.
+    pub(crate) fn iter_live(&self) -> impl Iterator<Item = &Session> {
+        self.live.values().map(|session| &**session)
+    }
+
+    /// Likewise.
+    pub(crate) fn iter_ended(&self) -> impl Iterator<Item = &EndedSession> {
+        self.ended.values().map(|session| &**session)
+    }
+
+    pub(crate) fn recorded(&self, id: SessionId, seq: WriteSeq) -> Option<&Recorded> {
+        match (self.live(id), self.ended(id)) {
+            (Some(session), _) => result_at(session.acked, &session.results, seq),
+            (None, Some(session)) => result_at(session.acked, &session.results, seq),
+            (None, None) => None,
+        }
+    }
+
+    pub(crate) fn outcome(&self, id: SessionId, seq: WriteSeq) -> WriteOutcome {
+        match (self.live(id), self.ended(id)) {
+            (Some(session), _) => {
+                fate(session.acked, session.last_seq, &session.results, seq, WriteOutcome::NotYet)
+            }
+            (None, Some(session)) => {
+                fate(session.acked, session.last_seq, &session.results, seq, WriteOutcome::Never)
+            }
+            (None, None) => WriteOutcome::Unknown,
+        }
+    }
+
+    pub(crate) fn insert_live(&mut self, session: Session) {
+        self.digest.add(session.fields_hash());
+        results_hashes(session.id(), session.acked, &session.results).for_each(|hash| self.digest.add(hash));
+        self.live.insert(session.id(), Arc::new(session));
+    }
+
+    pub(crate) fn insert_ended(&mut self, session: EndedSession) {
+        self.digest.add(session.fields_hash());
+        results_hashes(session.id, session.acked, &session.results).for_each(|hash| self.digest.add(hash));
+        self.ended_bytes += session.cost();
+        self.by_end.insert(session.zxid, session.id);
+        self.ended.insert(session.id, Arc::new(session));
+    }
+
+    /// Frees the recorded answers up to `acked`.
+    pub(crate) fn acknowledge(&mut self, id: SessionId, acked: WriteSeq) {
+        // Looking first keeps a session that is shared with a snapshot from being copied for nothing.
+        let Some(acked) = self.live(id).map(|s| acked.min(s.last_seq)).filter(|a| *a > self.live[&id].acked)
+        else {
+            return;
+        };
+        self.change(id, |session, digest| {
+            while session.acked < acked {
+                session.acked += 1;
+                if let Some(recorded) = session.results.pop_front() {
+                    session.result_bytes -= recorded.bytes.len();
+                    digest.remove(recorded.hash(id, session.acked));
+                }
+            }
+        });
+    }
+
+    /// Keeps the answer to the session's next write.
+    pub(crate) fn record(&mut self, id: SessionId, zxid: Zxid, result: &OpResult) {
+        self.change(id, |session, digest| {
+            let recorded = Recorded::new(zxid, result);
+            session.last_seq += 1;
+            session.result_bytes += recorded.bytes.len();
+            digest.add(recorded.hash(id, session.last_seq));
+            session.results.push_back(recorded);
+        });
+    }
+
+    pub(crate) fn add_ephemeral(&mut self, id: SessionId, path: Arc<str>) {
+        if let Some(session) = self.live.get_mut(&id) {
+            Arc::make_mut(session).ephemerals.insert(path);
+        }
+    }
+
+    pub(crate) fn remove_ephemeral(&mut self, id: SessionId, path: &str) {
+        if let Some(session) = self.live.get_mut(&id) {
+            Arc::make_mut(session).ephemerals.remove(path);
+        }
+    }
+
+    /// Moves a live session to the ended ones.
+    pub(crate) fn end(&mut self, id: SessionId, reason: EndReason, zxid: Zxid, ended_ms: u64) {
+        let Some(session) = self.live.remove(&id) else { return };
+        self.digest.remove(session.fields_hash());
+        results_hashes(id, session.acked, &session.results).for_each(|hash| self.digest.remove(hash));
+        let session = Arc::unwrap_or_clone(session);
+        self.insert_ended(EndedSession {
+            id,
+            client_name: session.opening.client_name,
+            reason,
+            zxid,
+            ended_ms,
+            last_seq: session.last_seq,
+            acked: session.acked,
+            results: session.results,
+        });
+    }
+
+    /// Forgets the sessions that ended too long ago, or before too many others.
+    pub(crate) fn forget(&mut self, now_ms: u64) {
+        while let Some(&(zxid, id)) = self.by_end.get_min() {
+            let Some(session) = self.ended.get(&id) else { return };
+            let is_due = session.ended_ms.saturating_add(RETENTION_MS) <= now_ms;
+            if !is_due && self.ended.len() <= ENDED_MAX && self.ended_bytes <= ENDED_BYTES_MAX {
+                return;
+            }
+            self.digest.remove(session.fields_hash());
+            results_hashes(id, session.acked, &session.results).for_each(|hash| self.digest.remove(hash));
+            self.ended_bytes -= session.cost();
+            self.ended.remove(&id);
+            self.by_end.remove(&zxid);
+        }
+    }
+
+    fn change(&mut self, id: SessionId, change: impl FnOnce(&mut Session, &mut Digest)) {
+        let Some(session) = self.live.get_mut(&id) else { return };
+        let session = Arc::make_mut(session);
+        self.digest.remove(session.fields_hash());
+        change(session, &mut self.digest);
+        self.digest.add(session.fields_hash());
+    }
+}
+
+fn results_hashes<'a>(
+    id: SessionId,
+    acked: WriteSeq,
+    results: impl IntoIterator<Item = &'a Recorded>,
+) -> impl Iterator<Item = u64> {
+    results.into_iter().zip(acked + 1..).map(move |(recorded, seq)| recorded.hash(id, seq))
+}

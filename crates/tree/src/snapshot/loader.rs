@@ -1,0 +1,356 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use compact_str::CompactString;
+use serde::Deserialize;
+
+use super::row;
+use super::{Section, VERSION};
+use crate::acl_table::AclTable;
+use crate::due::Due;
+use crate::history::History;
+use crate::origins::{Origins, Progress};
+use crate::path::join;
+use crate::quota::{Quotas, Usage};
+use crate::recorded::Recorded;
+use crate::session::{EndedSession, Session};
+use crate::sessions::Sessions;
+use crate::znode::{Kind, Znode};
+use crate::znodes::{Key, KeyRef, ROOT_ID, Znodes};
+use crate::{Acl, DecodeError, Event, SessionId, Tree};
+
+const WHAT: &str = "a snapshot";
+
+/// Rebuilds a [`Tree`] from the chunks of [`Tree::snapshot_chunks`], in their order.
+///
+/// It trusts nothing: bytes that are no snapshot give an error, never a panic, nor more memory than a multiple of
+/// their size. After an error it is of no further use.
+#[derive(Debug)]
+pub struct TreeLoader {
+    section: Option<Section>,
+    header: Option<row::Header>,
+    acls: AclTable,
+    origins: Origins,
+    quotas: Quotas,
+    live: BTreeMap<SessionId, Session>,
+    ended: BTreeMap<SessionId, EndedSession>,
+    znodes: Znodes,
+    due: Due,
+    /// The znodes that have had children, by their id: where they stand, and how many children they must have.
+    dirs: BTreeMap<u64, Location>,
+    last_key: Option<Key>,
+    children_seen: u64,
+    history: History,
+    trailer: Option<row::Trailer>,
+}
+
+#[derive(Debug)]
+struct Location {
+    parent: u64,
+    name: CompactString,
+    children: u32,
+}
+
+impl TreeLoader {
+    /// Before the first chunk.
+    pub fn new() -> TreeLoader {
+        TreeLoader {
+            section: None,
+            header: None,
+            acls: AclTable::restore(0, []),
+            origins: Origins::default(),
+            quotas: Quotas::default(),
+            live: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            znodes: Znodes::empty(ROOT_ID),
+            due: Due::default(),
+            dirs: BTreeMap::new(),
+            last_key: None,
+            children_seen: 0,
+            history: History::default(),
+            trailer: None,
+        }
+    }
+
+    /// Takes the next chunk.
+    ///
+    /// # Errors
+    ///
+    /// Another format version; bytes that are cut short or damaged; chunks out of order; rows that contradict each
+    /// other.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), DecodeError> {
+        let &[version, section, ref rows @ ..] = chunk else {
+            return Err(DecodeError::malformed(WHAT, "a chunk is shorter than its head"));
+        };
+        if version != VERSION {
+            return Err(DecodeError::Version { what: WHAT, found: version, known: VERSION });
+        }
+        let section = Section::from_byte(section)
+            .ok_or_else(|| DecodeError::malformed(WHAT, format!("unknown section {section}")))?;
+        if self.section.is_some_and(|before| section < before) {
+            return Err(inconsistent(format!("{section:?} after {:?}", self.section)));
+        }
+        if (section == Section::Header) != self.header.is_none() {
+            return Err(inconsistent(format!("{section:?} where a header is or is not to be")));
+        }
+        self.section = Some(section);
+        match section {
+            Section::Header => each(rows, |row| self.header(row)),
+            Section::Acls => each(rows, |row| self.acl(row)),
+            Section::Origins => each(rows, |row| self.origin(row)),
+            Section::Quotas => each(rows, |row| self.quota(row)),
+            Section::Sessions => each(rows, |row| self.live(row)),
+            Section::Ended => each(rows, |row| self.ended(row)),
+            Section::Results => each(rows, |row| self.result(row)),
+            Section::Znodes => each(rows, |row| self.znode(row)),
+            Section::Events => each(rows, |row| self.event(row)),
+            Section::Trailer => each(rows, |row| self.trailer(row)),
+        }
+    }
+
+    /// The tree, after the last chunk. Its digest was computed anew from what was loaded.
+    ///
+    /// # Errors
+    ///
+    /// Chunks are missing, or the tree is not the one that the snapshot was taken of.
+    pub fn finish(self) -> Result<Tree, DecodeError> {
+        let (Some(header), Some(trailer)) = (&self.header, &self.trailer) else {
+            return Err(inconsistent("it is cut short"));
+        };
+        let children: u64 = self.dirs.values().map(|dir| u64::from(dir.children)).sum();
+        if self.znodes.len() != trailer.znodes || children != self.children_seen {
+            return Err(inconsistent(format!(
+                "it has {} znodes of {} and {} children of {children}",
+                self.znodes.len(),
+                trailer.znodes,
+                self.children_seen
+            )));
+        }
+        if let Some(index) = self.acls.unreferenced() {
+            return Err(inconsistent(format!("nothing refers to ACL {index}")));
+        }
+        let mut sessions = Sessions::default();
+        for (id, session) in self.live {
+            complete(id, session.last_seq, session.acked, &session.results)?;
+            sessions.insert_live(session);
+        }
+        for (id, session) in self.ended {
+            complete(id, session.last_seq, session.acked, &session.results)?;
+            sessions.insert_ended(session);
+        }
+        let tree = Tree {
+            last_zxid: header.last_zxid,
+            time_ms: header.time_ms,
+            znodes: self.znodes,
+            acls: self.acls,
+            quotas: self.quotas,
+            sessions,
+            origins: self.origins,
+            history: self.history,
+            due: self.due,
+        };
+        if tree.digest() != trailer.digest {
+            let digest = tree.digest();
+            return Err(inconsistent(format!("its digest is {digest:#x}, expected {:#x}", trailer.digest)));
+        }
+        Ok(tree)
+    }
+
+    fn header(&mut self, row: row::Header) -> Result<(), DecodeError> {
+        self.acls = AclTable::restore(row.next_acl, []);
+        self.znodes = Znodes::empty(row.next_id);
+        self.history = History::starting_at(row.history_start);
+        match self.header.replace(row) {
+            None => Ok(()),
+            Some(_) => Err(inconsistent("it has two headers")),
+        }
+    }
+
+    fn acl(&mut self, (index, acl): (u32, Acl)) -> Result<(), DecodeError> {
+        match self.acls.put(index, Arc::new(acl)) {
+            true => Ok(()),
+            false => Err(inconsistent(format!("ACL {index} comes twice"))),
+        }
+    }
+
+    fn origin(&mut self, row: row::Origin) -> Result<(), DecodeError> {
+        let progress = Progress { incarnation: row.incarnation, last_seq: row.last_seq };
+        self.origins.put(row.node, progress);
+        Ok(())
+    }
+
+    fn quota(&mut self, row: row::Quota<'_>) -> Result<(), DecodeError> {
+        self.quotas.put(row.path.into(), Usage { quota: row.quota, count: row.count, bytes: row.bytes });
+        Ok(())
+    }
+
+    fn live(&mut self, row: row::Live) -> Result<(), DecodeError> {
+        let mut session = Session::new(row.opening, row.opened_zxid, row.opened_ms);
+        (session.last_seq, session.acked) = (row.last_seq, row.acked);
+        match self.live.insert(session.id(), session) {
+            None => Ok(()),
+            Some(twice) => Err(inconsistent(format!("session {:#x} comes twice", twice.id()))),
+        }
+    }
+
+    fn ended(&mut self, row: row::Ended) -> Result<(), DecodeError> {
+        let row::Ended { id, client_name, reason, zxid, ended_ms, last_seq, acked } = row;
+        let results = VecDeque::new();
+        let session = EndedSession { id, client_name, reason, zxid, ended_ms, last_seq, acked, results };
+        match self.ended.insert(id, session).is_none() && !self.live.contains_key(&id) {
+            true => Ok(()),
+            false => Err(inconsistent(format!("session {id:#x} comes twice"))),
+        }
+    }
+
+    fn result(&mut self, row: row::Recorded<'_>) -> Result<(), DecodeError> {
+        let recorded = Recorded { zxid: row.zxid, bytes: row.bytes.0.into() };
+        if let Err(error) = recorded.decode() {
+            return Err(error);
+        }
+        if let Some(session) = self.live.get_mut(&row.session) {
+            session.result_bytes += recorded.bytes.len();
+            session.results.push_back(recorded);
+        } else if let Some(session) = self.ended.get_mut(&row.session) {
+            session.results.push_back(recorded);
+        } else {
+            return Err(inconsistent(format!("a result of session {:#x}, which is not there", row.session)));
+        }
+        Ok(())
+    }
+
+    fn znode(&mut self, row: row::Znode<'_>) -> Result<(), DecodeError> {
+        let key = KeyRef { parent: row.parent, name: row.name };
+        if self.last_key.as_ref().is_some_and(|last| !equivalent::Comparable::compare(&key, last).is_gt()) {
+            return Err(inconsistent(format!("znode {:?} of {} out of order", row.name, row.parent)));
+        }
+        self.place(&row)?;
+        self.refer(row.acl)?;
+        let znode = Znode {
+            czxid: row.czxid,
+            mzxid: row.mzxid,
+            ctime: row.ctime,
+            mtime: row.mtime,
+            data: row.data.0.into(),
+            kind: row.kind,
+            dir: row.dir.map(Box::new),
+            version: row.version,
+            aversion: row.aversion,
+            acl: row.acl,
+        };
+        if let Some(due_ms) = znode.due_ms() {
+            self.due.shift(&self.path(key), znode.czxid, None, Some(due_ms));
+        }
+        if let Kind::Ephemeral(id) = znode.kind {
+            let path = self.path(key);
+            let Some(session) = self.live.get_mut(&id) else {
+                return Err(inconsistent(format!(
+                    "{path:?} belongs to session {id:#x}, which does not live"
+                )));
+            };
+            session.ephemerals.insert(path.into());
+        }
+        self.last_key = Some(Key { parent: row.parent, name: row.name.into() });
+        self.znodes.insert(key, znode);
+        Ok(())
+    }
+
+    /// Checks that the znode has a parent that came before it, and remembers it as a parent itself.
+    fn place(&mut self, row: &row::Znode<'_>) -> Result<(), DecodeError> {
+        let is_root = self.last_key.is_none();
+        if is_root != (row.parent == 0 && row.name.is_empty()) {
+            return Err(inconsistent("the root is not the first znode"));
+        }
+        if !is_root {
+            if !self.dirs.contains_key(&row.parent) || row.name.is_empty() || row.name.contains('/') {
+                return Err(inconsistent(format!("no parent {} for a znode {:?}", row.parent, row.name)));
+            }
+            self.children_seen += 1;
+        }
+        if let Some(dir) = &row.dir {
+            // A child's id is above its parent's, so the chain of parents ends.
+            if dir.id <= row.parent || dir.id >= self.znodes.next_id() || (dir.id == ROOT_ID) != is_root {
+                return Err(inconsistent(format!("znode {:?} has the id {}", row.name, dir.id)));
+            }
+            let location = Location { parent: row.parent, name: row.name.into(), children: dir.children };
+            if self.dirs.insert(dir.id, location).is_some() {
+                return Err(inconsistent(format!("two znodes have the id {}", dir.id)));
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: Event) -> Result<(), DecodeError> {
+        let earliest = self.history.last().map_or(self.history.start().saturating_add(1), |last| last.zxid);
+        if event.zxid < earliest {
+            return Err(inconsistent(format!("an event of {} after one of {earliest}", event.zxid)));
+        }
+        self.refer(event.acl)?;
+        self.refer(event.parent_acl)?;
+        self.history.push(event);
+        Ok(())
+    }
+
+    fn trailer(&mut self, row: row::Trailer) -> Result<(), DecodeError> {
+        match self.trailer.replace(row) {
+            None => Ok(()),
+            Some(_) => Err(inconsistent("it has two trailers")),
+        }
+    }
+
+    fn refer(&mut self, acl: u32) -> Result<(), DecodeError> {
+        if self.acls.get(acl).is_none() {
+            return Err(inconsistent(format!("no ACL {acl}")));
+        }
+        self.acls.retain(acl);
+        Ok(())
+    }
+
+    fn path(&self, key: KeyRef<'_>) -> String {
+        let mut names = vec![key.name];
+        let mut id = key.parent;
+        while let Some(dir) = self.dirs.get(&id).filter(|_| id != ROOT_ID) {
+            names.push(&dir.name);
+            id = dir.parent;
+        }
+        names.iter().rev().fold("/".to_owned(), |path, name| join(&path, name))
+    }
+}
+
+impl Default for TreeLoader {
+    fn default() -> TreeLoader {
+        TreeLoader::new()
+    }
+}
+
+fn each<'a, T: Deserialize<'a>>(
+    mut rows: &'a [u8],
+    mut take: impl FnMut(T) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    while !rows.is_empty() {
+        let (row, rest) =
+            postcard::take_from_bytes(rows).map_err(|error| DecodeError::malformed(WHAT, error))?;
+        take(row)?;
+        rows = rest;
+    }
+    Ok(())
+}
+
+fn complete(
+    id: SessionId,
+    last_seq: u64,
+    acked: u64,
+    results: &VecDeque<Recorded>,
+) -> Result<(), DecodeError> {
+    if last_seq.checked_sub(acked) == Some(results.len() as u64) && last_seq < u64::MAX {
+        return Ok(());
+    }
+    let count = results.len();
+    Err(inconsistent(format!(
+        "session {id:#x} has {count} results for the writes after {acked} to {last_seq}"
+    )))
+}
+
+fn inconsistent(cause: impl ToString) -> DecodeError {
+    DecodeError::inconsistent(WHAT, cause)
+}

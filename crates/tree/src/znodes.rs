@@ -1,0 +1,201 @@
+use std::cmp::Ordering;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use compact_str::CompactString;
+use equivalent::{Comparable, Equivalent};
+use imbl::OrdMap;
+
+use crate::digest::Digest;
+use crate::znode::Znode;
+
+/// The [`crate::znode::Dir::id`] of the root.
+pub(crate) const ROOT_ID: u64 = 1;
+
+/// Where a znode stands: under which parent, with which name. The children of one parent are one range of keys, in
+/// the order of their names. The root alone has parent 0 and an empty name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) parent: u64,
+    pub(crate) name: CompactString,
+}
+
+/// A [`Key`] to look up with, which borrows its name from a path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyRef<'a> {
+    pub(crate) parent: u64,
+    pub(crate) name: &'a str,
+}
+
+impl KeyRef<'_> {
+    pub(crate) const ROOT: KeyRef<'static> = KeyRef { parent: 0, name: "" };
+
+    fn to_key(self) -> Key {
+        Key { parent: self.parent, name: self.name.into() }
+    }
+}
+
+impl Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.compare(key).is_eq()
+    }
+}
+
+impl Comparable<Key> for KeyRef<'_> {
+    fn compare(&self, key: &Key) -> Ordering {
+        self.parent.cmp(&key.parent).then_with(|| self.name.cmp(key.name.as_str()))
+    }
+}
+
+/// A znode that was found, and what was seen on the way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'p, 'a> {
+    pub(crate) key: KeyRef<'p>,
+    pub(crate) znode: &'a Znode,
+    /// `None` for the root only.
+    pub(crate) parent: Option<(KeyRef<'p>, &'a Znode)>,
+}
+
+impl Place<'_, '_> {
+    /// The ACL that decides who hears of the znode as a child; the root's own for the root.
+    pub(crate) fn parent_acl(&self) -> u32 {
+        self.parent.map_or(self.znode.acl, |(_, parent)| parent.acl)
+    }
+}
+
+/// All znodes, with their number, the size of their data and their digest.
+///
+/// This is the bare map: it keeps those three and nothing else in step. What else hangs on a znode (the parent's
+/// counters, quotas, sessions, ACLs, events) is the business of [`crate::change`].
+#[derive(Clone, Debug)]
+pub(crate) struct Znodes {
+    map: OrdMap<Key, Arc<Znode>>,
+    /// For the next znode that gets its first child.
+    next_id: u64,
+    data_bytes: u64,
+    digest: Digest,
+}
+
+impl Znodes {
+    /// Without a root even.
+    pub(crate) fn empty(next_id: u64) -> Znodes {
+        Znodes { map: OrdMap::new(), next_id, data_bytes: 0, digest: Digest::default() }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub(crate) fn recompute_digest(&self) -> Digest {
+        self.iter()
+            .flat_map(|(key, znode)| {
+                [znode.fields_hash(key.parent, &key.name), znode.data_hash(key.parent, &key.name)]
+            })
+            .collect()
+    }
+
+    pub(crate) fn get(&self, key: KeyRef<'_>) -> Option<&Znode> {
+        self.map.get(&key).map(|znode| &**znode)
+    }
+
+    /// The znode at `path`. A path that is not valid names no znode.
+    pub(crate) fn locate<'p>(&self, path: &'p str) -> Option<Place<'p, '_>> {
+        let mut place = Place { key: KeyRef::ROOT, znode: self.get(KeyRef::ROOT)?, parent: None };
+        if path == "/" {
+            return Some(place);
+        }
+        for name in path.strip_prefix('/')?.split('/') {
+            let key = KeyRef { parent: place.znode.dir.as_ref()?.id, name };
+            place = Place { key, znode: self.get(key)?, parent: Some((place.key, place.znode)) };
+        }
+        Some(place)
+    }
+
+    /// The child `name` of `parent`.
+    pub(crate) fn child(&self, parent: &Znode, name: &str) -> Option<&Znode> {
+        self.get(KeyRef { parent: parent.dir.as_ref()?.id, name })
+    }
+
+    /// The children of `parent` in the order of their names, from after the name `after` on.
+    pub(crate) fn children<'a>(
+        &'a self,
+        parent: &Znode,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = (&'a str, &'a Znode)> + use<'a> {
+        // No child has an empty name, so "after the empty name" is the first.
+        let parent = parent.dir.as_ref().map_or(u64::MAX, |dir| dir.id);
+        let start = KeyRef { parent, name: after.unwrap_or("") };
+        self.map
+            .range::<_, KeyRef<'_>>((Bound::Excluded(start), Bound::Unbounded))
+            .take_while(move |(key, _)| key.parent == parent)
+            .map(|(key, znode)| (key.name.as_str(), &**znode))
+    }
+
+    /// Everything, parents before their children.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Znode)> {
+        self.map.iter().map(|(key, znode)| (key, &**znode))
+    }
+
+    pub(crate) fn insert(&mut self, key: KeyRef<'_>, znode: Znode) {
+        self.digest.add(znode.fields_hash(key.parent, key.name));
+        self.digest.add(znode.data_hash(key.parent, key.name));
+        self.data_bytes += znode.data.len() as u64;
+        let before = self.map.insert(key.to_key(), Arc::new(znode));
+        debug_assert!(before.is_none(), "a znode was replaced, not updated");
+    }
+
+    pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Arc<Znode>> {
+        let znode = self.map.remove(&key)?;
+        self.digest.remove(znode.fields_hash(key.parent, key.name));
+        self.digest.remove(znode.data_hash(key.parent, key.name));
+        self.data_bytes -= znode.data.len() as u64;
+        Some(znode)
+    }
+
+    /// Changes anything but the data. Returns what `change` returns, `None` where there is no such znode.
+    pub(crate) fn update<T>(&mut self, key: KeyRef<'_>, change: impl FnOnce(&mut Znode) -> T) -> Option<T> {
+        let znode = Arc::make_mut(self.map.get_mut(&key)?);
+        self.digest.remove(znode.fields_hash(key.parent, key.name));
+        let changed = change(znode);
+        self.digest.add(znode.fields_hash(key.parent, key.name));
+        Some(changed)
+    }
+
+    /// Replaces the data, and `change`s the rest with it, which is told how many bytes there were.
+    pub(crate) fn set_data<T>(
+        &mut self,
+        key: KeyRef<'_>,
+        data: &[u8],
+        change: impl FnOnce(&mut Znode, usize) -> T,
+    ) -> Option<T> {
+        let znode = Arc::make_mut(self.map.get_mut(&key)?);
+        self.digest.remove(znode.fields_hash(key.parent, key.name));
+        self.digest.remove(znode.data_hash(key.parent, key.name));
+        let bytes_before = znode.data.len();
+        self.data_bytes = self.data_bytes - bytes_before as u64 + data.len() as u64;
+        znode.data = data.into();
+        let changed = change(znode, bytes_before);
+        self.digest.add(znode.fields_hash(key.parent, key.name));
+        self.digest.add(znode.data_hash(key.parent, key.name));
+        Some(changed)
+    }
+
+    /// An id for a znode that gets its first child.
+    pub(crate) fn draw_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+}
