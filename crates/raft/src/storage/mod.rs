@@ -1,1 +1,34 @@
 //! The log and the snapshots on disk.
+//!
+//! ```text
+//! openraft ─► LogStore ─► WalQueue ─► thread "wal": one record per group ─► Wal (SledWal): one fdatasync
+//!                │ memory                   │ callbacks, newest first
+//!                └─► reads                  └─► openraft
+//! ```
+//!
+//! - A [`DataDir`] is locked, and knows whose it is.
+//! - A [`LogStore`] answers from memory and writes behind; nothing of it blocks on the disk but `save_vote`.
+//! - A [`SnapshotStore`] keeps snapshots as files with a checksum over every block.
+
+mod data_dir;
+mod durable_file;
+mod identity;
+mod log_memory;
+mod log_storage;
+mod log_store;
+mod recovery;
+mod sled_wal;
+mod wal;
+mod wal_queue;
+mod wal_record;
+mod wal_stats;
+mod wal_thread;
+mod watermark;
+
+pub use data_dir::{DataDir, DataDirError};
+pub use identity::IdentityError;
+pub use log_storage::ENTRY_BYTES_MAX;
+pub use log_store::{LogOptions, LogOwner, LogStore, OpenError};
+pub use sled_wal::SledWal;
+pub use wal::{CommitTimes, Wal, WalError};
+pub use wal_stats::WalStats;

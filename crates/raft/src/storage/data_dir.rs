@@ -1,0 +1,222 @@
+//! A node's data directory: who it belongs to, and that one process at a time has it.
+//!
+//! ```text
+//! <dir>/LOCK        held (flock) for the life of the process
+//! <dir>/IDENTITY    whose directory this is; see `identity.rs`
+//! <dir>/wal/        the log, see `sled_wal.rs`
+//! <dir>/snapshots/  see `snapshot_store.rs`
+//! ```
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::durable_file::{replace_file, sync_dir, sync_parent};
+use super::identity::{Identity, IdentityError};
+use crate::type_config::NodeId;
+
+const LOCK: &str = "LOCK";
+const IDENTITY: &str = "IDENTITY";
+const WAL: &str = "wal";
+const SNAPSHOTS: &str = "snapshots";
+/// What may be in a directory that is still "empty": our own beginnings, and what mkfs leaves in a mount point.
+const IGNORED_WHEN_EMPTY: [&str; 3] = [LOCK, "IDENTITY.tmp", "lost+found"];
+
+/// Why a data directory cannot be used. Nothing was changed in it.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// Another process has it.
+    #[error("{dir} is in use by another process; stop that one, or give this node its own data directory")]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// It belongs to another node.
+    #[error(
+        "{dir} belongs to node {found}, not to node {wanted}; correct the node id or the data directory \
+         (a node id is never given to another disk)"
+    )]
+    OtherNode {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        found: NodeId,
+        /// Who asked.
+        wanted: NodeId,
+    },
+    /// It belongs to another ensemble.
+    #[error("{dir} belongs to ensemble {found:?}, not to {wanted:?}; give this node an empty data directory")]
+    OtherCluster {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who asked.
+        wanted: String,
+    },
+    /// It holds files, and none that says it is ours.
+    #[error(
+        "{dir} is not empty and has no IDENTITY file (found {found:?}); use an empty directory, \
+         or restore IDENTITY if this is a coordd data directory"
+    )]
+    NotOurs {
+        /// The directory.
+        dir: PathBuf,
+        /// The first file found there.
+        found: String,
+    },
+    /// Its identity cannot be read.
+    #[error("{file}: {cause}")]
+    Identity {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        cause: IdentityError,
+    },
+    /// The value is not one that can be kept.
+    #[error("{0}")]
+    BadValue(String),
+    /// The file system failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// How.
+        source: io::Error,
+    },
+}
+
+/// An open data directory. It is locked against other processes until this is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    /// Released by the kernel when the process ends, however it ends.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens the directory of `node_id`, or makes it if there is none. Counts a new incarnation, durable before this
+    /// returns. Blocks on the disk.
+    pub fn open(path: impl Into<PathBuf>, node_id: NodeId) -> Result<DataDir, DataDirError> {
+        let path = path.into();
+        if node_id == 0 {
+            return Err(DataDirError::BadValue("a node id is from 1; 0 is no node".into()));
+        }
+        let io_at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DataDirError::Io { path, source }
+        };
+        std::fs::create_dir_all(&path).map_err(io_at(&path))?;
+
+        let lock_path = path.join(LOCK);
+        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(io_at(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse { dir: path }),
+            Err(TryLockError::Error(source)) => return Err(DataDirError::Io { path: lock_path, source }),
+        }
+
+        let identity_path = path.join(IDENTITY);
+        let identity = match std::fs::read(&identity_path) {
+            Ok(bytes) => Identity::decode(&bytes)
+                .map_err(|cause| DataDirError::Identity { file: identity_path.clone(), cause })?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                refuse_foreign_files(&path)?;
+                Identity::new(node_id)
+            }
+            Err(e) => return Err(io_at(&identity_path)(e)),
+        };
+        if identity.node_id != node_id {
+            return Err(DataDirError::OtherNode { dir: path, found: identity.node_id, wanted: node_id });
+        }
+
+        let mut dir = DataDir { path, identity, _lock: lock };
+        let mut next = dir.identity.clone();
+        next.incarnation += 1;
+        dir.save(next)?;
+        for sub in [dir.wal_dir(), dir.snapshot_dir()] {
+            std::fs::create_dir_all(&sub).map_err(io_at(&sub))?;
+        }
+        sync_dir(&dir.path).map_err(io_at(&dir.path))?;
+        sync_parent(&dir.path).map_err(io_at(&dir.path))?;
+        Ok(dir)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose directory this is.
+    pub fn node_id(&self) -> NodeId {
+        self.identity.node_id
+    }
+
+    /// The ensemble this node belongs to; `None` until one is formed or joined.
+    pub fn cluster_id(&self) -> Option<&str> {
+        Some(self.identity.cluster_id.as_str()).filter(|id| !id.is_empty())
+    }
+
+    /// How often this directory has been opened, from 1: differs between any two lives of the node.
+    pub fn incarnation(&self) -> u64 {
+        self.identity.incarnation
+    }
+
+    /// Where the log is.
+    pub fn wal_dir(&self) -> PathBuf {
+        self.path.join(WAL)
+    }
+
+    /// Where the snapshots are.
+    pub fn snapshot_dir(&self) -> PathBuf {
+        self.path.join(SNAPSHOTS)
+    }
+
+    /// Joins the directory to an ensemble for ever. Durable when it returns; the same id again is fine, another is refused.
+    pub fn set_cluster_id(&mut self, cluster_id: &str) -> Result<(), DataDirError> {
+        if !Identity::is_cluster_id(cluster_id) {
+            return Err(DataDirError::BadValue(format!(
+                "cluster id {cluster_id:?} is not 1 to 64 of the characters a-z A-Z 0-9 . _ -"
+            )));
+        }
+        match self.cluster_id() {
+            Some(found) if found == cluster_id => Ok(()),
+            Some(found) => Err(DataDirError::OtherCluster {
+                dir: self.path.clone(),
+                found: found.to_owned(),
+                wanted: cluster_id.to_owned(),
+            }),
+            None => self.save(Identity { cluster_id: cluster_id.to_owned(), ..self.identity.clone() }),
+        }
+    }
+
+    /// Whether a log was once made durable here. From then on an empty log is a lost log.
+    pub(super) fn log_started(&self) -> bool {
+        self.identity.log_started
+    }
+
+    /// The log's first record is durable. Must be durable itself before anything is acknowledged.
+    pub(super) fn mark_log_started(&mut self) -> Result<(), DataDirError> {
+        self.save(Identity { log_started: true, ..self.identity.clone() })
+    }
+
+    fn save(&mut self, identity: Identity) -> Result<(), DataDirError> {
+        let path = self.path.join(IDENTITY);
+        replace_file(&path, &identity.encode()).map_err(|source| DataDirError::Io { path, source })?;
+        self.identity = identity;
+        Ok(())
+    }
+}
+
+fn refuse_foreign_files(dir: &Path) -> Result<(), DataDirError> {
+    let io = |source| DataDirError::Io { path: dir.to_owned(), source };
+    for file in std::fs::read_dir(dir).map_err(io)? {
+        let name = file.map_err(io)?.file_name().to_string_lossy().into_owned();
+        if !IGNORED_WHEN_EMPTY.contains(&name.as_str()) {
+            return Err(DataDirError::NotOurs { dir: dir.to_owned(), found: name });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! The log as openraft uses it: answered from memory, written by the WAL thread.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use super::data_dir::{DataDir, DataDirError};
+use super::log_memory::LogMemory;
+use super::recovery::{Recovered, recover};
+use super::sled_wal::SledWal;
+use super::wal::{Wal, WalError};
+use super::wal_queue::{Op, WalQueue};
+use super::wal_stats::{WalCounters, WalStats};
+use super::wal_thread::WalThread;
+use crate::type_config::NodeId;
+
+/// Why the log cannot be opened. The node must not start: it would forget what it promised.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The engine failed.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The data directory failed.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The disk lost something that this node had acknowledged, and that others may count on.
+    #[error(
+        "record {seq} of the log is lost ({cause}), and it had been acknowledged (the log was durable up to \
+         {acknowledged} at least); remove this node from the ensemble and add a new one, with a new id and an empty \
+         data directory"
+    )]
+    AcknowledgedDataLost {
+        /// The first record that is lost.
+        seq: u64,
+        /// What was durable, if the watermark knows; 0 if it does not.
+        acknowledged: u64,
+        /// What was found.
+        cause: String,
+    },
+    /// A whole record that this version cannot read.
+    #[error("record {seq} of the log cannot be read: {cause}; was it written by another version of coordd?")]
+    Unreadable {
+        /// The record.
+        seq: u64,
+        /// What was found.
+        cause: String,
+    },
+    /// The log is of another node or ensemble than the directory it is in.
+    #[error("the log belongs to {found}, the data directory to {wanted}; the directory's parts were mixed up")]
+    Foreign {
+        /// Whose log.
+        found: String,
+        /// Whose directory.
+        wanted: String,
+    },
+}
+
+/// How a log is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct LogOptions {
+    /// Bytes of entries that are kept in memory. Older ones, once durable, are read from disk when a lagging follower
+    /// needs them.
+    pub cached_bytes_max: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        LogOptions { cached_bytes_max: 32 << 20 }
+    }
+}
+
+/// Whose log it is; in every record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogOwner {
+    /// The node.
+    pub node_id: NodeId,
+    /// The ensemble; empty until one is formed.
+    pub cluster_id: String,
+}
+
+/// What the handles and the WAL thread share.
+pub(super) struct Shared {
+    /// Held for look-ups and in-memory changes, never over I/O or an await. Taken before the queue's lock.
+    memory: Mutex<LogMemory>,
+    pub(super) queue: WalQueue,
+    pub(super) wal: Box<dyn Wal>,
+    pub(super) counters: WalCounters,
+    cluster_id: Mutex<String>,
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, LogMemory> {
+        // A panic ends the process (`panic = "abort"`), so nobody meets what it left behind.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn cluster_id(&self) -> MutexGuard<'_, String> {
+        self.cluster_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The Raft log, the vote and the committed index of one node. Clones are handles of the same log.
+///
+/// Implements openraft's `RaftLogStorage` and `RaftLogReader`:
+///
+/// - `append` returns when the entries can be read; the callback comes from the thread `wal` when they are durable.
+/// - `save_vote` returns when the vote is durable.
+/// - `truncate_after` and `purge` take effect at once, and on disk in the order of the calls; `save_committed` goes with
+///   the next record.
+///
+/// An error of the disk aborts the process. Dropping all handles without [`close`](LogStore::close) leaves the thread
+/// and the files open until the process ends; nothing durable is lost by that.
+#[derive(Clone)]
+pub struct LogStore {
+    pub(super) shared: Arc<Shared>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl LogStore {
+    /// Opens the log of a data directory, or makes it. Blocks on the disk: reads and checks the whole log.
+    pub fn open(dir: &mut DataDir, options: LogOptions) -> Result<LogStore, OpenError> {
+        let wal = SledWal::open(&dir.wal_dir())?;
+        let owner =
+            LogOwner { node_id: dir.node_id(), cluster_id: dir.cluster_id().unwrap_or_default().to_owned() };
+        if dir.log_started() && wal.bounds()?.is_none() {
+            return Err(OpenError::AcknowledgedDataLost {
+                seq: 1,
+                acknowledged: wal.acknowledged_seq(),
+                cause: "the log is empty".into(),
+            });
+        }
+        let log = LogStore::with_wal(Box::new(wal), owner, options)?;
+        if !dir.log_started() {
+            dir.mark_log_started()?;
+        }
+        Ok(log)
+    }
+
+    /// Opens the log that is in `wal`. Blocks on it. For engines under test; a node uses [`open`](LogStore::open).
+    pub fn with_wal(wal: Box<dyn Wal>, owner: LogOwner, options: LogOptions) -> Result<LogStore, OpenError> {
+        let Recovered { memory, seq, mut state } = recover(wal.as_ref(), options.cached_bytes_max)?;
+        if seq > 0 {
+            check_owner(&owner, state.node_id, &state.cluster_id)?;
+        }
+        state.node_id = owner.node_id;
+        let purged = memory.purged();
+        let shared = Arc::new(Shared {
+            memory: Mutex::new(memory),
+            queue: WalQueue::default(),
+            wal,
+            counters: WalCounters::default(),
+            cluster_id: Mutex::new(owner.cluster_id),
+        });
+        let mut writer = WalThread::new(Arc::clone(&shared), seq, state, purged);
+        // What was read may have been in the kernel's memory only, if the last process was killed before its fdatasync.
+        // From here on it is the log, so it must be durable; a record of its own does that, and starts a new log too.
+        writer.commit_group();
+        let thread = std::thread::Builder::new().name("wal".into()).spawn(move || writer.run());
+        let thread = thread.map_err(WalError::at("start the thread"))?;
+        Ok(LogStore { shared, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// Charged bytes of the entries that are not purged: what a restart has to read, and the measure for when to take a
+    /// snapshot.
+    pub fn log_bytes_since_purge(&self) -> u64 {
+        self.shared.lock().log_bytes()
+    }
+
+    /// Charged bytes of the entries in memory.
+    pub fn cached_bytes(&self) -> usize {
+        self.shared.lock().cached_bytes()
+    }
+
+    /// What the WAL thread did so far.
+    pub fn stats(&self) -> WalStats {
+        self.shared.counters.read()
+    }
+
+    /// The ensemble that the following records are marked with. Call it after
+    /// [`DataDir::set_cluster_id`](super::DataDir::set_cluster_id).
+    pub fn set_cluster_id(&self, cluster_id: &str) {
+        cluster_id.clone_into(&mut self.shared.cluster_id());
+    }
+
+    /// Waits until all that was called before is durable.
+    pub async fn sync(&self) -> std::io::Result<()> {
+        let (durable, wait) = oneshot::channel();
+        self.push(Op::Barrier(durable))?;
+        wait.await.map_err(|_| closed())
+    }
+
+    /// Makes durable what was called before, ends the thread and waits for it. Later writes fail. The files are closed
+    /// when the last handle is dropped. Blocks on the disk.
+    pub fn close(self) {
+        self.shared.queue.close();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the WAL thread panicked");
+        }
+    }
+
+    /// Adds to the queue. The caller holds the memory's lock if the operation changed it, so that the disk sees changes
+    /// in the order in which readers do.
+    pub(super) fn push(&self, op: Op) -> std::io::Result<()> {
+        self.shared.queue.push(op).map_err(std::io::Error::other)
+    }
+}
+
+pub(super) fn closed() -> std::io::Error {
+    std::io::Error::other(super::wal_queue::Closed)
+}
+
+fn check_owner(owner: &LogOwner, node_id: NodeId, cluster_id: &str) -> Result<(), OpenError> {
+    // The directory learns the ensemble's name before the log does, so an empty name in the log is no contradiction.
+    if node_id == owner.node_id && (cluster_id.is_empty() || cluster_id == owner.cluster_id) {
+        return Ok(());
+    }
+    let name = |node_id: NodeId, cluster_id: &str| format!("node {node_id} of ensemble {cluster_id:?}");
+    Err(OpenError::Foreign {
+        found: name(node_id, cluster_id),
+        wanted: name(owner.node_id, &owner.cluster_id),
+    })
+}
+
+impl fmt::Debug for LogStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let memory = self.shared.lock();
+        f.debug_struct("LogStore")
+            .field("indexes", &memory.indexes())
+            .field("last_log_id", &memory.last_log_id())
+            .finish_non_exhaustive()
+    }
+}
