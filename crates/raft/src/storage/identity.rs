@@ -18,7 +18,9 @@ pub enum IdentityError {
     )]
     Damaged(String),
     /// Written by another version.
-    #[error("data format {0} is not known to this version of coordd, which knows {FORMAT}; use the version that wrote it")]
+    #[error(
+        "data format {0} is not known to this version of coordd, which knows {FORMAT}; use the version that wrote it"
+    )]
     Format(u64),
 }
 

@@ -20,7 +20,10 @@ pub(super) struct Span {
 /// A change of the spans by a record, in the order of its operations.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SpanChange {
-    Append { first: u64, last: u64 },
+    Append {
+        first: u64,
+        last: u64,
+    },
     /// Keep indexes below this one.
     TruncateFrom(u64),
 }
@@ -255,13 +258,20 @@ impl LogMemory {
     }
 
     /// Takes a record of the past, in order. For recovery.
-    pub(super) fn replay(&mut self, seq: u64, purged: Option<LogId>, ops: Vec<RecordOp>) -> Result<(), NotNext> {
+    pub(super) fn replay(
+        &mut self,
+        seq: u64,
+        purged: Option<LogId>,
+        ops: Vec<RecordOp>,
+    ) -> Result<(), NotNext> {
         if let Some(purged) = purged {
             self.purge(purged);
         }
         for op in ops {
             let change = match op {
-                RecordOp::Append(entry) if purged.is_some_and(|id| entry.log_id.index <= id.index) => continue,
+                RecordOp::Append(entry) if purged.is_some_and(|id| entry.log_id.index <= id.index) => {
+                    continue;
+                }
                 RecordOp::Append(entry) => {
                     let index = entry.log_id.index;
                     self.append(std::slice::from_ref(&entry))?;
@@ -299,9 +309,9 @@ pub(super) fn charged_bytes(entry: &Entry) -> usize {
     let payload = match &entry.payload {
         EntryPayload::Blank => 0,
         EntryPayload::Normal(data) => data.0.len(),
-        EntryPayload::Membership(membership) => membership.nodes().map(|(_, n)| {
-            32 + n.peer_address.len() + n.client_address.len()
-        }).sum(),
+        EntryPayload::Membership(membership) => {
+            membership.nodes().map(|(_, n)| 32 + n.peer_address.len() + n.client_address.len()).sum()
+        }
     };
     ENTRY_OVERHEAD_BYTES + payload
 }

@@ -140,9 +140,13 @@ fn read_cold(shared: &Shared, indexes: Range<u64>) -> io::Result<Option<Vec<Entr
     let mut next = indexes.start;
     while next < indexes.end {
         let span = shared.lock().span_of(next);
-        let Some(span) = span else { return unless_changed(shared, &indexes, truncations, "no record has it") };
+        let Some(span) = span else {
+            return unless_changed(shared, &indexes, truncations, "no record has it");
+        };
         let bytes = shared.wal.read(span.seq).map_err(io::Error::other)?;
-        let Some(bytes) = bytes else { return unless_changed(shared, &indexes, truncations, "its record is gone") };
+        let Some(bytes) = bytes else {
+            return unless_changed(shared, &indexes, truncations, "its record is gone");
+        };
         let record = decode_record(span.seq, bytes).map_err(io::Error::other)?;
         let wanted = next..indexes.end.min(span.last + 1);
         let from = entries.len();

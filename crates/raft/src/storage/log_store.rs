@@ -48,7 +48,9 @@ pub enum OpenError {
         cause: String,
     },
     /// The log is of another node or ensemble than the directory it is in.
-    #[error("the log belongs to {found}, the data directory to {wanted}; the directory's parts were mixed up")]
+    #[error(
+        "the log belongs to {found}, the data directory to {wanted}; the directory's parts were mixed up"
+    )]
     Foreign {
         /// Whose log.
         found: String,

@@ -64,7 +64,10 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
         && !memory.indexes().is_empty()
         && first != purged.index + 1
     {
-        return Err(lost(last_seq, format!("the log begins at {first}, but was purged up to {}", purged.index)));
+        return Err(lost(
+            last_seq,
+            format!("the log begins at {first}, but was purged up to {}", purged.index),
+        ));
     }
     memory.vote = state.vote.map(vote_from_wire);
     // An entry is queued before it can be committed, so this is never beyond the end; openraft does not start if it is.

@@ -55,9 +55,11 @@ impl SledWal {
     pub fn open(dir: &Path) -> Result<SledWal, WalError> {
         std::fs::create_dir_all(dir).map_err(WalError::at("create the directory"))?;
         remove_half_written_indexes(dir).map_err(WalError::at("remove sled's half-written files"))?;
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(dir.join(DB_FILE));
+        let file =
+            File::options().create(true).truncate(false).read(true).write(true).open(dir.join(DB_FILE));
         let file = file.map_err(WalError::at("open the database file"))?;
-        let watermark = Watermark::open(&dir.join(WATERMARK_FILE)).map_err(WalError::at("open the watermark"))?;
+        let watermark =
+            Watermark::open(&dir.join(WATERMARK_FILE)).map_err(WalError::at("open the watermark"))?;
         let db = open_sled(dir)?;
         let wal = SledWal { db, file, watermark, blob_dir: dir.join("blobs") };
         wal.refuse_blobs()?;

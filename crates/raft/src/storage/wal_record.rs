@@ -171,7 +171,8 @@ pub(super) fn decode_record(seq: u64, bytes: Vec<u8>) -> Result<Record, RecordEr
     }
     // From here on the checksum has vouched for the bytes; what does not fit is a defect of the writer.
     let state_bytes = rest.get_u32_le() as usize;
-    let ops_bytes = rest.len().checked_sub(state_bytes).ok_or(RecordError::Damaged("a state beyond the record's end"))?;
+    let ops_bytes =
+        rest.len().checked_sub(state_bytes).ok_or(RecordError::Damaged("a state beyond the record's end"))?;
     let state = RecordState::decode(rest.split_off(ops_bytes)).map_err(|e| malformed("state", e))?;
     let mut ops = Vec::new();
     while !rest.is_empty() {
@@ -211,8 +212,8 @@ fn malformed(what: &'static str, error: prost::DecodeError) -> RecordError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::type_config::types::{EntryPayload, LeaderId};
     use crate::type_config::Payload;
+    use crate::type_config::types::{EntryPayload, LeaderId};
 
     fn log_id(index: u64) -> LogId {
         LogId { leader_id: LeaderId { term: 4, node_id: 2 }, index }
@@ -231,7 +232,10 @@ mod tests {
         let ops = vec![
             RecordOp::TruncateAfter(Some(log_id(10))),
             RecordOp::Append(Entry { log_id: log_id(11), payload: EntryPayload::Blank }),
-            RecordOp::Append(Entry { log_id: log_id(12), payload: EntryPayload::Normal(Payload("abc".into())) }),
+            RecordOp::Append(Entry {
+                log_id: log_id(12),
+                payload: EntryPayload::Normal(Payload("abc".into())),
+            }),
             RecordOp::TruncateAfter(None),
         ];
         let mut writer = RecordWriter::default();

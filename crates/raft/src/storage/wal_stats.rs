@@ -42,7 +42,14 @@ pub(super) struct WalCounters {
 }
 
 impl WalCounters {
-    pub(super) fn on_group(&self, ops: usize, entries: usize, bytes: usize, encode: Duration, times: CommitTimes) {
+    pub(super) fn on_group(
+        &self,
+        ops: usize,
+        entries: usize,
+        bytes: usize,
+        encode: Duration,
+        times: CommitTimes,
+    ) {
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.ops.fetch_add(ops as u64, Relaxed);
         self.entries.fetch_add(entries as u64, Relaxed);

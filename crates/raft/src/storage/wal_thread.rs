@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::log_memory::{SpanChange, charged_bytes};
 use super::log_store::Shared;
-use super::wal::{Wal, WalError};
+use super::wal::WalError;
 use super::wal_queue::{Append, Op};
 use super::wal_record::{RecordState, RecordWriter};
 use crate::convert::{log_id_to_wire, vote_to_wire};
