@@ -1,0 +1,107 @@
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// Puts closed-loop load on a coordd ensemble and says how it fared.
+///
+/// Exit codes: 0 all operations succeeded, 1 some failed, 2 the run itself failed.
+#[derive(Parser, Debug)]
+#[command(name = "coordbench", version)]
+pub(crate) struct Options {
+    /// Where the nodes are: host:port, separated by commas.
+    #[arg(
+        long,
+        env = "COORDBENCH_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403"
+    )]
+    pub(crate) endpoints: Vec<String>,
+
+    /// What the load consists of.
+    #[arg(long, value_enum, default_value_t = Operation::Set)]
+    pub(crate) op: Operation,
+
+    /// Sessions, each on a connection of its own.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) connections: u32,
+
+    /// Requests in flight per connection.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) depth: u32,
+
+    /// Bytes of each value.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub(crate) value_bytes: u32,
+
+    /// How long to measure.
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) duration: Duration,
+
+    /// How long to load before measuring.
+    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    pub(crate) warmup: Duration,
+
+    /// Znodes that each connection sets and gets, in turn.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) keys: u32,
+
+    /// With `--op mixed`: how many of a hundred operations are local gets; the rest are sets.
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) read_percent: u8,
+
+    /// Under which znode to work. It is created, and deleted with all below it in the end.
+    #[arg(long, default_value = "/coordbench")]
+    pub(crate) root: String,
+
+    /// Leave the znodes there.
+    #[arg(long)]
+    pub(crate) keep: bool,
+
+    /// The session timeout.
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) session_timeout: Duration,
+
+    /// Threads of the load generator.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: u16,
+
+    /// Say every second on the standard error how many operations succeeded in it.
+    #[arg(long)]
+    pub(crate) progress: bool,
+
+    /// For people or for programs.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    pub(crate) output: OutputFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Operation {
+    /// Replace values of existing znodes.
+    Set,
+    /// Create znodes.
+    Create,
+    /// Read values from the node of the connection.
+    Get,
+    /// Read values linearizably.
+    GetLinearizable,
+    /// Local gets and sets, see --read-percent.
+    Mixed,
+}
+
+impl Operation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Operation::Set => "set",
+            Operation::Create => "create",
+            Operation::Get => "get",
+            Operation::GetLinearizable => "get-linearizable",
+            Operation::Mixed => "mixed",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    Text,
+    Json,
+}
