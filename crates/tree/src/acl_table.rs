@@ -141,11 +141,11 @@ fn open() -> Acl {
 }
 
 fn hash(index: u32, acl: &Acl) -> u64 {
-    acl.iter()
-        .fold(Element::new(b'a').u32(index), |element, entry| {
-            element.bytes(&[entry.perms.0]).bytes(entry.scheme.as_bytes()).bytes(entry.id.as_bytes())
-        })
-        .hash()
+    let mut element = Element::new(b'a');
+    for entry in acl {
+        element.bytes(&[entry.perms.0]).bytes(entry.scheme.as_bytes()).bytes(entry.id.as_bytes());
+    }
+    element.u32(index).hash()
 }
 
 #[cfg(test)]

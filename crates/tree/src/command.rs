@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Acl, Auth, SessionId, WriteSeq, Zxid};
+use crate::{Acl, Auth, OpError, SessionId, WriteSeq, Zxid};
 
 /// What one Raft entry carries: the batches of one or more nodes, and the time they were proposed at.
 ///
@@ -175,6 +175,9 @@ pub enum WriteOp {
     },
     /// The client ends its own session, in order after its other writes. Its ephemerals go in the same step.
     CloseSession,
+    /// Does nothing and answers with this: a write that its node refused at the door (too large, malformed), and that
+    /// needs its number taken so that the writes after it are in order.
+    Refused(OpError),
 }
 
 /// Creates a znode.

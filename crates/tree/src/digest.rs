@@ -5,7 +5,6 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// The digest of a set of elements is the wrapping sum of their hashes (AdHash), so that a change costs the hash of
 /// what goes and the hash of what comes, however large the rest is, and the order of changes does not matter. It
 /// detects corruption and divergence; it does not resist somebody who chooses the contents to collide.
-#[derive(Clone)]
 pub(crate) struct Element {
     fixed: [u8; 128],
     len: usize,
@@ -14,29 +13,34 @@ pub(crate) struct Element {
 
 impl Element {
     /// `tag` keeps elements of different kinds apart.
+    #[inline]
     pub(crate) fn new(tag: u8) -> Element {
         Element { fixed: [0; 128], len: 0, seed: u64::from(tag) }
     }
 
     /// Fields of a fixed size. All of them together stay below the size of the buffer.
-    pub(crate) fn u64(mut self, value: u64) -> Element {
+    #[inline]
+    pub(crate) fn u64(&mut self, value: u64) -> &mut Element {
         self.fixed[self.len..self.len + 8].copy_from_slice(&value.to_le_bytes());
         self.len += 8;
         self
     }
 
-    pub(crate) fn u32(mut self, value: u32) -> Element {
+    #[inline]
+    pub(crate) fn u32(&mut self, value: u32) -> &mut Element {
         self.fixed[self.len..self.len + 4].copy_from_slice(&value.to_le_bytes());
         self.len += 4;
         self
     }
 
     /// A field of any size. Each one's hash seeds the next, so their order and borders count.
-    pub(crate) fn bytes(mut self, value: &[u8]) -> Element {
+    #[inline]
+    pub(crate) fn bytes(&mut self, value: &[u8]) -> &mut Element {
         self.seed = xxh3_64_with_seed(value, self.seed.rotate_left(1));
         self
     }
 
+    #[inline]
     pub(crate) fn hash(&self) -> u64 {
         xxh3_64_with_seed(&self.fixed[..self.len], self.seed)
     }

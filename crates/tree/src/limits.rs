@@ -62,7 +62,7 @@ impl Write {
             | WriteOp::DeleteTree { path, .. }
             | WriteOp::SetQuota { path, .. }
             | WriteOp::DeleteQuota { path } => limits.path(path),
-            WriteOp::CloseSession => Ok(()),
+            WriteOp::CloseSession | WriteOp::Refused(_) => Ok(()),
         }
     }
 }

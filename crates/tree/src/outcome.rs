@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Event, OpError, Stat, Zxid};
+use crate::{Event, OpError, SessionId, Stat, Zxid};
 
 /// The answer to one operation of a client.
 pub type OpResult = Result<Outcome, OpError>;
@@ -27,8 +27,10 @@ pub enum Outcome {
     Multi(Vec<Outcome>),
     /// A subtree was deleted: how many znodes.
     TreeDeleted(u64),
-    /// A quota was set or removed.
+    /// A quota was set.
     QuotaSet,
+    /// A quota was removed.
+    QuotaDeleted,
     /// The session is open.
     SessionOpened,
     /// The session has ended, and how many ephemerals with it.
@@ -46,6 +48,8 @@ pub struct Applied {
     pub result: OpResult,
     /// What changed, in order; empty for a refused or repeated command.
     pub events: Vec<Event>,
+    /// The session that this command ended.
+    pub ended: Option<SessionId>,
 }
 
 /// The fate of a numbered write, as `outcome(session, seq)` tells it.

@@ -122,12 +122,9 @@ impl Quotas {
 
 fn hash(path: &str, usage: &Usage) -> u64 {
     let Quota { count_soft, count_hard, bytes_soft, bytes_hard } = usage.quota;
-    [count_soft, count_hard, bytes_soft, bytes_hard]
-        .into_iter()
-        .fold(Element::new(b'q').bytes(path.as_bytes()), |element, limit| {
-            element.u32(u32::from(limit.is_some())).u64(limit.unwrap_or(0))
-        })
-        .u64(usage.count)
-        .u64(usage.bytes)
-        .hash()
+    let mut element = Element::new(b'q');
+    for limit in [count_soft, count_hard, bytes_soft, bytes_hard] {
+        element.u32(u32::from(limit.is_some())).u64(limit.unwrap_or(0));
+    }
+    element.bytes(path.as_bytes()).u64(usage.count).u64(usage.bytes).hash()
 }

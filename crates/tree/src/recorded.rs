@@ -36,9 +36,18 @@ impl Recorded {
         Recorded { zxid, bytes: bytes.into() }
     }
 
+    /// What a snapshot says, if it can be decoded.
+    pub(crate) fn restore(zxid: Zxid, bytes: &[u8]) -> Result<Recorded, DecodeError> {
+        let recorded = Recorded { zxid, bytes: bytes.into() };
+        match recorded.decode() {
+            Ok(_) => Ok(recorded),
+            Err(error) => Err(error),
+        }
+    }
+
     /// # Errors
     ///
-    /// Never for what [`Recorded::new`] made; a snapshot's bytes are tried when they are loaded.
+    /// Never for what [`Recorded::new`] made or [`Recorded::restore`] tried.
     pub(crate) fn decode(&self) -> Result<OpResult, DecodeError> {
         let (form, mut rest) =
             self.bytes.split_first().ok_or_else(|| DecodeError::malformed(WHAT, "it is empty"))?;

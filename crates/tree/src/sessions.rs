@@ -98,13 +98,8 @@ impl Sessions {
 
     /// Frees the recorded answers up to `acked`.
     pub(crate) fn acknowledge(&mut self, id: SessionId, acked: WriteSeq) {
-        // Looking first keeps a session that is shared with a snapshot from being copied for nothing.
-        let Some(acked) = self.live(id).map(|s| acked.min(s.last_seq)).filter(|a| *a > self.live[&id].acked)
-        else {
-            return;
-        };
         self.change(id, |session, digest| {
-            while session.acked < acked {
+            while session.acked < acked.min(session.last_seq) {
                 session.acked += 1;
                 if let Some(recorded) = session.results.pop_front() {
                     session.result_bytes -= recorded.bytes.len();

@@ -10,7 +10,7 @@ use crate::quota::Quotas;
 use crate::sessions::Sessions;
 use crate::znode::{Dir, Kind, Znode};
 use crate::znodes::{KeyRef, ROOT_ID, Znodes};
-use crate::{AclEntry, Applied, Command, Entry, Origin, Perms, Zxid};
+use crate::{AclEntry, Applied, Command, Entry, Origin, Perms, Write, WriteOp, Zxid};
 
 /// The state of the whole ensemble as of one zxid: znodes, ACLs, quotas, sessions, and the latest events.
 ///
@@ -114,7 +114,14 @@ impl Tree {
             Command::ExpireZnodes(candidates) => (step.zxid, self.expire_znodes(&mut step, candidates)),
         };
         step.events.iter().for_each(|event| self.history.push(event.clone()));
-        Applied { zxid, result, events: step.events }
+        let ended = match command {
+            // A repeated close is answered from the record, at the place of the first one.
+            _ if result.is_err() || zxid != step.zxid => None,
+            Command::EndSession { session, .. } => Some(*session),
+            Command::Write(Write { session, op: WriteOp::CloseSession, .. }) => Some(*session),
+            _ => None,
+        };
+        Applied { zxid, result, events: step.events, ended }
     }
 
     fn shorten_history(&mut self) {
@@ -173,7 +180,8 @@ impl Tree {
     }
 
     fn digest_with(&self, parts: [u64; 6]) -> u64 {
-        let counters = Element::new(b'c')
+        let mut counters = Element::new(b'c');
+        counters
             .u64(self.last_zxid)
             .u64(self.time_ms)
             .u64(self.znodes.next_id())

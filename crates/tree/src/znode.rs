@@ -101,7 +101,8 @@ impl Znode {
             Kind::Ephemeral(session) => (2, session),
             Kind::Ttl(ttl_ms) => (3, ttl_ms),
         };
-        let element = Element::new(b'z')
+        let mut element = Element::new(b'z');
+        element
             .bytes(name.as_bytes())
             .u64(parent)
             .u64(self.czxid)
@@ -113,10 +114,10 @@ impl Znode {
             .u32(self.version as u32)
             .u32(self.aversion as u32)
             .u32(self.acl);
-        match &self.dir {
-            None => element.hash(),
-            Some(dir) => element.u64(dir.id).u64(dir.creates).u32(dir.children).u64(dir.pzxid).hash(),
+        if let Some(dir) = &self.dir {
+            element.u64(dir.id).u64(dir.creates).u32(dir.children).u64(dir.pzxid);
         }
+        element.hash()
     }
 
     /// The hash of the data at their place. It is an element of its own, so that a new child does not cost a hash

@@ -27,6 +27,6 @@ impl Tree {
             self.permit(above, acl, Perms::ADMIN, caller.auth)?;
         }
         self.quotas.remove(path);
-        Ok(Outcome::QuotaSet)
+        Ok(Outcome::QuotaDeleted)
     }
 }

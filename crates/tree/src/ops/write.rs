@@ -1,6 +1,6 @@
 use super::Caller;
 use crate::change::Step;
-use crate::{EndReason, ErrorKind, OpError, OpResult, Tree, Write, WriteOp, WriteSeq, Zxid};
+use crate::{EndReason, ErrorKind, OpError, OpResult, Tree, Write, WriteOp, Zxid};
 
 /// How many answers a session may have outstanding, and how many bytes of them.
 const UNACKNOWLEDGED_MAX: usize = 16_384;
@@ -30,7 +30,7 @@ impl Tree {
     fn admit(&mut self, write: &Write) -> Result<Turn, OpError> {
         let refuse = |kind, message| Err(OpError::new(kind, "", message));
         let Some(session) = self.session(write.session) else { return Err(self.no_session(write.session)) };
-        let next: WriteSeq = session.last_seq() + 1;
+        let next = session.last_seq() + 1;
         if write.seq == 0 {
             let message = format!("a write in session {:#x} has no number", write.session);
             return refuse(ErrorKind::BadArguments, message);
@@ -39,12 +39,16 @@ impl Tree {
             let message = format!("write {} of session {:#x}: expected {next}", write.seq, write.session);
             return refuse(ErrorKind::SequenceGap, message);
         }
-        self.sessions.acknowledge(write.session, write.acked);
-        if write.seq < next {
+        let is_next = write.seq == next;
+        let (mut count, mut bytes) = (session.unacknowledged(), session.result_bytes);
+        if write.acked > session.acked() {
+            self.sessions.acknowledge(write.session, write.acked);
+            (count, bytes) =
+                self.session(write.session).map_or((0, 0), |s| (s.unacknowledged(), s.result_bytes));
+        }
+        if !is_next {
             return Ok(Turn::Repeated);
         }
-        let (count, bytes) =
-            self.session(write.session).map_or((0, 0), |s| (s.unacknowledged(), s.result_bytes));
         if count >= UNACKNOWLEDGED_MAX || bytes >= UNACKNOWLEDGED_BYTES_MAX {
             let message = format!(
                 "session {:#x} has {count} answers of {bytes} bytes outstanding; the limits are \
@@ -81,6 +85,7 @@ impl Tree {
             WriteOp::SetQuota { path, quota } => self.set_quota(caller, path, quota),
             WriteOp::DeleteQuota { path } => self.delete_quota(caller, path),
             WriteOp::CloseSession => self.close_session(step, caller),
+            WriteOp::Refused(refusal) => Err(refusal.clone()),
         }
     }
 }

@@ -204,10 +204,7 @@ impl TreeLoader {
     }
 
     fn result(&mut self, row: row::Recorded<'_>) -> Result<(), DecodeError> {
-        let recorded = Recorded { zxid: row.zxid, bytes: row.bytes.0.into() };
-        if let Err(error) = recorded.decode() {
-            return Err(error);
-        }
+        let recorded = Recorded::restore(row.zxid, row.bytes.0)?;
         if let Some(session) = self.live.get_mut(&row.session) {
             session.result_bytes += recorded.bytes.len();
             session.results.push_back(recorded);
