@@ -121,7 +121,8 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Error {
-    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    /// An error about no path in particular. For programs that report their own failures under these names.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { kind, message, path: String::new(), op_index: None, retry_after: None, write_seq: None }
     }

@@ -1,2 +1,48 @@
-//! Placeholder.
-fn main() {}
+//! `coordctl`: the command line of coordd.
+
+mod cli;
+mod commands;
+mod context;
+mod exit;
+mod history;
+mod output;
+mod path_completion;
+mod progress;
+mod session_id;
+mod value;
+mod words;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::Cli;
+use crate::context::Context;
+use crate::exit::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context::new(cli.global);
+    // One worker keeps the session alive while the shell waits for a line on the main thread.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(async {
+                let result = cli.command.run(&context).await;
+                context.close().await;
+                result
+            });
+            // Whatever still runs (a name being resolved) must not hold up the exit.
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(Failure::io("starting", error)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            context.output().failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

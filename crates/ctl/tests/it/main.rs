@@ -1,0 +1,83 @@
+//! `coordctl` as a program: what it prints and how it exits, as far as no ensemble is needed. What it does to an
+//! ensemble is tested with real nodes in the workspace's `tests`.
+
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+fn coordctl(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordctl"));
+    command.env_remove("COORDCTL_ENDPOINTS").env_remove("COORDCTL_AUTH");
+    command.args(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// An address where nobody listens.
+fn nobody() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn an_ensemble_out_of_reach_is_exit_code_9_in_time() {
+    let endpoint = nobody();
+    for command in [&["get", "/a"][..], &["status"], &["health"], &["session", "list"]] {
+        let args = [command, &["--endpoints", &endpoint, "--timeout", "300ms"]].concat();
+        let output = coordctl(&args);
+        assert_eq!(output.status.code(), Some(9), "{command:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(&endpoint), "{command:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn a_failure_is_json_where_that_was_asked_for() {
+    let endpoint = nobody();
+    let output = coordctl(&["--output", "json", "get", "/a", "--endpoints", &endpoint, "--timeout", "300ms"]);
+    let failure: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(failure["error"]["kind"], "ConnectionLoss");
+    assert_eq!(failure["error"]["exit_code"], 9);
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2() {
+    for args in [
+        &["frobnicate"][..],
+        &["set", "/a"],
+        &["create", "/a", "--ttl", "1s"],
+        &["get"],
+        &["multi", "/dev/stdin", "x"],
+    ] {
+        assert_eq!(coordctl(args).status.code(), Some(2), "{args:?}");
+    }
+    let endpoint = coordctl(&["get", "/a", "--endpoints", "nowhere"]);
+    assert_eq!(endpoint.status.code(), Some(2), "{}", stderr(&endpoint));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_exit_code_10() {
+    let output = coordctl(&["set", "/a", "--file", "/does/not/exist"]);
+    assert_eq!(output.status.code(), Some(10));
+    assert!(stderr(&output).contains("/does/not/exist"));
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let names = [
+        "create", "get", "set", "delete", "ls", "tree", "stat", "watch", "multi", "session", "outcome",
+        "status",
+    ];
+    for shell in ["bash", "zsh", "fish"] {
+        let script = stdout(&coordctl(&["completions", shell]));
+        assert!(names.iter().all(|name| script.contains(name)), "{shell}");
+    }
+    let page = stdout(&coordctl(&["man"]));
+    assert!(page.starts_with(".ie"), "it is roff: {page:.60}");
+    assert!(names.iter().all(|name| page.contains(&format!("coordctl\\-{name}"))), "{page}");
+    assert!(page.contains("NodeExists: there is one already"), "the exit codes are in the page");
+}
