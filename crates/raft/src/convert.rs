@@ -53,7 +53,9 @@ pub(crate) fn log_id_from_wire(id: peer::LogId) -> LogId {
 pub(crate) fn membership_to_wire(membership: &Membership) -> peer::Membership {
     let configs = membership.get_joint_config().iter();
     peer::Membership {
-        configs: configs.map(|voters| peer::VoterSet { node_ids: voters.iter().copied().collect() }).collect(),
+        configs: configs
+            .map(|voters| peer::VoterSet { node_ids: voters.iter().copied().collect() })
+            .collect(),
         nodes: membership
             .nodes()
             .map(|(id, node)| peer::Node {
@@ -89,7 +91,9 @@ pub(crate) fn stored_membership_to_wire(stored: &StoredMembership) -> peer::Stor
 }
 
 /// From the wire.
-pub(crate) fn stored_membership_from_wire(stored: peer::StoredMembership) -> Result<StoredMembership, ConvertError> {
+pub(crate) fn stored_membership_from_wire(
+    stored: peer::StoredMembership,
+) -> Result<StoredMembership, ConvertError> {
     let membership = membership_from_wire(required(stored.membership, "stored membership")?)?;
     Ok(StoredMembership::new(stored.log_id.map(log_id_from_wire), membership))
 }

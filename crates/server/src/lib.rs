@@ -1,1 +1,24 @@
-//! Placeholder.
+//! `coordd`: sessions, watches and the public API over a replicated tree.
+//!
+//! ```text
+//! call or stream ─► grpc ─► session::connection ─► Replica::submit ─► (log, all nodes) ─► Hub::applied
+//!                                │                                                           │ results, events
+//!                                └─ reads on Replica::tree                                   ▼
+//!                                                                                     session::outbox ─► client
+//! ```
+//!
+//! What is not here: what a command does (the tree knows), how it is replicated (the raft crate knows), and any recipe.
+
+mod convert;
+mod duties;
+mod grpc;
+mod hub;
+mod incoming;
+mod node;
+pub mod options;
+mod reads;
+mod service;
+mod session;
+mod watch;
+
+pub use node::Node;

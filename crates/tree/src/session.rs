@@ -106,6 +106,8 @@ impl Session {
 pub struct EndedSession {
     /// Its name, which no other session gets.
     pub id: SessionId,
+    /// Whoever shows it is told of the session's outcomes.
+    pub password: [u8; 16],
     /// What the client called itself.
     pub client_name: String,
     /// Why it ended.
@@ -125,6 +127,7 @@ impl EndedSession {
     pub(crate) fn fields_hash(&self) -> u64 {
         let reason = postcard::to_allocvec(&self.reason).expect("every reason has an encoding");
         Element::new(b'x')
+            .bytes(&self.password)
             .bytes(self.client_name.as_bytes())
             .bytes(&reason)
             .u64(self.id)

@@ -140,6 +140,7 @@ impl Sessions {
         let session = Arc::unwrap_or_clone(session);
         self.insert_ended(EndedSession {
             id,
+            password: session.opening.password,
             client_name: session.opening.client_name,
             reason,
             zxid,

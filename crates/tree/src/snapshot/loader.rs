@@ -194,9 +194,10 @@ impl TreeLoader {
     }
 
     fn ended(&mut self, row: row::Ended) -> Result<(), DecodeError> {
-        let row::Ended { id, client_name, reason, zxid, ended_ms, last_seq, acked } = row;
+        let row::Ended { id, password, client_name, reason, zxid, ended_ms, last_seq, acked } = row;
         let results = VecDeque::new();
-        let session = EndedSession { id, client_name, reason, zxid, ended_ms, last_seq, acked, results };
+        let session =
+            EndedSession { id, password, client_name, reason, zxid, ended_ms, last_seq, acked, results };
         match self.ended.insert(id, session).is_none() && !self.live.contains_key(&id) {
             true => Ok(()),
             false => Err(inconsistent(format!("session {id:#x} comes twice"))),

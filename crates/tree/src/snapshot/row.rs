@@ -40,6 +40,7 @@ pub(super) struct Live {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Ended {
     pub(super) id: SessionId,
+    pub(super) password: [u8; 16],
     pub(super) client_name: String,
     pub(super) reason: EndReason,
     pub(super) zxid: Zxid,

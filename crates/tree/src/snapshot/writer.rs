@@ -55,6 +55,7 @@ impl Tree {
     fn ended_rows(&self) -> impl Iterator<Item = row::Ended> {
         self.sessions.iter_ended().map(|session| row::Ended {
             id: session.id,
+            password: session.password,
             client_name: session.client_name.clone(),
             reason: session.reason.clone(),
             zxid: session.zxid,

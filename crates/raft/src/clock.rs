@@ -1,0 +1,45 @@
+use std::sync::Mutex;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The leader's clock for stamping entries: milliseconds since the Unix epoch that never go back, and that go at the
+/// speed of the monotonic clock while this node leads, whatever is done to the wall clock meanwhile.
+pub(crate) struct StampClock {
+    base: Mutex<Base>,
+}
+
+#[derive(Clone, Copy)]
+struct Base {
+    at: Instant,
+    time_ms: u64,
+}
+
+impl StampClock {
+    pub(crate) fn new() -> Self {
+        StampClock { base: Mutex::new(Base { at: Instant::now(), time_ms: 0 }) }
+    }
+
+    /// Starts anew at the later of the wall clock and `floor_ms`, the tree's time. Called when this node becomes leader.
+    pub(crate) fn restart(&self, floor_ms: u64) {
+        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let base = Base { at: Instant::now(), time_ms: wall_ms.max(floor_ms) };
+        *self.base.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = base;
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        let base = *self.base.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        base.time_ms + base.at.elapsed().as_millis() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_starts_at_the_trees_when_the_wall_clock_is_behind_it() {
+        let clock = StampClock::new();
+        let far_future = u64::MAX / 2;
+        clock.restart(far_future);
+        assert!(clock.now_ms() >= far_future);
+    }
+}

@@ -1,0 +1,229 @@
+//! How an ensemble comes to be, exactly once.
+//!
+//! The node with the lowest id forms it: it asks all nodes who they are, draws a cluster id, has every node store it,
+//! stores it itself, and only then begins the log. A crash at any step leaves nodes that have the id and no log; the
+//! next start goes on from there. Forming needs all nodes; every later start needs a majority.
+//!
+//! A node with an empty data directory that finds its peers in an ensemble that has begun is refused: it was a member,
+//! or else it could not be in their configuration, and has lost its disk. As its old self it could vote for a leader
+//! that lacks what it had acknowledged.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use coordd_proto::peer;
+use tokio::sync::watch;
+
+use crate::NodeId;
+use crate::network::{Lane, PROTOCOL, Peers};
+use crate::storage::DataDir;
+
+const RETRY: Duration = Duration::from_millis(100);
+const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The ensemble could not be joined; a person has to look.
+#[derive(Debug, thiserror::Error)]
+pub enum FormationError {
+    /// See the module.
+    #[error(
+        "this node's data directory is empty, but node {peer} already belongs to ensemble {cluster_id} that has begun: \
+         node {node} has lost its disk and must not come back as itself"
+    )]
+    DiskLost {
+        /// This node.
+        node: NodeId,
+        /// Who says so.
+        peer: NodeId,
+        /// The ensemble.
+        cluster_id: String,
+    },
+    /// Two nodes belong to different ensembles.
+    #[error(
+        "node {first} belongs to ensemble {first_cluster}, node {second} to {second_cluster}: their data directories are of different ensembles"
+    )]
+    Mixed {
+        /// One node.
+        first: NodeId,
+        /// Its ensemble.
+        first_cluster: String,
+        /// Another.
+        second: NodeId,
+        /// Its ensemble.
+        second_cluster: String,
+    },
+    /// The id could not be stored.
+    #[error("storing the cluster id: {0}")]
+    Store(String),
+}
+
+/// This node's part in the forming.
+pub(crate) struct Formation {
+    data_dir: Arc<Mutex<DataDir>>,
+    /// The log had begun when this process started.
+    has_log: bool,
+    adopted: watch::Sender<bool>,
+}
+
+impl Formation {
+    pub(crate) fn new(data_dir: Arc<Mutex<DataDir>>, has_log: bool) -> Arc<Self> {
+        let has_id = lock(&data_dir).cluster_id().is_some();
+        Arc::new(Formation { data_dir, has_log, adopted: watch::Sender::new(has_id) })
+    }
+
+    pub(crate) fn has_log(&self) -> bool {
+        self.has_log
+    }
+
+    /// The forming node asks this one to take a cluster id.
+    pub(crate) fn adopt(
+        &self,
+        peers: &Peers,
+        header: &peer::Header,
+        node_ids: &[NodeId],
+    ) -> Result<(), String> {
+        let own: Vec<NodeId> = peers.members().keys().copied().collect();
+        if header.to != peers.own_id() || header.protocol != PROTOCOL {
+            return Err(format!("a message for node {} reached node {}", header.to, peers.own_id()));
+        }
+        if own.first() != Some(&header.from) || own != node_ids {
+            return Err(format!(
+                "node {} is configured with the nodes {own:?}, node {} with {node_ids:?}: --ensemble must name the same \
+                 nodes everywhere",
+                peers.own_id(),
+                header.from
+            ));
+        }
+        self.store(peers, &header.cluster_id)
+    }
+
+    fn store(&self, peers: &Peers, cluster_id: &str) -> Result<(), String> {
+        // Blocks on the disk, once in the life of a data directory.
+        lock(&self.data_dir).set_cluster_id(cluster_id).map_err(|e| e.to_string())?;
+        peers.set_cluster_id(cluster_id);
+        self.adopted.send_replace(true);
+        Ok(())
+    }
+
+    /// Waits until this node belongs to an ensemble. `new_cluster_id` is for the case that one is to be formed.
+    pub(crate) async fn join(&self, peers: &Peers, new_cluster_id: String) -> Result<(), FormationError> {
+        let stored = lock(&self.data_dir).cluster_id().unwrap_or_default().to_owned();
+        if !stored.is_empty() {
+            peers.set_cluster_id(&stored);
+        }
+        if self.has_log {
+            return Ok(());
+        }
+        if peers.members().keys().next() == Some(&peers.own_id()) {
+            let cluster_id = self.agree(peers, stored, new_cluster_id).await?;
+            self.store(peers, &cluster_id).map_err(FormationError::Store)?;
+            self.hand_out(peers, &cluster_id).await;
+            Ok(())
+        } else {
+            self.wait_for_id(peers, stored.is_empty()).await
+        }
+    }
+
+    /// The id that this ensemble has, or gets.
+    async fn agree(&self, peers: &Peers, stored: String, new: String) -> Result<String, FormationError> {
+        let mut known = (peers.own_id(), stored.clone());
+        for id in peers.others() {
+            let reply = hello_until_answered(peers, id).await;
+            if reply.cluster_id.is_empty() {
+                continue;
+            }
+            if stored.is_empty() && reply.initialized {
+                let (node, cluster_id) = (peers.own_id(), reply.cluster_id);
+                return Err(FormationError::DiskLost { node, peer: id, cluster_id });
+            }
+            if known.1.is_empty() {
+                known = (id, reply.cluster_id);
+            } else if known.1 != reply.cluster_id {
+                return Err(FormationError::Mixed {
+                    first: known.0,
+                    first_cluster: known.1,
+                    second: id,
+                    second_cluster: reply.cluster_id,
+                });
+            }
+        }
+        Ok(if known.1.is_empty() { new } else { known.1 })
+    }
+
+    async fn hand_out(&self, peers: &Peers, cluster_id: &str) {
+        let node_ids: Vec<NodeId> = peers.members().keys().copied().collect();
+        for id in peers.others() {
+            loop {
+                let header = peer::Header { cluster_id: cluster_id.to_owned(), ..peers.header(id) };
+                let request = peer::FormRequest { header: Some(header), node_ids: node_ids.clone() };
+                let refused = match peers.client(id, Lane::Bulk) {
+                    Ok(mut client) => match tokio::time::timeout(CALL_TIMEOUT, client.form(request)).await {
+                        Ok(Ok(_)) => break,
+                        Ok(Err(status)) => status.to_string(),
+                        Err(_) => "no answer".to_owned(),
+                    },
+                    Err(error) => error,
+                };
+                tracing::warn!(node = id, reason = refused, "the ensemble is not formed yet");
+                tokio::time::sleep(RETRY * 5).await;
+            }
+        }
+        tracing::info!(cluster_id, "the ensemble is formed");
+    }
+
+    /// A node that does not form the ensemble waits for the one that does, and looks meanwhile whether it is too late.
+    async fn wait_for_id(&self, peers: &Peers, is_pristine: bool) -> Result<(), FormationError> {
+        let mut adopted = self.adopted.subscribe();
+        loop {
+            if *adopted.borrow_and_update() {
+                return Ok(());
+            }
+            for id in peers.others() {
+                if let Some(reply) = hello(peers, id).await
+                    && reply.initialized
+                    && is_pristine
+                    && !*adopted.borrow()
+                {
+                    let (node, cluster_id) = (peers.own_id(), reply.cluster_id);
+                    return Err(FormationError::DiskLost { node, peer: id, cluster_id });
+                }
+            }
+            // Ends early when the id arrives.
+            let _ = tokio::time::timeout(RETRY * 5, adopted.changed()).await;
+        }
+    }
+}
+
+fn lock(data_dir: &Mutex<DataDir>) -> MutexGuard<'_, DataDir> {
+    data_dir.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+async fn hello(peers: &Peers, id: NodeId) -> Option<peer::HelloReply> {
+    let mut client = peers.client(id, Lane::Bulk).ok()?;
+    let request = peer::HelloRequest { protocol: PROTOCOL, from: peers.own_id(), to: id };
+    match tokio::time::timeout(CALL_TIMEOUT, client.hello(request)).await {
+        Ok(Ok(reply)) => Some(reply.into_inner()),
+        Ok(Err(status)) => {
+            tracing::debug!(node = id, %status, "no hello");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+async fn hello_until_answered(peers: &Peers, id: NodeId) -> peer::HelloReply {
+    let mut told = false;
+    loop {
+        if let Some(reply) = hello(peers, id).await {
+            return reply;
+        }
+        if !told {
+            told = true;
+            tracing::info!(
+                node = id,
+                address = peers.address(id),
+                "waiting for a node, to form the ensemble"
+            );
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}

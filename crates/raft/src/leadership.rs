@@ -1,0 +1,54 @@
+use std::sync::Arc;
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::sync::watch;
+
+use crate::NodeId;
+use crate::observer::Observer;
+use crate::replica::RaftNode;
+use crate::type_config::types::Vote;
+
+/// Who leads, as this node knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// Raft's term.
+    pub term: u64,
+    /// The leader of the term, if this node knows of one.
+    pub leader: Option<NodeId>,
+    /// This node is it.
+    pub is_own: bool,
+    /// The vote that the leader holds.
+    pub(crate) vote: Option<Vote>,
+}
+
+/// Keeps `leadership` at what openraft says, until openraft stops. Then the process ends: a node whose log has failed
+/// must not go on as if it had one.
+pub(crate) async fn follow_leadership<O: Observer>(
+    raft: RaftNode<O>,
+    leadership: Arc<watch::Sender<Leadership>>,
+) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let current = {
+            let metrics = metrics.borrow_watched();
+            Leadership {
+                term: metrics.vote.leader_id.term,
+                leader: metrics.current_leader,
+                is_own: metrics.state == ServerState::Leader,
+                vote: Some(metrics.vote),
+            }
+        };
+        leadership.send_if_modified(|known| {
+            let changed = *known != current;
+            if changed && (known.leader, known.term) != (current.leader, current.term) {
+                tracing::info!(term = current.term, leader = ?current.leader, own = current.is_own, "leadership");
+            }
+            *known = current;
+            changed
+        });
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}

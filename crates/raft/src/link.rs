@@ -1,0 +1,256 @@
+//! This node's way to the leader: an ordered stream that carries its batches and the signs of life of its sessions.
+//!
+//! The stream is also how a follower learns at once that the leader's process has died: the stream breaks, and a new
+//! connection is refused. Then the follower drops the leader's lease and asks for an election, instead of waiting for
+//! the lease to run out. Pre-vote keeps this harmless when only this follower sees it so.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use coordd_proto::peer;
+use coordd_tree::SessionId;
+use openraft::raft::TransferLeaderRequest;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use crate::NodeId;
+use crate::leadership::Leadership;
+use crate::network::Lane;
+use crate::observer::Observer;
+use crate::replica::Node;
+use crate::state_machine::DigestVerdict;
+
+/// Signs of life are passed on so often.
+const TOUCH_INTERVAL: Duration = Duration::from_millis(100);
+/// Batches that are under way for so long without anything being applied are sent again.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A leader's frames are due several times a second; without any for so long the stream is given up.
+const SILENCE: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(20);
+/// How long a new connection may take before the leader counts as unreachable but not as dead.
+const PROBE: Duration = Duration::from_millis(250);
+
+/// Sessions heard from since they were last reported, and when the leader was last heard.
+pub(crate) struct Contact {
+    touched: Mutex<HashSet<SessionId>>,
+    leader_heard: Mutex<Option<Instant>>,
+}
+
+impl Contact {
+    pub(crate) fn new() -> Self {
+        Contact { touched: Mutex::new(HashSet::new()), leader_heard: Mutex::new(None) }
+    }
+
+    pub(crate) fn touch(&self, session: SessionId) {
+        self.touched.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(session);
+    }
+
+    fn take_touched(&self) -> Vec<SessionId> {
+        let mut touched = self.touched.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        touched.drain().collect()
+    }
+
+    fn heard_leader(&self) {
+        *self.leader_heard.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Instant::now());
+    }
+
+    /// How long ago a leader that knows itself to lead was last heard; `None`: never.
+    pub(crate) fn leader_silence(&self) -> Option<Duration> {
+        self.leader_heard.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).map(|at| at.elapsed())
+    }
+}
+
+/// Why a stretch of the way to the leader ended.
+enum End {
+    /// Somebody else leads, or nobody.
+    LeadershipChanged,
+    /// The way broke, or batches were lost on it.
+    Broken,
+    /// The peer answers, and says that it does not lead.
+    NotLeading,
+    /// The process is going down.
+    Stopped,
+}
+
+/// Carries batches and touches to whoever leads, for ever.
+pub(crate) async fn run_link<O: Observer>(node: Arc<Node<O>>) {
+    let mut leadership = node.leadership.subscribe();
+    loop {
+        let current = *leadership.borrow_and_update();
+        node.shared.proposer.rewind();
+        let end = match current.leader {
+            Some(_) if current.is_own => lead(&node, &mut leadership, current).await,
+            Some(leader) if leader != node.id() => follow(&node, &mut leadership, current, leader).await,
+            _ => match leadership.changed().await {
+                Ok(()) => End::LeadershipChanged,
+                Err(_) => End::Stopped,
+            },
+        };
+        match end {
+            End::Stopped => return,
+            End::LeadershipChanged => {}
+            End::Broken if current.is_own => tokio::time::sleep(RETRY / 2).await,
+            End::NotLeading => depose(&node, &mut leadership, current).await,
+            End::Broken => {
+                if is_refused(&node, current.leader).await && is_same_reign(&leadership, current) {
+                    depose(&node, &mut leadership, current).await;
+                } else {
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+fn is_same_reign(leadership: &watch::Receiver<Leadership>, reign: Leadership) -> bool {
+    let now = *leadership.borrow();
+    (now.term, now.leader, now.is_own) == (reign.term, reign.leader, reign.is_own)
+}
+
+/// This node leads: its batches go straight into the leader's queue.
+async fn lead<O: Observer>(
+    node: &Node<O>,
+    leadership: &mut watch::Receiver<Leadership>,
+    reign: Leadership,
+) -> End {
+    node.clock.restart(node.shared.read().tree.time_ms());
+    let mut losses = node.leader.losses();
+    let mut tick = interval(TOUCH_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        while let Some(batch) = node.shared.proposer.next_batch() {
+            node.leader.push(batch).await;
+        }
+        tokio::select! {
+            () = node.shared.proposer.wake.notified() => {}
+            _ = losses.changed() => return End::Broken,
+            changed = leadership.changed() => {
+                if changed.is_err() { return End::Stopped }
+                if !is_same_reign(leadership, reign) { return End::LeadershipChanged }
+            }
+            _ = tick.tick() => {
+                let touched = node.contact.take_touched();
+                if !touched.is_empty() { node.shared.observer.touched(node.id(), &touched) }
+                if node.has_fresh_quorum() { node.contact.heard_leader() }
+                if node.shared.proposer.is_stuck(PATIENCE) && node.has_fresh_quorum() { return End::Broken }
+            }
+        }
+    }
+}
+
+/// Another node leads: batches and touches go over a stream to it.
+async fn follow<O: Observer>(
+    node: &Node<O>,
+    leadership: &mut watch::Receiver<Leadership>,
+    reign: Leadership,
+    leader: NodeId,
+) -> End {
+    let Ok(mut client) = node.peers.client(leader, Lane::Bulk) else { return End::Broken };
+    let (frames_tx, frames_rx) = tokio::sync::mpsc::channel(8);
+    let first = peer::ForwardFrame { header: Some(node.peers.header(leader)), ..Default::default() };
+    if frames_tx.send(first).await.is_err() {
+        return End::Broken;
+    }
+    let mut replies = match timeout(PROBE * 4, client.forward(ReceiverStream::new(frames_rx))).await {
+        Ok(Ok(reply)) => reply.into_inner(),
+        Ok(Err(status)) if status.code() == Code::Aborted => return End::NotLeading,
+        Ok(Err(status)) => {
+            tracing::debug!(leader, %status, "no stream to the leader");
+            return End::Broken;
+        }
+        Err(_) => return End::Broken,
+    };
+    let mut tick = interval(TOUCH_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
+    let mut unverified: Option<(u64, u64)> = None;
+    loop {
+        let mut frame = peer::ForwardFrame::default();
+        tokio::select! {
+            () = node.shared.proposer.wake.notified() => {}
+            changed = leadership.changed() => {
+                if changed.is_err() { return End::Stopped }
+                if !is_same_reign(leadership, reign) { return End::LeadershipChanged }
+            }
+            reply = replies.message() => match reply {
+                Ok(Some(reply)) => {
+                    heard = Instant::now();
+                    node.contact.heard_leader();
+                    if reply.applied_index > 0 && unverified.is_none() {
+                        unverified = Some((reply.applied_index, reply.digest));
+                    }
+                }
+                Ok(None) => return End::Broken,
+                Err(status) if status.code() == Code::Aborted => return End::NotLeading,
+                Err(status) => {
+                    tracing::debug!(leader, %status, "the stream to the leader ended");
+                    return End::Broken;
+                }
+            },
+            _ = tick.tick() => {
+                frame.touched = node.contact.take_touched();
+                if heard.elapsed() > SILENCE || node.shared.proposer.is_stuck(PATIENCE) { return End::Broken }
+                if let Some((index, digest)) = unverified {
+                    unverified = verify(node, index, digest);
+                }
+            }
+        }
+        frame.batches.extend(std::iter::from_fn(|| node.shared.proposer.next_batch()));
+        if frame.batches.is_empty() && frame.touched.is_empty() {
+            continue;
+        }
+        match timeout(SILENCE, frames_tx.send(frame)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return End::Broken,
+        }
+    }
+}
+
+/// Compares this node's digest with the leader's; says what is still to be compared (G8).
+fn verify<O: Observer>(node: &Node<O>, index: u64, digest: u64) -> Option<(u64, u64)> {
+    match node.shared.compare_digest(index, digest) {
+        DigestVerdict::Equal => None,
+        DigestVerdict::Unknown if *node.shared.applied.borrow() < index => Some((index, digest)),
+        DigestVerdict::Unknown => None,
+        DigestVerdict::Differs { ours } => node.diverged(index, digest, ours),
+    }
+}
+
+/// A new connection to the peer is refused: nothing listens there, so the process is gone.
+async fn is_refused<O: Observer>(node: &Node<O>, peer: Option<NodeId>) -> bool {
+    let Some(address) = peer.and_then(|id| node.peers.address(id)) else { return false };
+    match timeout(PROBE, TcpStream::connect(address)).await {
+        Ok(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        _ => false,
+    }
+}
+
+/// The leader of `reign` is gone: drops its lease and asks for an election until somebody leads. Pre-vote comes first,
+/// so nothing happens while a majority still hears the leader.
+async fn depose<O: Observer>(
+    node: &Node<O>,
+    leadership: &mut watch::Receiver<Leadership>,
+    reign: Leadership,
+) {
+    let (Some(leader), Some(vote)) = (reign.leader, reign.vote) else { return };
+    tracing::info!(leader, term = reign.term, "the leader is gone; asking for an election");
+    // "Transferred to somebody else" is openraft's word for: this vote has no lease any more.
+    let drop_lease = TransferLeaderRequest::new(vote, leader, None);
+    if node.raft.handle_transfer_leader(drop_lease).await.is_err() {
+        return;
+    }
+    for _ in 0..4 {
+        if !is_same_reign(leadership, reign) || node.raft.trigger().elect(true).await.is_err() {
+            return;
+        }
+        // Different on each node, so that two that ask for each other's vote do not stay in step.
+        let wait = Duration::from_millis(40 + 25 * (node.id() % 4));
+        let _ =
+            timeout(wait, leadership.wait_for(|now| (now.term, now.leader) != (reign.term, reign.leader)))
+                .await;
+    }
+}

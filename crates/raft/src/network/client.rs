@@ -1,0 +1,255 @@
+//! Raft's messages, sent.
+
+use std::future::Future;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use coordd_proto::peer;
+use futures::FutureExt as _;
+use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use tonic::{Code, Status};
+
+use super::peers::{Lane, Peers};
+use crate::convert;
+use crate::state_machine::{SnapshotData, TreeSnapshot};
+use crate::type_config::types::Vote;
+use crate::{Member, NodeId, TypeConfig};
+
+/// A request with entries may wait behind a slow fdatasync of the peer; to give up early only sends the same bytes
+/// again.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_CHUNK: usize = 256 << 10;
+
+/// Makes the connections openraft asks for.
+pub(crate) struct NetworkFactory {
+    pub(crate) peers: Arc<Peers>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: NodeId, _member: &Member) -> Network {
+        Network { target, lane: Lane::Append, peers: self.peers.clone() }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, _member: &Member) -> Network {
+        Network { target, lane: Lane::Heartbeat, peers: self.peers.clone() }
+    }
+
+    async fn new_snapshot_client(&mut self, target: NodeId, _member: &Member) -> Network {
+        Network { target, lane: Lane::Bulk, peers: self.peers.clone() }
+    }
+}
+
+/// Raft's way to one peer.
+pub(crate) struct Network {
+    target: NodeId,
+    lane: Lane,
+    peers: Arc<Peers>,
+}
+
+type Client = peer::peer_client::PeerClient<tonic::transport::Channel>;
+
+impl Network {
+    /// Runs one call with a time limit, and says of a failure what openraft needs to know: whether it makes sense to
+    /// try again at once.
+    async fn call<T, F>(
+        &self,
+        action: RPCTypes,
+        limit: Duration,
+        f: impl FnOnce(Client) -> F,
+    ) -> Result<T, RPCError<TypeConfig>>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let client = self.peers.client(self.target, self.lane).map_err(|e| unreachable(&e))?;
+        match tokio::time::timeout(limit, f(client)).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => Err(rpc_error(&status)),
+            Err(_) => Err(RPCError::Timeout(Timeout {
+                action,
+                id: self.peers.own_id(),
+                target: self.target,
+                timeout: limit,
+            })),
+        }
+    }
+}
+
+fn unreachable(message: &str) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::from_string(message))
+}
+
+fn rpc_error(status: &Status) -> RPCError<TypeConfig> {
+    match status.code() {
+        // Not connected, or refused on grounds that will stand for a while.
+        Code::Unavailable | Code::FailedPrecondition | Code::Unimplemented => {
+            unreachable(&status.to_string())
+        }
+        _ => RPCError::Network(NetworkError::from_string(status)),
+    }
+}
+
+fn malformed(error: impl std::fmt::Display) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::from_string(error))
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        use peer::append_reply::Result as Wire;
+        let limit = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
+        let request = peer::AppendRequest {
+            header: Some(self.peers.header(self.target)),
+            vote: Some(convert::vote_to_wire(&rpc.vote)),
+            prev_log_id: rpc.prev_log_id.as_ref().map(convert::log_id_to_wire),
+            entries: rpc.entries.iter().map(convert::entry_to_wire).collect(),
+            leader_commit: rpc.leader_commit.as_ref().map(convert::log_id_to_wire),
+        };
+        let reply = self
+            .call(RPCTypes::AppendEntries, limit, |mut client| async move { client.append(request).await })
+            .await?;
+        match reply.result.ok_or_else(|| malformed("append reply without a result"))? {
+            Wire::Success(_) => Ok(AppendEntriesResponse::Success),
+            Wire::Partial(partial) => {
+                Ok(AppendEntriesResponse::PartialSuccess(partial.log_id.map(convert::log_id_from_wire)))
+            }
+            Wire::Conflict(_) => Ok(AppendEntriesResponse::Conflict),
+            Wire::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(convert::vote_from_wire(vote))),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = vote_to_wire(self, rpc);
+        let vote = self
+            .call(RPCTypes::Vote, option.hard_ttl(), |mut client| async move { client.vote(request).await });
+        vote_from_wire(vote.await?)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = vote_to_wire(self, rpc);
+        let vote = self.call(RPCTypes::Vote, option.hard_ttl(), |mut client| async move {
+            client.pre_vote(request).await
+        });
+        vote_from_wire(vote.await?)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: TreeSnapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let unreachable = |e: String| StreamingError::Unreachable(Unreachable::from_string(e));
+        let mut client = self.peers.client(self.target, Lane::Bulk).map_err(unreachable)?;
+        let file = snapshot.snapshot.file;
+        let start = peer::SnapshotStart {
+            header: Some(self.peers.header(self.target)),
+            vote: Some(convert::vote_to_wire(&vote)),
+            last_log_id: snapshot.meta.last_log_id.as_ref().map(convert::log_id_to_wire),
+            membership: Some(convert::stored_membership_to_wire(&snapshot.meta.last_membership)),
+            file_bytes: file.bytes,
+        };
+        tracing::info!(to = self.target, bytes = file.bytes, "sending a snapshot");
+        let (chunks_tx, chunks_rx) = tokio::sync::mpsc::channel(8);
+        let reader = tokio::task::spawn_blocking(move || {
+            let mut raw = file.open_raw()?;
+            let mut chunk = peer::SnapshotChunk { start: Some(start), data: Bytes::new() };
+            // Ends when the receiver has gone, too.
+            while chunks_tx.blocking_send(chunk).is_ok() {
+                let mut data = vec![0; SNAPSHOT_CHUNK];
+                let length = raw.read(&mut data)?;
+                if length == 0 {
+                    break;
+                }
+                data.truncate(length);
+                chunk = peer::SnapshotChunk { start: None, data: data.into() };
+            }
+            Ok::<_, std::io::Error>(())
+        });
+        let call = client.snapshot(tokio_stream::wrappers::ReceiverStream::new(chunks_rx));
+        let reply = tokio::select! {
+            reply = tokio::time::timeout(option.hard_ttl(), call) => reply,
+            closed = cancel.fuse() => return Err(StreamingError::Closed(closed)),
+        };
+        if let Ok(Err(error)) = reader.await {
+            return Err(StreamingError::Network(NetworkError::from_string(format!(
+                "reading the snapshot: {error}"
+            ))));
+        }
+        match reply {
+            Ok(Ok(reply)) => {
+                let vote = reply.into_inner().vote;
+                let vote =
+                    vote.ok_or_else(|| StreamingError::Network(NetworkError::from_string("no vote")))?;
+                Ok(SnapshotResponse { vote: convert::vote_from_wire(vote) })
+            }
+            Ok(Err(status)) => Err(StreamingError::Network(NetworkError::from_string(status))),
+            Err(_) => Err(StreamingError::Timeout(Timeout {
+                action: RPCTypes::InstallSnapshot,
+                id: self.peers.own_id(),
+                target: self.target,
+                timeout: option.hard_ttl(),
+            })),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = peer::TransferLeaderRequest {
+            header: Some(self.peers.header(self.target)),
+            from_leader: Some(convert::vote_to_wire(req.from_leader())),
+            to_node: *req.to_node_id(),
+            last_log_id: req.last_log_id().map(convert::log_id_to_wire),
+        };
+        let reply = self
+            .call(RPCTypes::TransferLeader, option.hard_ttl(), |mut client| async move {
+                client.transfer_leader(request).await
+            })
+            .await?;
+        if reply.refused.is_empty() { Ok(Ok(())) } else { Err(malformed(reply.refused)) }
+    }
+}
+
+fn vote_to_wire(network: &Network, rpc: VoteRequest<TypeConfig>) -> peer::VoteRequest {
+    peer::VoteRequest {
+        header: Some(network.peers.header(network.target)),
+        vote: Some(convert::vote_to_wire(&rpc.vote)),
+        last_log_id: rpc.last_log_id.as_ref().map(convert::log_id_to_wire),
+        leadership_transfer: rpc.leadership_transfer,
+    }
+}
+
+fn vote_from_wire(reply: peer::VoteReply) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+    let vote = reply.vote.ok_or_else(|| malformed("vote reply without a vote"))?;
+    Ok(VoteResponse {
+        vote: convert::vote_from_wire(vote),
+        vote_granted: reply.granted,
+        last_log_id: reply.last_log_id.map(convert::log_id_from_wire),
+    })
+}

@@ -1,0 +1,472 @@
+//! One node of the ensemble: the log, the tree, the peers, and the handle through which the server uses them.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, OnceLock, RwLockReadGuard};
+use std::time::Duration;
+
+use coordd_tree::{Command, Origin, SessionId, Tree};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{Fatal, InitializeError, RaftError};
+use openraft::storage::RaftLogStorage as _;
+use openraft::{Raft, RaftLogReader as _, ServerState};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::StampClock;
+use crate::formation::{Formation, FormationError};
+use crate::leader::{LeaderQueue, run_leader};
+use crate::leadership::{Leadership, follow_leadership};
+use crate::link::{Contact, run_link};
+use crate::network::{NetworkFactory, PeerService, Peers, serve};
+use crate::observer::Observer;
+use crate::options::ReplicaOptions;
+use crate::proposer::{Overloaded, Proposer};
+use crate::read_index::{self, NoQuorum, run_read_index};
+use crate::retention::run_retention;
+use crate::state_machine::{Replicated, Shared, StateMachine};
+use crate::storage::{DataDir, DataDirError, LogOptions, LogStore, OpenError, SnapshotStore};
+use crate::{Member, NodeId, TypeConfig, types};
+
+/// openraft over our tree.
+pub(crate) type RaftNode<O> = Raft<TypeConfig, StateMachine<O>>;
+
+/// A replica could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory is not usable.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The log is not usable.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The snapshots are not usable.
+    #[error("snapshots: {0}")]
+    Snapshots(#[source] std::io::Error),
+    /// The ensemble could not be formed or joined.
+    #[error(transparent)]
+    Formation(#[from] FormationError),
+    /// Raft's options contradict each other.
+    #[error("timing: {0}")]
+    Timing(#[from] openraft::ConfigError),
+    /// The log knows another ensemble than the options.
+    #[error("--ensemble names the nodes {configured:?}, but the log's membership is {logged:?}")]
+    Membership {
+        /// In the options.
+        configured: Vec<NodeId>,
+        /// In the log.
+        logged: Vec<NodeId>,
+    },
+    /// The tree of this directory was found to differ from the leader's.
+    #[error("this node stopped because of a divergence, and its state cannot be trusted: {found}")]
+    Diverged {
+        /// What was found.
+        found: String,
+    },
+    /// openraft would not start.
+    #[error("raft: {0}")]
+    Raft(String),
+}
+
+/// Everything the tasks of a node share.
+pub(crate) struct Node<O: Observer> {
+    pub(crate) raft: RaftNode<O>,
+    pub(crate) shared: Arc<Shared<O>>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) leader: Arc<LeaderQueue>,
+    pub(crate) clock: Arc<StampClock>,
+    pub(crate) contact: Contact,
+    pub(crate) leadership: Arc<watch::Sender<Leadership>>,
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) log: LogStore,
+    pub(crate) options: ReplicaOptions,
+    data_dir: Arc<Mutex<DataDir>>,
+}
+
+impl<O: Observer> Node<O> {
+    pub(crate) fn id(&self) -> NodeId {
+        self.options.node_id
+    }
+
+    /// On the leader: a majority has answered within the lease, so nobody else leads.
+    pub(crate) fn has_fresh_quorum(&self) -> bool {
+        let lease = self.options.timing.election_max;
+        let Ok(leader) = self.raft.as_leader() else { return false };
+        self.options.members.len() == 1
+            || leader.last_quorum_acked().is_some_and(|at| openraft::Instant::elapsed(&at) <= lease)
+    }
+
+    /// This node's tree is not the leader's at the same entry (G8). It stops at once, and does not start again before
+    /// somebody has looked.
+    pub(crate) fn diverged(&self, index: u64, leaders: u64, ours: u64) -> ! {
+        let message = format!(
+            "node {}: the tree differs from the leader's at log index {index}: digest {ours:016x}, the leader's {leaders:016x}",
+            self.id()
+        );
+        tracing::error!("{message}");
+        let path =
+            self.data_dir.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).path().join(DIVERGED);
+        if let Err(error) = std::fs::write(&path, message) {
+            tracing::error!(%error, path = %path.display(), "the divergence could not be recorded");
+        }
+        std::process::abort()
+    }
+}
+
+/// Present in a data directory whose tree was found to differ from the leader's.
+const DIVERGED: &str = "DIVERGED";
+
+/// A running node. Cheap to clone; the node runs until [`Replica::shutdown`].
+pub struct Replica<O: Observer> {
+    node: Arc<Node<O>>,
+    reads: mpsc::UnboundedSender<read_index::Waiter>,
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    stop_serving: CancellationToken,
+}
+
+impl<O: Observer> Clone for Replica<O> {
+    fn clone(&self) -> Self {
+        Replica {
+            node: self.node.clone(),
+            reads: self.reads.clone(),
+            tasks: self.tasks.clone(),
+            stop_serving: self.stop_serving.clone(),
+        }
+    }
+}
+
+/// The state of a node, for operators.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// `leader`, `follower`, `candidate` or `learner`.
+    pub role: &'static str,
+    /// Raft's term.
+    pub term: u64,
+    /// Who leads, if this node knows.
+    pub leader: Option<NodeId>,
+    /// The last entry of the log; 0: none.
+    pub last_log_index: u64,
+    /// The last entry known to be committed.
+    pub committed_index: u64,
+    /// The last entry applied to the tree.
+    pub applied_index: u64,
+    /// The last entry that the newest snapshot covers.
+    pub snapshot_index: u64,
+    /// The last entry removed from the log.
+    pub purged_index: u64,
+    /// On the leader: what each follower is known to have.
+    pub matched: BTreeMap<NodeId, u64>,
+    /// The voters.
+    pub voters: Vec<NodeId>,
+    /// How long ago this node heard a leader that knows itself to lead, itself included.
+    pub leader_silence: Option<Duration>,
+    /// Writes of this node that wait to be applied, and their bytes.
+    pub backlog: (usize, usize),
+    /// Bytes of log on disk.
+    pub log_bytes: u64,
+}
+
+/// A look at the tree. Applies wait while it is held: look, and drop it; never across an await.
+pub struct TreeRef<'a>(RwLockReadGuard<'a, Replicated>);
+
+impl Deref for TreeRef<'_> {
+    type Target = Tree;
+
+    fn deref(&self) -> &Tree {
+        &self.0.tree
+    }
+}
+
+impl<O: Observer> Replica<O> {
+    /// Starts a node: opens its data directory, forms or joins the ensemble, replays its log.
+    ///
+    /// `listener` is where its peers reach it; `observer` is made with the origin that the commands of this process
+    /// carry. `new_cluster_id` names the ensemble if this call forms it. Returns when the node takes part in Raft,
+    /// which does not mean that there is a leader. Forming waits for all nodes.
+    pub async fn start(
+        options: ReplicaOptions,
+        listener: TcpListener,
+        new_cluster_id: String,
+        observer: impl FnOnce(Origin) -> O,
+    ) -> Result<Self, StartError> {
+        let node_id = options.node_id;
+        let directory = options.data_dir.clone();
+        let (data_dir, log) = blocking(move || {
+            let mut data_dir = DataDir::open(directory, node_id)?;
+            refuse_diverged(&data_dir)?;
+            let log = LogStore::open(&mut data_dir, LogOptions::default())?;
+            Ok::<_, StartError>((data_dir, log))
+        })
+        .await?;
+        let origin = Origin { node: node_id, incarnation: data_dir.incarnation() };
+        let snapshot_dir = data_dir.snapshot_dir();
+        let data_dir = Arc::new(Mutex::new(data_dir));
+        let has_log = has_begun(&log).await?;
+
+        let peers = Arc::new(Peers::new(node_id, options.members.clone()));
+        let formation = Formation::new(data_dir.clone(), has_log);
+        let stop_serving = CancellationToken::new();
+        let started = Arc::new(OnceLock::new());
+        let service =
+            PeerService { peers: peers.clone(), formation: formation.clone(), node: started.clone() };
+        let stopped = stop_serving.clone();
+        let server = tokio::spawn(async move {
+            if let Err(error) = serve(service, listener, stopped.cancelled_owned()).await {
+                tracing::error!(%error, "the peer API stopped");
+                std::process::abort();
+            }
+        });
+        formation.join(&peers, new_cluster_id).await?;
+        log.set_cluster_id(peers.cluster_id());
+
+        let shared = Arc::new(Shared::new(observer(origin), Proposer::new(origin)));
+        let state_machine_shared = shared.clone();
+        let (snapshots, state_machine) = blocking(move || {
+            let snapshots = SnapshotStore::open(&snapshot_dir)?;
+            let state_machine = StateMachine::open(state_machine_shared, snapshots.clone())?;
+            Ok::<_, std::io::Error>((snapshots, state_machine))
+        })
+        .await
+        .map_err(StartError::Snapshots)?;
+
+        let config = Arc::new(options.timing.config(peers.cluster_id())?);
+        let network = NetworkFactory { peers: peers.clone() };
+        let raft = Raft::build(node_id, config, network, log.clone(), state_machine)
+            .await
+            .map_err(|e| StartError::Raft(e.to_string()))?;
+        let (leader, queue) = LeaderQueue::new();
+        let node = Arc::new(Node {
+            raft: raft.clone(),
+            shared,
+            peers,
+            leader: leader.clone(),
+            clock: Arc::new(StampClock::new()),
+            contact: Contact::new(),
+            leadership: Arc::new(watch::Sender::new(Leadership::default())),
+            snapshots,
+            log,
+            options,
+            data_dir,
+        });
+        // The peer API answers for Raft from here on.
+        let _ = started.set(node.clone());
+        raft.run();
+        node.initialize(has_log).await?;
+
+        let (reads, waiting_reads) = mpsc::unbounded_channel();
+        let tasks = vec![
+            server,
+            tokio::spawn(follow_leadership(raft.clone(), node.leadership.clone())),
+            tokio::spawn(run_leader(raft.clone(), leader, queue, node.clock.clone())),
+            tokio::spawn(run_link(node.clone())),
+            tokio::spawn(run_read_index(node.clone(), waiting_reads)),
+            tokio::spawn(run_retention(node.clone())),
+            tokio::spawn(watch_for_failure(raft)),
+        ];
+        Ok(Replica { node, reads, tasks: Arc::new(Mutex::new(tasks)), stop_serving })
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.node.id()
+    }
+
+    /// The ensemble's id.
+    pub fn cluster_id(&self) -> &str {
+        self.node.peers.cluster_id()
+    }
+
+    /// What the commands of this process carry.
+    pub fn origin(&self) -> Origin {
+        self.node.shared.proposer.origin()
+    }
+
+    /// A look at the tree as this node has applied it.
+    pub fn tree(&self) -> TreeRef<'_> {
+        TreeRef(self.node.shared.read())
+    }
+
+    /// Who is told of what is applied.
+    pub fn observer(&self) -> &O {
+        &self.node.shared.observer
+    }
+
+    /// Puts commands into this node's stream, in order, each with what waits for its result. They are sent to whoever
+    /// leads until they are applied here, across changes of the leader; the observer then gets the result. Nothing that
+    /// was accepted is dropped while the process lives.
+    pub fn submit(&self, commands: impl IntoIterator<Item = (Command, O::Waiter)>) -> Result<(), Overloaded> {
+        self.node.shared.proposer.submit(commands)
+    }
+
+    /// This node has heard from a session. Reaches the leader within a tenth of a second.
+    pub fn touch(&self, session: SessionId) {
+        self.node.contact.touch(session);
+    }
+
+    /// Waits until this node's tree shows everything that was acknowledged, on any node, before the call. Cheap when many
+    /// call: they share a round to the leader. Dropping the future gives the wait up.
+    pub async fn read_barrier(&self) -> Result<(), NoQuorum> {
+        let (waiter, answer) = oneshot::channel();
+        self.reads.send(waiter).map_err(|_| NoQuorum)?;
+        answer.await.unwrap_or(Err(NoQuorum))
+    }
+
+    /// Who leads, and changes of it.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.node.leadership.subscribe()
+    }
+
+    /// On the leader: the time that the next entry would be stamped with, in milliseconds since the Unix epoch.
+    pub fn now_ms(&self) -> u64 {
+        self.node.clock.now_ms()
+    }
+
+    /// How long ago this node heard a leader that knows itself to lead, itself included; `None`: never.
+    pub fn leader_silence(&self) -> Option<Duration> {
+        self.node.contact.leader_silence()
+    }
+
+    /// This node leads, and a majority has confirmed it within the lease.
+    pub fn leads_with_quorum(&self) -> bool {
+        self.node.leadership.borrow().is_own && self.node.has_fresh_quorum()
+    }
+
+    /// The node's state.
+    pub fn status(&self) -> ReplicaStatus {
+        let metrics = self.node.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |id: Option<types::LogId>| id.map_or(0, |id| id.index);
+        let matched = metrics.replication.iter().flatten();
+        ReplicaStatus {
+            role: match metrics.state {
+                ServerState::Leader => "leader",
+                ServerState::Follower => "follower",
+                ServerState::Candidate => "candidate",
+                _ => "learner",
+            },
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: index(metrics.cluster_committed.max(metrics.local_committed)),
+            applied_index: *self.node.shared.applied.borrow(),
+            snapshot_index: index(metrics.snapshot),
+            purged_index: index(metrics.purged),
+            matched: matched.map(|(id, matched)| (*id, index(*matched))).collect(),
+            voters: metrics.membership_config.voter_ids().collect(),
+            leader_silence: self.leader_silence(),
+            backlog: self.node.shared.proposer.backlog(),
+            log_bytes: self.node.log.log_bytes_since_purge(),
+        }
+    }
+
+    /// The members as they are configured.
+    pub fn members(&self) -> &BTreeMap<NodeId, Member> {
+        self.node.peers.members()
+    }
+
+    /// Stops the node: hands the leadership over if it has it, then stops Raft and closes the log. Commands that are not
+    /// applied by then stay without a result; what is durable stays durable.
+    pub async fn shutdown(&self) {
+        self.hand_over().await;
+        if let Err(error) = self.node.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not stop cleanly");
+        }
+        self.stop_serving.cancel();
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        for task in tasks {
+            task.abort();
+        }
+        let log = self.node.log.clone();
+        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
+            tracing::warn!("the log was not closed");
+        }
+    }
+
+    /// Asks the follower that has most of the log to lead, and waits a little for it.
+    async fn hand_over(&self) {
+        let mut leadership = self.leadership();
+        if !leadership.borrow().is_own {
+            return;
+        }
+        let status = self.status();
+        let others = status.matched.iter().filter(|(id, _)| **id != self.id());
+        let Some((to, _)) = others.max_by_key(|(_, matched)| **matched) else { return };
+        tracing::info!(to, "handing the leadership over");
+        if self.node.raft.trigger().transfer_leader(*to).await.is_err() {
+            return;
+        }
+        let other_leads = leadership.wait_for(|now| !now.is_own && now.leader.is_some());
+        if tokio::time::timeout(self.node.options.timing.election_max, other_leads).await.is_err() {
+            tracing::warn!(to, "nobody took the leadership in time");
+        }
+    }
+}
+
+impl<O: Observer> Node<O> {
+    /// Begins the log, if this is the node that does.
+    async fn initialize(&self, has_log: bool) -> Result<(), StartError> {
+        let configured: Vec<NodeId> = self.options.members.keys().copied().collect();
+        if has_log {
+            let metrics = self.raft.metrics();
+            let logged: Vec<NodeId> =
+                metrics.borrow_watched().membership_config.nodes().map(|(id, _)| *id).collect();
+            // A follower may have begun its log with a vote only.
+            if !logged.is_empty() && logged != configured {
+                return Err(StartError::Membership { configured, logged });
+            }
+        }
+        if configured.first() != Some(&self.id()) {
+            return Ok(());
+        }
+        match self.raft.initialize(self.options.members.clone()).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(StartError::Raft(error.to_string())),
+        }
+    }
+}
+
+/// Runs work that blocks on the disk.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+fn refuse_diverged(data_dir: &DataDir) -> Result<(), StartError> {
+    match std::fs::read_to_string(data_dir.path().join(DIVERGED)) {
+        Ok(found) => Err(StartError::Diverged { found }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StartError::Snapshots(error)),
+    }
+}
+
+/// The log holds anything of Raft: an entry or a vote.
+async fn has_begun(log: &LogStore) -> Result<bool, StartError> {
+    let mut log = log.clone();
+    let state = log.get_log_state().await.map_err(|e| StartError::Raft(e.to_string()))?;
+    let vote = log.read_vote().await.map_err(|e| StartError::Raft(e.to_string()))?;
+    Ok(state.last_log_id.is_some() || vote.is_some())
+}
+
+/// Ends the process when openraft has stopped because of an error: a node whose log has failed must not go on as if it
+/// had one.
+async fn watch_for_failure<O: Observer>(raft: RaftNode<O>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let failed = metrics.borrow_watched().running_state.clone().err();
+        match failed {
+            Some(Fatal::Stopped) => return,
+            Some(error) => {
+                tracing::error!(%error, "raft has failed; the process ends");
+                std::process::abort();
+            }
+            None => {}
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}

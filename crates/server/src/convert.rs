@@ -1,0 +1,322 @@
+//! The public API's messages and the tree's types: the only place where the two meet.
+
+use coordd_proto::v1::{self, ErrorCode};
+use coordd_tree as tree;
+use coordd_tree::{ErrorKind, OpError, Outcome, WriteOp};
+
+/// Anything that is answered with an error.
+pub(crate) fn error(code: ErrorCode, message: impl Into<String>) -> v1::Error {
+    v1::Error { code: code as i32, message: message.into(), ..v1::Error::default() }
+}
+
+pub(crate) fn bad_arguments(message: impl Into<String>) -> v1::Error {
+    error(ErrorCode::BadArguments, message)
+}
+
+fn missing(what: &str) -> v1::Error {
+    error(ErrorCode::Protocol, format!("{what} is missing"))
+}
+
+pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
+    let code = match refused.kind {
+        ErrorKind::NoNode => ErrorCode::NoNode,
+        ErrorKind::NodeExists => ErrorCode::NodeExists,
+        ErrorKind::BadVersion => ErrorCode::BadVersion,
+        ErrorKind::NotEmpty => ErrorCode::NotEmpty,
+        ErrorKind::NoChildrenForEphemerals => ErrorCode::NoChildrenForEphemerals,
+        ErrorKind::NoAuth => ErrorCode::NoAuth,
+        ErrorKind::InvalidAcl => ErrorCode::InvalidAcl,
+        ErrorKind::BadArguments => ErrorCode::BadArguments,
+        ErrorKind::QuotaExceeded => ErrorCode::QuotaExceeded,
+        ErrorKind::SessionExpired => ErrorCode::SessionExpired,
+        ErrorKind::NoSession => ErrorCode::NoSession,
+        ErrorKind::GuardFailed => ErrorCode::GuardFailed,
+        ErrorKind::BadEpoch => ErrorCode::BadEpoch,
+        ErrorKind::CountMismatch => ErrorCode::CountMismatch,
+        ErrorKind::SequenceGap => ErrorCode::SequenceGap,
+        ErrorKind::TooManyUnacknowledged => ErrorCode::TooManyUnacknowledged,
+    };
+    v1::Error {
+        code: code as i32,
+        message: refused.message,
+        path: refused.path,
+        op_index: refused.op_index,
+        retry_after_ms: 0,
+    }
+}
+
+/// A refusal at the door in the tree's form, for a write that needs its place in its session all the same.
+pub(crate) fn refusal_from_wire(refused: &v1::Error) -> OpError {
+    let kind = match refused.code() {
+        ErrorCode::InvalidAcl => ErrorKind::InvalidAcl,
+        _ => ErrorKind::BadArguments,
+    };
+    // What was too long must not be proposed after all, as a part of its own refusal.
+    let path = shorten(&refused.path, 256);
+    OpError { kind, path, op_index: refused.op_index, message: shorten(&refused.message, 1024) }
+}
+
+fn shorten(text: &str, bytes: usize) -> String {
+    text[..text.floor_char_boundary(bytes.min(text.len()))].to_owned()
+}
+
+pub(crate) fn stat_to_wire(stat: &tree::Stat) -> v1::Stat {
+    v1::Stat {
+        czxid: stat.czxid,
+        mzxid: stat.mzxid,
+        pzxid: stat.pzxid,
+        ctime: stat.ctime,
+        mtime: stat.mtime,
+        version: stat.version,
+        cversion: stat.cversion,
+        aversion: stat.aversion,
+        ephemeral_owner: stat.ephemeral_owner,
+        data_length: stat.data_length,
+        num_children: stat.num_children,
+    }
+}
+
+pub(crate) fn acl_to_wire(acl: tree::Acl) -> Vec<v1::AclEntry> {
+    let entry = |entry: tree::AclEntry| v1::AclEntry {
+        perms: entry.perms.0.into(),
+        scheme: entry.scheme,
+        id: entry.id,
+    };
+    acl.into_iter().map(entry).collect()
+}
+
+fn acl_from_wire(acl: Vec<v1::AclEntry>) -> Result<tree::Acl, v1::Error> {
+    let entry = |entry: v1::AclEntry| {
+        let perms = u8::try_from(entry.perms).ok().filter(|bits| *bits <= tree::Perms::ALL.0);
+        let perms = perms.ok_or_else(|| {
+            error(ErrorCode::InvalidAcl, format!("permissions {} are not in 0 to 31", entry.perms))
+        })?;
+        Ok(tree::AclEntry { perms: tree::Perms(perms), scheme: entry.scheme, id: entry.id })
+    };
+    acl.into_iter().map(entry).collect()
+}
+
+pub(crate) fn quota_to_wire(quota: &tree::Quota) -> v1::Quota {
+    v1::Quota {
+        count_soft: quota.count_soft,
+        count_hard: quota.count_hard,
+        bytes_soft: quota.bytes_soft,
+        bytes_hard: quota.bytes_hard,
+    }
+}
+
+fn check_from_wire(check: v1::Check) -> Result<tree::Check, v1::Error> {
+    use v1::check::Condition;
+    let kind = match check.condition {
+        Some(Condition::Version(version)) => tree::CheckKind::Version(version),
+        Some(Condition::Epoch(epoch)) => tree::CheckKind::Epoch(epoch),
+        Some(Condition::Absent(true)) => tree::CheckKind::Absent,
+        Some(Condition::Absent(false)) => {
+            return Err(bad_arguments(format!(
+                "the check of {:?} has absent = false; use version -1",
+                check.path
+            )));
+        }
+        None => return Err(bad_arguments(format!("the check of {:?} has no condition", check.path))),
+    };
+    Ok(tree::Check { path: check.path, kind })
+}
+
+fn guards_from_wire(guards: Vec<v1::Check>) -> Result<Vec<tree::Check>, v1::Error> {
+    guards.into_iter().map(check_from_wire).collect()
+}
+
+fn create_from_wire(request: v1::CreateRequest) -> Result<tree::Create, v1::Error> {
+    use v1::CreateMode as Wire;
+    let mode = Wire::try_from(request.mode)
+        .map_err(|_| bad_arguments(format!("create mode {} is not known", request.mode)))?;
+    let mode = match mode {
+        Wire::Unspecified | Wire::Persistent => tree::CreateMode::Persistent,
+        Wire::Ephemeral => tree::CreateMode::Ephemeral,
+        Wire::PersistentSequential => tree::CreateMode::PersistentSequential,
+        Wire::EphemeralSequential => tree::CreateMode::EphemeralSequential,
+        Wire::Container => tree::CreateMode::Container,
+        Wire::PersistentWithTtl => tree::CreateMode::PersistentWithTtl,
+        Wire::PersistentSequentialWithTtl => tree::CreateMode::PersistentSequentialWithTtl,
+    };
+    Ok(tree::Create {
+        path: request.path,
+        data: request.data,
+        acl: acl_from_wire(request.acl)?,
+        mode,
+        ttl_ms: request.ttl_ms,
+        parents: request.parents,
+    })
+}
+
+fn multi_op_from_wire(op: v1::MultiOp) -> Result<tree::MultiOp, v1::Error> {
+    use v1::multi_op::Op;
+    let plain = |guards: &[v1::Check], session: &Option<v1::SessionRef>| {
+        if guards.is_empty() && session.is_none() {
+            Ok(())
+        } else {
+            Err(bad_arguments("guards and session belong to the multi, not to its operations"))
+        }
+    };
+    match op.op.ok_or_else(|| missing("an operation of the multi"))? {
+        Op::Create(create) => {
+            plain(&create.guards, &create.session)?;
+            Ok(tree::MultiOp::Create(create_from_wire(create)?))
+        }
+        Op::Delete(delete) => {
+            plain(&delete.guards, &delete.session)?;
+            Ok(tree::MultiOp::Delete { path: delete.path, version: any_or(delete.version)? })
+        }
+        Op::Set(set) => {
+            plain(&set.guards, &set.session)?;
+            Ok(tree::MultiOp::SetData { path: set.path, data: set.data, version: any_or(set.version)? })
+        }
+        Op::Check(check) => Ok(tree::MultiOp::Check(check_from_wire(check)?)),
+    }
+}
+
+fn any_or(version: Option<i32>) -> Result<i32, v1::Error> {
+    match version {
+        None => Ok(-1),
+        Some(version) if version >= -1 => Ok(version),
+        Some(version) => Err(bad_arguments(format!("version {version} is below -1"))),
+    }
+}
+
+/// What a write request asks for, and its guards.
+pub(crate) type WriteRequest = (WriteOp, Vec<tree::Check>);
+
+/// A request that writes, taken apart.
+pub(crate) trait IntoWrite {
+    fn into_write(self) -> Result<WriteRequest, v1::Error>;
+}
+
+impl IntoWrite for v1::CreateRequest {
+    fn into_write(mut self) -> Result<WriteRequest, v1::Error> {
+        let guards = guards_from_wire(std::mem::take(&mut self.guards))?;
+        Ok((WriteOp::Create(create_from_wire(self)?), guards))
+    }
+}
+
+impl IntoWrite for v1::DeleteRequest {
+    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+        let version = any_or(self.version)?;
+        Ok((WriteOp::Delete { path: self.path, version }, guards_from_wire(self.guards)?))
+    }
+}
+
+impl IntoWrite for v1::SetRequest {
+    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+        let version = any_or(self.version)?;
+        Ok((WriteOp::SetData { path: self.path, data: self.data, version }, guards_from_wire(self.guards)?))
+    }
+}
+
+impl IntoWrite for v1::MultiRequest {
+    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+        let ops = self.ops.into_iter().enumerate().map(|(index, op)| {
+            multi_op_from_wire(op).map_err(|error| v1::Error { op_index: Some(index as u32), ..error })
+        });
+        Ok((WriteOp::Multi(ops.collect::<Result<_, _>>()?), guards_from_wire(self.guards)?))
+    }
+}
+
+impl IntoWrite for v1::DeleteTreeRequest {
+    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+        let op = WriteOp::DeleteTree { path: self.path, expected_count: self.expected_count };
+        Ok((op, guards_from_wire(self.guards)?))
+    }
+}
+
+impl IntoWrite for v1::SetAclRequest {
+    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+        let version = any_or(self.version)?;
+        let op = WriteOp::SetAcl { path: self.path, acl: acl_from_wire(self.acl)?, version };
+        Ok((op, guards_from_wire(self.guards)?))
+    }
+}
+
+impl IntoWrite for v1::SetQuotaRequest {
+    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+        let quota = self.quota.ok_or_else(|| bad_arguments("quota is missing"))?;
+        let quota = tree::Quota {
+            count_soft: quota.count_soft,
+            count_hard: quota.count_hard,
+            bytes_soft: quota.bytes_soft,
+            bytes_hard: quota.bytes_hard,
+        };
+        Ok((WriteOp::SetQuota { path: self.path, quota }, guards_from_wire(self.guards)?))
+    }
+}
+
+impl IntoWrite for v1::DeleteQuotaRequest {
+    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+        Ok((WriteOp::DeleteQuota { path: self.path }, guards_from_wire(self.guards)?))
+    }
+}
+
+/// The reply to a write. `zxid` is set in the messages themselves only for unary calls.
+pub(crate) fn outcome_to_wire(outcome: Outcome, zxid: u64) -> v1::reply::Result {
+    use v1::reply::Result as Wire;
+    match outcome {
+        Outcome::Created { path, stat } => {
+            Wire::Create(v1::CreateReply { path, stat: Some(stat_to_wire(&stat)), zxid })
+        }
+        Outcome::Deleted => Wire::Delete(v1::DeleteReply { zxid }),
+        Outcome::DataSet(stat) => Wire::Set(v1::SetReply { stat: Some(stat_to_wire(&stat)), zxid }),
+        Outcome::AclSet(stat) => Wire::SetAcl(v1::SetAclReply { stat: Some(stat_to_wire(&stat)), zxid }),
+        Outcome::Multi(outcomes) => {
+            let results = outcomes.into_iter().map(multi_outcome_to_wire).collect();
+            Wire::Multi(v1::MultiReply { results, zxid })
+        }
+        Outcome::TreeDeleted(count) => Wire::DeleteTree(v1::DeleteTreeReply { count, zxid }),
+        Outcome::QuotaSet => Wire::SetQuota(v1::SetQuotaReply { zxid }),
+        Outcome::QuotaDeleted => Wire::DeleteQuota(v1::DeleteQuotaReply { zxid }),
+        Outcome::SessionEnded(ephemerals) => Wire::Close(v1::CloseReply { ephemerals }),
+        Outcome::Checked | Outcome::SessionOpened | Outcome::ZnodesExpired(_) => {
+            Wire::Error(error(ErrorCode::Protocol, "an answer that no request asks for"))
+        }
+    }
+}
+
+fn multi_outcome_to_wire(outcome: Outcome) -> v1::MultiOpReply {
+    use v1::multi_op_reply::Result as Wire;
+    let result = match outcome {
+        Outcome::Created { path, stat } => {
+            Some(Wire::Create(v1::CreateReply { path, stat: Some(stat_to_wire(&stat)), zxid: 0 }))
+        }
+        Outcome::Deleted => Some(Wire::Delete(v1::DeleteReply { zxid: 0 })),
+        Outcome::DataSet(stat) => Some(Wire::Set(v1::SetReply { stat: Some(stat_to_wire(&stat)), zxid: 0 })),
+        Outcome::Checked => Some(Wire::Check(v1::CheckReply {})),
+        _ => None,
+    };
+    v1::MultiOpReply { result }
+}
+
+/// The end of a session, for who asks or is told.
+pub(crate) fn end_to_wire(ended: &tree::EndedSession) -> v1::SessionEnd {
+    use v1::session_end::Reason;
+    let (reason, detail, silent_ms, last_node) = match &ended.reason {
+        tree::EndReason::Closed => (Reason::Closed, "closed by its client".to_owned(), 0, 0),
+        tree::EndReason::Expired { silent_ms, term, last_node } => {
+            let heard = match last_node {
+                0 => "never heard by this leader".to_owned(),
+                node => format!("last heard through node {node}"),
+            };
+            let detail = format!("silent for {silent_ms} ms, {heard}; decided by the leader of term {term}");
+            (Reason::Expired, detail, *silent_ms, *last_node)
+        }
+        tree::EndReason::Killed { by } => (Reason::Killed, format!("ended by an operator: {by}"), 0, 0),
+    };
+    v1::SessionEnd {
+        session_id: ended.id,
+        client_name: ended.client_name.clone(),
+        reason: reason as i32,
+        detail,
+        zxid: ended.zxid,
+        ended_ms: ended.ended_ms,
+        last_write_seq: ended.last_seq,
+        silent_ms,
+        last_node,
+    }
+}

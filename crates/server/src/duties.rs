@@ -1,0 +1,155 @@
+//! What a node does by itself: the leader ends silent sessions and deletes znodes that are due; every node watches
+//! whether it can serve.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use coordd_raft::{Leadership, Replica};
+use coordd_tree::{Command, EndReason};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::hub::{Hub, Waiter};
+use crate::service::Service;
+use crate::session::tracker::TICK;
+
+/// Sessions that are live in the tree and unknown to the tracker, or the other way round, are looked for so often.
+const RECONCILE_TICKS: u64 = 50;
+/// Due znodes of one command.
+const SWEEP_BATCH: usize = 1000;
+
+/// The leader's duties, whenever this node leads.
+pub(crate) async fn run_leader_duties(service: Arc<Service>) {
+    let mut leadership = service.replica().leadership();
+    while leadership.wait_for(|now| now.is_own).await.is_ok() {
+        lead(&service, &mut leadership).await;
+    }
+}
+
+async fn lead(service: &Service, leadership: &mut watch::Receiver<Leadership>) {
+    let replica = service.replica();
+    let term = leadership.borrow_and_update().term;
+    // What the last leader proposed is applied before the sessions are looked at.
+    if replica.read_barrier().await.is_err() {
+        return;
+    }
+    restart_tracker(replica);
+    let start = Instant::now();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next_sweep = start + service.options().sweep_interval;
+    let mut count = 0;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            changed = leadership.changed() => {
+                let now = *leadership.borrow_and_update();
+                if changed.is_err() || !now.is_own || now.term != term {
+                    return;
+                }
+                continue;
+            }
+        }
+        count += 1;
+        know_sessions(replica, count % RECONCILE_TICKS == 0);
+        expire_sessions(replica, start.elapsed(), term);
+        if Instant::now() >= next_sweep {
+            next_sweep = Instant::now() + service.options().sweep_interval;
+            sweep(replica);
+        }
+    }
+}
+
+fn restart_tracker(replica: &Replica<Hub>) {
+    let tree = replica.tree();
+    let mut tracking = replica.observer().tracking();
+    let live =
+        tree.sessions().map(|session| (session.id(), Duration::from_millis(session.timeout_ms().into())));
+    tracking.tracker.restart(live);
+    tracking.unknown.clear();
+}
+
+/// The tracker learns of sessions that were opened, and forgets those that ended.
+fn know_sessions(replica: &Replica<Hub>, reconcile: bool) {
+    let tree = replica.tree();
+    let mut tracking = replica.observer().tracking();
+    let unknown = std::mem::take(&mut tracking.unknown);
+    for (id, via) in unknown {
+        if let Some(session) = tree.session(id) {
+            tracking.tracker.opened(id, Duration::from_millis(session.timeout_ms().into()), via);
+        }
+    }
+    if reconcile {
+        for session in tree.sessions() {
+            if !tracking.tracker.is_known(session.id()) {
+                tracking.tracker.opened(session.id(), Duration::from_millis(session.timeout_ms().into()), 0);
+            }
+        }
+        tracking.tracker.retain(|id| tree.session(id).is_some());
+    }
+}
+
+fn expire_sessions(replica: &Replica<Hub>, now: Duration, term: u64) {
+    let mut tracking = replica.observer().tracking();
+    if !replica.leads_with_quorum() {
+        tracking.tracker.skip(now);
+        return;
+    }
+    let due = tracking.tracker.tick(now);
+    if due.is_empty() {
+        return;
+    }
+    for due in &due {
+        // What was submitted is proposed until it is applied: once is enough.
+        tracking.tracker.ended(due.session);
+        tracing::info!(
+            session = format!("{:#x}", due.session),
+            due.silent_ms,
+            due.last_node,
+            "a session expires"
+        );
+    }
+    drop(tracking);
+    let commands = due.into_iter().map(|due| {
+        let reason = EndReason::Expired { silent_ms: due.silent_ms, term, last_node: due.last_node };
+        (Command::EndSession { session: due.session, reason }, Waiter::Nobody)
+    });
+    if let Err(overloaded) = replica.submit(commands) {
+        // Found again when the tracker is compared with the tree; they live a little longer.
+        tracing::warn!(%overloaded, "sessions were not expired");
+    }
+}
+
+fn sweep(replica: &Replica<Hub>) {
+    let due = replica.tree().expired_znodes(replica.now_ms(), SWEEP_BATCH);
+    if !due.is_empty() {
+        tracing::debug!(znodes = due.len(), "sweeping TTL znodes and empty containers");
+        if let Err(overloaded) = replica.submit([(Command::ExpireZnodes(due), Waiter::Nobody)]) {
+            tracing::warn!(%overloaded, "due znodes were not deleted");
+        }
+    }
+}
+
+/// Serving starts when the node has seen the present of a majority once, and stops when no leader that leads was heard for
+/// a while: then clients are better off elsewhere.
+pub(crate) async fn run_serving_watch(service: Arc<Service>) {
+    let patience = service.options().timing.election_max * 3 + Duration::from_millis(500);
+    let mut ticks = interval(Duration::from_millis(50));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_serving = false;
+    loop {
+        ticks.tick().await;
+        let silence = service.replica().leader_silence();
+        let hears_leader = silence.is_some_and(|silence| silence <= patience);
+        if is_serving && !hears_leader {
+            is_serving = false;
+            service.set_serving(Err(format!(
+                "no leader with a majority was heard for {} ms",
+                patience.as_millis()
+            )));
+        } else if !is_serving && hears_leader && service.replica().read_barrier().await.is_ok() {
+            is_serving = true;
+            service.set_serving(Ok(()));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The service `Admin`.
+
+use std::sync::Arc;
+
+use coordd_proto::v1::admin_server::Admin;
+use coordd_proto::v1::{self, ErrorCode};
+use coordd_tree::{Command, EndReason, Session};
+use tonic::{Request, Response, Status};
+
+use super::refuse;
+use crate::convert::{bad_arguments, end_to_wire, error, error_to_wire};
+use crate::service::Service;
+
+const SESSIONS_MAX: usize = 1000;
+const BY_BYTES_MAX: usize = 256;
+
+type Reply<T> = Result<Response<T>, Status>;
+
+/// See the module.
+pub(crate) struct AdminApi {
+    pub(crate) service: Arc<Service>,
+}
+
+impl AdminApi {
+    fn session_info(&self, session: &Session) -> v1::SessionInfo {
+        v1::SessionInfo {
+            session_id: session.id(),
+            client_name: session.client_name().to_owned(),
+            timeout_ms: session.timeout_ms(),
+            opened_ms: session.opened_ms(),
+            opened_zxid: session.opened_zxid(),
+            last_write_seq: session.last_seq(),
+            ephemerals: session.ephemeral_count() as u64,
+            unacknowledged: session.unacknowledged() as u64,
+            attached_here: self.service.hub().is_attached(session.id()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminApi {
+    async fn status(&self, _request: Request<v1::StatusRequest>) -> Reply<v1::StatusReply> {
+        let replica = self.service.replica();
+        let status = replica.status();
+        let serving = self.service.check_serving();
+        let members = replica.members().iter().map(|(id, member)| v1::Member {
+            node_id: *id,
+            peer_address: member.peer_address.clone(),
+            client_address: member.client_address.clone(),
+            voter: status.voters.contains(id),
+            matched_index: status.matched.get(id).copied(),
+        });
+        let members = members.collect();
+        let tree = replica.tree();
+        Ok(Response::new(v1::StatusReply {
+            node_id: replica.id(),
+            cluster_id: replica.cluster_id().to_owned(),
+            role: status.role.to_owned(),
+            term: status.term,
+            leader_id: status.leader.unwrap_or(0),
+            last_log_index: status.last_log_index,
+            committed_index: status.committed_index,
+            applied_index: status.applied_index,
+            snapshot_index: status.snapshot_index,
+            purged_index: status.purged_index,
+            zxid: tree.last_zxid(),
+            digest: tree.digest(),
+            znodes: tree.znode_count(),
+            data_bytes: tree.data_bytes(),
+            sessions: tree.session_count() as u64,
+            attached_sessions: self.service.hub().attached_count() as u64,
+            watches: self.service.hub().watches().len() as u64,
+            serving: serving.is_ok(),
+            not_serving_reason: serving.err().map(|error| error.message).unwrap_or_default(),
+            members,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: self.service.uptime().as_millis() as u64,
+            incarnation: replica.origin().incarnation,
+            log_bytes: status.log_bytes,
+            resident_bytes: resident_bytes(),
+        }))
+    }
+
+    async fn list_sessions(&self, request: Request<v1::ListSessionsRequest>) -> Reply<v1::ListSessionsReply> {
+        let request = request.into_inner();
+        let limit = match request.limit as usize {
+            0 => SESSIONS_MAX,
+            limit => limit.min(SESSIONS_MAX),
+        };
+        let tree = self.service.replica().tree();
+        let mut later = tree.sessions().filter(|session| session.id() > request.after);
+        let sessions = later.by_ref().take(limit).map(|session| self.session_info(session)).collect();
+        Ok(Response::new(v1::ListSessionsReply { sessions, more: later.next().is_some() }))
+    }
+
+    async fn kill_session(&self, request: Request<v1::KillSessionRequest>) -> Reply<v1::KillSessionReply> {
+        let request = request.into_inner();
+        if request.by.len() > BY_BYTES_MAX {
+            return Err(refuse(bad_arguments(format!(
+                "`by` of {} bytes; at most {BY_BYTES_MAX}",
+                request.by.len()
+            ))));
+        }
+        let reason = EndReason::Killed { by: request.by };
+        let command = Command::EndSession { session: request.session_id, reason };
+        let (_, result) = self.service.propose(command, request.session_id, 0).await.map_err(refuse)?;
+        match result.map_err(|refused| refuse(error_to_wire(refused)))? {
+            coordd_tree::Outcome::SessionEnded(ephemerals) => {
+                Ok(Response::new(v1::KillSessionReply { ephemerals }))
+            }
+            other => Err(Status::internal(format!("an answer of another kind: {other:?}"))),
+        }
+    }
+
+    async fn get_session(&self, request: Request<v1::GetSessionRequest>) -> Reply<v1::GetSessionReply> {
+        use v1::get_session_reply::Session as Found;
+        let id = request.into_inner().session_id;
+        let tree = self.service.replica().tree();
+        let found = match (tree.session(id), tree.ended_session(id)) {
+            (Some(live), _) => Found::Live(self.session_info(live)),
+            (None, Some(ended)) => Found::Ended(end_to_wire(ended)),
+            (None, None) => {
+                let message = format!("no session {id:#x}: it never was, or ended over an hour ago");
+                return Err(refuse(error(ErrorCode::NoSession, message)));
+            }
+        };
+        Ok(Response::new(v1::GetSessionReply { session: Some(found) }))
+    }
+}
+
+/// From `/proc`; 0 where there is none.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}

@@ -1,0 +1,35 @@
+//! The public API over gRPC: messages in, calls of the rest, messages out. No rules live here.
+
+mod admin;
+mod attach;
+mod subscribe;
+mod unary;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use coordd_proto::status::into_status;
+use coordd_proto::v1;
+use tonic::transport::server::TcpConnectInfo;
+use tonic::{Request, Status};
+
+use crate::service::Service;
+
+pub(crate) use admin::AdminApi;
+
+/// Implements the service `Coordd`; the calls are in the files of this module.
+pub(crate) struct CoorddApi {
+    pub(crate) service: Arc<Service>,
+}
+
+fn refuse(error: v1::Error) -> Status {
+    into_status(error)
+}
+
+fn client_ip<T>(request: &Request<T>) -> Option<IpAddr> {
+    request
+        .extensions()
+        .get::<TcpConnectInfo>()
+        .and_then(TcpConnectInfo::remote_addr)
+        .map(|address| address.ip())
+}

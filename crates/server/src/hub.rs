@@ -1,0 +1,230 @@
+//! Where what the log says meets what clients wait for: results go to the streams and calls that asked, events to the
+//! watches they fire, ends of sessions to the streams attached to them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use coordd_proto::v1;
+use coordd_raft::{NodeId, Observer};
+use coordd_tree::{Applied, Auth, OpResult, Outcome, SessionId, Tree, WriteSeq, Zxid};
+use tokio::sync::{oneshot, watch};
+
+use crate::convert;
+use crate::session::outbox::{Item, Outbox};
+use crate::session::tracker::SessionTracker;
+use crate::watch::WatchTable;
+
+/// The answer to a command, or that it will not come: a snapshot took the place of the log in which it was.
+pub(crate) type Answer = Option<(Zxid, OpResult)>;
+
+/// What waits for a command's result.
+pub(crate) enum Waiter {
+    /// A request of a session stream.
+    Stream { outbox: Arc<Outbox>, request_id: u64, seq: WriteSeq },
+    /// A call. With `session` and `seq` if the command is a numbered write.
+    Call { answer: oneshot::Sender<Answer>, session: SessionId, seq: WriteSeq },
+    /// Nobody.
+    Nobody,
+}
+
+/// See the module. Locks are taken in the order of the fields, after the tree's, and never held across an await.
+pub(crate) struct Hub {
+    attached: Mutex<HashMap<SessionId, Arc<Outbox>>>,
+    watches: Mutex<WatchTable>,
+    /// Streams that got something and are not woken yet.
+    to_wake: Mutex<Vec<Arc<Outbox>>>,
+    tracker: Mutex<Tracking>,
+    /// What is applied, and all of whose events are in the outboxes.
+    zxid: watch::Sender<Zxid>,
+    next_outbox_id: AtomicU64,
+}
+
+/// The leader's tracker, and what it must look up in the tree.
+#[derive(Default)]
+pub(crate) struct Tracking {
+    pub(crate) tracker: SessionTracker,
+    /// Sessions that were heard from and that the tracker does not know.
+    pub(crate) unknown: Vec<(SessionId, NodeId)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic ends the process, so nobody meets what it left behind.
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Hub {
+    pub(crate) fn new() -> Self {
+        Hub {
+            attached: Mutex::default(),
+            watches: Mutex::default(),
+            to_wake: Mutex::default(),
+            tracker: Mutex::default(),
+            zxid: watch::Sender::new(0),
+            next_outbox_id: AtomicU64::new(1),
+        }
+    }
+
+    pub(crate) fn new_outbox(&self, session: SessionId, limit_bytes: usize, auth: Auth) -> Arc<Outbox> {
+        Outbox::new(self.next_outbox_id.fetch_add(1, Ordering::Relaxed), session, limit_bytes, auth)
+    }
+
+    /// What is applied.
+    pub(crate) fn zxid(&self) -> watch::Receiver<Zxid> {
+        self.zxid.subscribe()
+    }
+
+    pub(crate) fn watches(&self) -> MutexGuard<'_, WatchTable> {
+        lock(&self.watches)
+    }
+
+    pub(crate) fn tracking(&self) -> MutexGuard<'_, Tracking> {
+        lock(&self.tracker)
+    }
+
+    /// Makes `outbox` the stream of its session; the stream before it is told. The caller holds the tree.
+    pub(crate) fn attach(&self, outbox: &Arc<Outbox>) {
+        let before = lock(&self.attached).insert(outbox.session, outbox.clone());
+        if let Some(before) = before {
+            self.watches().disarm_all(&before);
+            before.push(Item::Moved);
+            before.wake();
+        }
+    }
+
+    /// The stream has gone. The session lives on.
+    pub(crate) fn detach(&self, outbox: &Outbox) {
+        let mut attached = lock(&self.attached);
+        if attached.get(&outbox.session).is_some_and(|current| current.id == outbox.id) {
+            attached.remove(&outbox.session);
+        }
+        drop(attached);
+        self.watches().disarm_all(outbox);
+    }
+
+    pub(crate) fn attached_count(&self) -> usize {
+        lock(&self.attached).len()
+    }
+
+    pub(crate) fn is_attached(&self, session: SessionId) -> bool {
+        lock(&self.attached).contains_key(&session)
+    }
+
+    fn wake_later(&self, outbox: &Arc<Outbox>) {
+        let mut to_wake = lock(&self.to_wake);
+        // Results come in runs of one session: most repeats are next to each other.
+        if to_wake.last().is_none_or(|last| last.id != outbox.id) {
+            to_wake.push(outbox.clone());
+        }
+    }
+
+    fn tell_end(&self, tree: &Tree, session: SessionId) {
+        let Some(outbox) = lock(&self.attached).remove(&session) else { return };
+        self.watches().disarm_all(&outbox);
+        let end = match tree.ended_session(session) {
+            Some(ended) => convert::end_to_wire(ended),
+            None => v1::SessionEnd { session_id: session, ..v1::SessionEnd::default() },
+        };
+        outbox.push(Item::Ended(end));
+        outbox.wake();
+    }
+}
+
+impl Observer for Hub {
+    type Waiter = Waiter;
+
+    fn applied(&self, tree: &Tree, applied: Applied, waiter: Option<Waiter>) {
+        if !applied.events.is_empty() {
+            let mut watches = self.watches();
+            for event in &applied.events {
+                watches.fire(tree, event);
+            }
+        }
+        let Applied { zxid, result, ended, .. } = applied;
+        match waiter {
+            Some(Waiter::Stream { outbox, request_id, .. }) => {
+                outbox.push(Item::Written { request_id, zxid, result });
+                self.wake_later(&outbox);
+            }
+            // The caller may have given up.
+            Some(Waiter::Call { answer, .. }) => drop(answer.send(Some((zxid, result)))),
+            Some(Waiter::Nobody) | None => {}
+        }
+        // After the answer of the close itself, which must not be lost.
+        if let Some(session) = ended {
+            self.tell_end(tree, session);
+        }
+    }
+
+    fn settled(&self, tree: &Tree) {
+        self.zxid.send_replace(tree.last_zxid());
+        for outbox in lock(&self.to_wake).drain(..) {
+            outbox.wake();
+        }
+    }
+
+    fn installed(&self, tree: &Tree, skipped: Vec<Waiter>) {
+        let before = *self.zxid.borrow();
+        self.catch_up(tree, before);
+        for waiter in skipped {
+            match waiter {
+                Waiter::Stream { outbox, request_id, seq } => {
+                    let item = match tree.recorded(outbox.session, seq) {
+                        Some((zxid, result)) => Item::Written { request_id, zxid, result },
+                        None => Item::WriteLost { request_id },
+                    };
+                    outbox.push(item);
+                    outbox.wake();
+                }
+                Waiter::Call { answer, session, seq } => {
+                    let found = match seq {
+                        0 if tree.session(session).is_some() => {
+                            Some((tree.last_zxid(), Ok(Outcome::SessionOpened)))
+                        }
+                        0 => None,
+                        _ => tree.recorded(session, seq),
+                    };
+                    drop(answer.send(found));
+                }
+                Waiter::Nobody => {}
+            }
+        }
+        let ended: Vec<SessionId> =
+            lock(&self.attached).keys().copied().filter(|session| tree.session(*session).is_none()).collect();
+        for session in ended {
+            self.tell_end(tree, session);
+        }
+        self.settled(tree);
+    }
+
+    fn touched(&self, via: NodeId, sessions: &[SessionId]) {
+        let mut tracking = self.tracking();
+        for session in sessions {
+            if tracking.tracker.is_known(*session) {
+                tracking.tracker.touch(*session, via);
+            } else {
+                tracking.unknown.push((*session, via));
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// All streams get the events after `before` out of the tree's history, or are told that it is gone.
+    fn catch_up(&self, tree: &Tree, before: Zxid) {
+        let mut watches = self.watches();
+        match tree.history_since(before) {
+            Some(events) => {
+                for event in events {
+                    watches.fire(tree, event);
+                }
+            }
+            None => {
+                for (outbox, watch_ids) in watches.streams() {
+                    outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
+                    outbox.wake();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! One `coordd`: wired together, run, and taken down in the reverse order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use coordd_proto::v1::FILE_DESCRIPTOR_SET;
+use coordd_proto::v1::admin_server::AdminServer;
+use coordd_proto::v1::coordd_server::CoorddServer;
+use coordd_raft::{Replica, ReplicaOptions};
+use rand::Rng as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::duties::{run_leader_duties, run_serving_watch};
+use crate::grpc::{AdminApi, CoorddApi};
+use crate::hub::Hub;
+use crate::incoming::accept;
+use crate::options::Options;
+use crate::service::Service;
+
+/// Calls at the same time on one connection.
+const STREAMS_PER_CONNECTION: u32 = 1000;
+/// How long calls have to end when the node stops.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// A running node.
+pub struct Node {
+    service: Arc<Service>,
+    stop: CancellationToken,
+    api: JoinHandle<anyhow::Result<()>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Starts a node. Both addresses are bound before anything else, so that a wrong one is told at once; clients are
+    /// answered from the start, with `NOT_SERVING` until the ensemble is formed and has a leader.
+    ///
+    /// # Errors
+    ///
+    /// An address or the data directory is not usable, or the ensemble cannot be joined.
+    pub async fn start(options: Options) -> anyhow::Result<Node> {
+        let bind = async |option: &str, address| {
+            TcpListener::bind(address).await.with_context(|| format!("{option}: cannot listen on {address}"))
+        };
+        let clients = bind("--listen", options.listen).await?;
+        let peers = bind("--peer-listen", options.peer_listen).await?;
+        tracing::info!(
+            node = options.id,
+            listen = %clients.local_addr()?,
+            peer_listen = %peers.local_addr()?,
+            data_dir = %options.data_dir.display(),
+            nodes = options.members.len(),
+            version = env!("CARGO_PKG_VERSION"),
+            "starting"
+        );
+        let replica_options = ReplicaOptions {
+            node_id: options.id,
+            members: options.members.clone(),
+            data_dir: options.data_dir.clone(),
+            timing: options.timing,
+            snapshot_log_bytes: options.snapshot_log_bytes,
+            keep_log_bytes: options.keep_log_bytes,
+        };
+        let new_cluster_id = format!("{:016x}", rand::rng().random::<u64>());
+        let replica = Replica::start(replica_options, peers, new_cluster_id, |_| Hub::new()).await?;
+        let limits = options.limits;
+        let service = Service::new(replica, options);
+
+        let stop = CancellationToken::new();
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let coordd = CoorddServer::new(CoorddApi { service: service.clone() })
+            .max_decoding_message_size(limits.frame_bytes)
+            .max_encoding_message_size(usize::MAX);
+        let admin =
+            AdminServer::new(AdminApi { service: service.clone() }).max_decoding_message_size(64 << 10);
+        let server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .add_service(health_service)
+            .add_service(reflection)
+            .add_service(coordd)
+            .add_service(admin);
+        let incoming = accept(clients, limits.connections);
+        let stopped = stop.clone();
+        let api = tokio::spawn(async move {
+            server
+                .serve_with_incoming_shutdown(incoming, stopped.cancelled_owned())
+                .await
+                .context("the client API")
+        });
+
+        let mut serving = service.serving();
+        let health_task = tokio::spawn(async move {
+            loop {
+                let status = match *serving.borrow_and_update() {
+                    Ok(()) => tonic_health::ServingStatus::Serving,
+                    Err(_) => tonic_health::ServingStatus::NotServing,
+                };
+                health.set_service_status("", status).await;
+                health.set_service_status("coordd.v1.Coordd", status).await;
+                if serving.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        let tasks = vec![
+            health_task,
+            tokio::spawn(run_serving_watch(service.clone())),
+            tokio::spawn(run_leader_duties(service.clone())),
+        ];
+        Ok(Node { service, stop, api, tasks })
+    }
+
+    /// Runs until `stop` is done, then stops in order: takes no new calls, lets the writes under way be answered, hands
+    /// the leadership over, closes the log.
+    ///
+    /// # Errors
+    ///
+    /// The client API has failed.
+    pub async fn run_until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::select! {
+            () = stop => {}
+            ended = &mut self.api => return ended.context("the client API panicked")?,
+        }
+        tracing::info!("stopping");
+        for task in self.tasks {
+            task.abort();
+        }
+        // Streams end now; their clients go to other nodes and lose nothing. What they had submitted is still proposed.
+        let drained = tokio::time::timeout(DRAIN, async {
+            while self.service.replica().status().backlog.0 > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        if drained.await.is_err() {
+            tracing::warn!("writes under way were not all applied; their clients ask again");
+        }
+        self.service.set_serving(Err("this node is stopping".to_owned()));
+        self.stop.cancel();
+        if tokio::time::timeout(DRAIN, &mut self.api).await.is_err() {
+            tracing::warn!("some calls did not end in time");
+            self.api.abort();
+        }
+        self.service.replica().shutdown().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}

@@ -1,0 +1,538 @@
+//! What `coordd` is configured with: command line before environment before file before default.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+use coordd_raft::{Member, NodeId, Timing};
+use serde::Deserialize;
+
+/// The options as they can be given: on the command line, as `COORDD_*` in the environment, or in the TOML file of
+/// `--config` under the same names.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GivenOptions {
+    /// Id of this node in the ensemble, from 1. Never give it to another node, also not after its disk is lost.
+    /// [default: 1]
+    #[arg(long, env = "COORDD_ID", value_name = "N")]
+    pub id: Option<u64>,
+
+    /// All nodes and where their peers reach them: `1=host:port,2=host:port,3=host:port`. The same on every node; an odd
+    /// number of nodes, 3 or 5. Without it this is a single node. [default: none]
+    #[arg(long, env = "COORDD_ENSEMBLE", value_name = "ID=HOST:PORT,...")]
+    pub ensemble: Option<String>,
+
+    /// Address that clients connect to. [default: 127.0.0.1:7401]
+    #[arg(long, env = "COORDD_LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+
+    /// Address that peers connect to, if it is not the one in --ensemble (behind a NAT, or 0.0.0.0 in a container).
+    /// [default: this node's address in --ensemble]
+    #[arg(long, env = "COORDD_PEER_LISTEN", value_name = "HOST:PORT")]
+    pub peer_listen: Option<String>,
+
+    /// Directory of this node's log and snapshots; created if it is not there. One directory a node; the disk under it is
+    /// what the speed of writes depends on. [default: ./coordd-data]
+    #[arg(long, env = "COORDD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// How log lines look: `human` or `json`. [default: human]
+    #[arg(long, env = "COORDD_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// Which log lines are written: a level, or `target=level,...` as in tracing's filters. [default:
+    /// info,openraft=warn]
+    #[arg(long, env = "COORDD_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+
+    /// How often an idle leader says that it leads. Below the slowest fdatasync of a follower it causes needless
+    /// retries. The same on every node. [default: 150ms]
+    #[arg(long, env = "COORDD_HEARTBEAT", value_name = "TIME")]
+    pub heartbeat: Option<Time>,
+
+    /// Least random time, after the lease has run out, before a follower asks for an election. The same on every node.
+    /// [default: 400ms]
+    #[arg(long, env = "COORDD_ELECTION_MIN", value_name = "TIME")]
+    pub election_min: Option<Time>,
+
+    /// The leader's lease, and the greatest such random time: a leader that is cut off is replaced after this and one
+    /// random time. Must be above the slowest fdatasync. The same on every node. [default: 600ms]
+    #[arg(long, env = "COORDD_ELECTION_MAX", value_name = "TIME")]
+    pub election_max: Option<Time>,
+
+    /// Least session timeout that a client gets. [default: 1s]
+    #[arg(long, env = "COORDD_SESSION_TIMEOUT_MIN", value_name = "TIME")]
+    pub session_timeout_min: Option<Time>,
+
+    /// Greatest session timeout that a client gets. [default: 10m]
+    #[arg(long, env = "COORDD_SESSION_TIMEOUT_MAX", value_name = "TIME")]
+    pub session_timeout_max: Option<Time>,
+
+    /// Session timeout of a client that asks for none. [default: 10s]
+    #[arg(long, env = "COORDD_SESSION_TIMEOUT", value_name = "TIME")]
+    pub session_timeout: Option<Time>,
+
+    /// How often TTL znodes and empty containers that are due are deleted. Recipes that use containers suffer below some
+    /// seconds. [default: 60s]
+    #[arg(long, env = "COORDD_SWEEP_INTERVAL", value_name = "TIME")]
+    pub sweep_interval: Option<Time>,
+
+    /// Largest value of a znode; larger writes are refused. At most 1MiB less than --frame-bytes-max. [default: 1MiB]
+    #[arg(long, env = "COORDD_VALUE_BYTES_MAX", value_name = "SIZE")]
+    pub value_bytes_max: Option<ByteSize>,
+
+    /// Largest frame or message that is read from a client; a larger one ends the call. At most 12MiB. [default: 4MiB]
+    #[arg(long, env = "COORDD_FRAME_BYTES_MAX", value_name = "SIZE")]
+    pub frame_bytes_max: Option<ByteSize>,
+
+    /// Most requests of one session that are worked on; more wait in the connection. [default: 1000]
+    #[arg(long, env = "COORDD_OUTSTANDING_MAX", value_name = "N")]
+    pub outstanding_max: Option<usize>,
+
+    /// Most live sessions of the ensemble; a new one is refused beyond it. [default: 100000]
+    #[arg(long, env = "COORDD_SESSIONS_MAX", value_name = "N")]
+    pub sessions_max: Option<usize>,
+
+    /// Most watches of one session on this node. [default: 100000]
+    #[arg(long, env = "COORDD_WATCHES_MAX", value_name = "N")]
+    pub watches_max: Option<usize>,
+
+    /// Most client connections; more are not accepted until others close. [default: 20000]
+    #[arg(long, env = "COORDD_CONNECTIONS_MAX", value_name = "N")]
+    pub connections_max: Option<usize>,
+
+    /// Most bytes of events and replies that wait for a client that does not read; beyond it its stream is ended, and the
+    /// client resumes where it was. [default: 16MiB]
+    #[arg(long, env = "COORDD_OUTBOX_BYTES_MAX", value_name = "SIZE")]
+    pub outbox_bytes_max: Option<ByteSize>,
+
+    /// A snapshot is cut when the log has grown so much since the last one. Larger: fewer snapshots, longer restarts.
+    /// [default: 64MiB]
+    #[arg(long, env = "COORDD_SNAPSHOT_LOG_BYTES", value_name = "SIZE")]
+    pub snapshot_log_bytes: Option<ByteSize>,
+
+    /// So much log is kept behind a snapshot: a node that lags by less gets log, one that lags by more a snapshot.
+    /// [default: 32MiB]
+    #[arg(long, env = "COORDD_KEEP_LOG_BYTES", value_name = "SIZE")]
+    pub keep_log_bytes: Option<ByteSize>,
+
+    /// Identity that passes every ACL: `user:base64(sha1(user:password))`. A client proves it with the digest scheme.
+    /// [default: none]
+    #[arg(long, env = "COORDD_SUPER_DIGEST", value_name = "ID", hide_env_values = true)]
+    pub super_digest: Option<String>,
+}
+
+/// The forms of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A duration as people write it: `150ms`, `10s`, `1m 30s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub Duration);
+
+impl FromStr for Time {
+    type Err = humantime::DurationError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        humantime::parse_duration(text).map(Time)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The options in force, checked.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This node.
+    pub id: NodeId,
+    /// All nodes; only this one if there is no ensemble.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where peers connect.
+    pub peer_listen: SocketAddr,
+    /// This node's directory.
+    pub data_dir: PathBuf,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which are written.
+    pub log: String,
+    /// Raft's times.
+    pub timing: Timing,
+    /// Bounds of session timeouts.
+    pub session_timeout_min: Duration,
+    /// See `session_timeout_min`.
+    pub session_timeout_max: Duration,
+    /// For a client that asks for none.
+    pub session_timeout: Duration,
+    /// How often due znodes are deleted.
+    pub sweep_interval: Duration,
+    /// Limits of what clients send.
+    pub limits: ServerLimits,
+    /// When a snapshot is cut.
+    pub snapshot_log_bytes: u64,
+    /// How much log stays behind it.
+    pub keep_log_bytes: u64,
+    /// Who passes every ACL.
+    pub super_digest: Option<String>,
+}
+
+/// Limits of what clients may ask of this node (G9).
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// Of a value.
+    pub value_bytes: usize,
+    /// Of a frame or message.
+    pub frame_bytes: usize,
+    /// Requests of a session under way.
+    pub outstanding: usize,
+    /// Live sessions.
+    pub sessions: usize,
+    /// Watches of a session.
+    pub watches: usize,
+    /// Connections.
+    pub connections: usize,
+    /// Bytes that wait for a reader.
+    pub outbox_bytes: usize,
+}
+
+/// An option that cannot be. Names the option.
+#[derive(Debug, thiserror::Error)]
+#[error("{option}: {cause}")]
+pub struct OptionError {
+    option: &'static str,
+    cause: String,
+}
+
+fn wrong<T>(option: &'static str, cause: impl Into<String>) -> Result<T, OptionError> {
+    Err(OptionError { option, cause: cause.into() })
+}
+
+impl GivenOptions {
+    /// Reads a TOML file.
+    pub fn from_file(path: &Path) -> Result<Self, OptionError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| OptionError { option: "--config", cause: format!("{}: {e}", path.display()) })?;
+        toml::from_str(&text)
+            .map_err(|e| OptionError { option: "--config", cause: format!("{}: {e}", path.display()) })
+    }
+
+    /// What is not given here is taken from `file`.
+    pub fn or(self, file: GivenOptions) -> GivenOptions {
+        GivenOptions {
+            id: self.id.or(file.id),
+            ensemble: self.ensemble.or(file.ensemble),
+            listen: self.listen.or(file.listen),
+            peer_listen: self.peer_listen.or(file.peer_listen),
+            data_dir: self.data_dir.or(file.data_dir),
+            log_format: self.log_format.or(file.log_format),
+            log: self.log.or(file.log),
+            heartbeat: self.heartbeat.or(file.heartbeat),
+            election_min: self.election_min.or(file.election_min),
+            election_max: self.election_max.or(file.election_max),
+            session_timeout_min: self.session_timeout_min.or(file.session_timeout_min),
+            session_timeout_max: self.session_timeout_max.or(file.session_timeout_max),
+            session_timeout: self.session_timeout.or(file.session_timeout),
+            sweep_interval: self.sweep_interval.or(file.sweep_interval),
+            value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
+            frame_bytes_max: self.frame_bytes_max.or(file.frame_bytes_max),
+            outstanding_max: self.outstanding_max.or(file.outstanding_max),
+            sessions_max: self.sessions_max.or(file.sessions_max),
+            watches_max: self.watches_max.or(file.watches_max),
+            connections_max: self.connections_max.or(file.connections_max),
+            outbox_bytes_max: self.outbox_bytes_max.or(file.outbox_bytes_max),
+            snapshot_log_bytes: self.snapshot_log_bytes.or(file.snapshot_log_bytes),
+            keep_log_bytes: self.keep_log_bytes.or(file.keep_log_bytes),
+            super_digest: self.super_digest.or(file.super_digest),
+        }
+    }
+
+    /// Fills in the defaults and checks everything that can be checked without the other nodes.
+    pub fn check(self) -> Result<Options, OptionError> {
+        let id = self.id.unwrap_or(1);
+        if id == 0 {
+            return wrong("--id", "ids are from 1");
+        }
+        let ensemble = self.ensemble.as_deref().unwrap_or_default();
+        let members = match ensemble {
+            "" => BTreeMap::from([(id, Member::default())]),
+            text => parse_ensemble(text)?,
+        };
+        let Some(own) = members.get(&id) else {
+            return wrong("--id", format!("{id} is not in --ensemble {ensemble}"));
+        };
+        let listen = address("--listen", self.listen.as_deref().unwrap_or("127.0.0.1:7401"))?;
+        let peer_listen = match (&self.peer_listen, ensemble) {
+            (Some(text), _) => address("--peer-listen", text)?,
+            // Nobody connects to it; any free port on the loopback will do.
+            (None, "") => SocketAddr::from(([127, 0, 0, 1], 0)),
+            (None, _) => address("--ensemble", &own.peer_address)?,
+        };
+        if listen == peer_listen && listen.port() != 0 {
+            return wrong("--listen", format!("{listen} is also the address for peers"));
+        }
+        let timing = self.timing()?;
+        let (session_timeout_min, session_timeout, session_timeout_max) = self.session_timeouts()?;
+        let limits = self.limits()?;
+        let snapshot_log_bytes = size(self.snapshot_log_bytes, ByteSize::mib(64));
+        if snapshot_log_bytes < 1 << 20 {
+            return wrong("--snapshot-log-bytes", "at least 1MiB");
+        }
+        let super_digest = self.super_digest.filter(|digest| !digest.is_empty());
+        if super_digest.as_ref().is_some_and(|digest| !digest.contains(':')) {
+            return wrong("--super-digest", "must be user:base64(sha1(user:password))");
+        }
+        let sweep_interval = time(self.sweep_interval, 60_000);
+        if sweep_interval < Duration::from_millis(100) {
+            return wrong("--sweep-interval", "at least 100ms");
+        }
+        Ok(Options {
+            id,
+            members,
+            listen,
+            peer_listen,
+            data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from("./coordd-data")),
+            log_format: self.log_format.unwrap_or_default(),
+            log: self.log.unwrap_or_else(|| "info,openraft=warn".to_owned()),
+            timing,
+            session_timeout_min,
+            session_timeout_max,
+            session_timeout,
+            sweep_interval,
+            limits,
+            snapshot_log_bytes,
+            keep_log_bytes: size(self.keep_log_bytes, ByteSize::mib(32)),
+            super_digest,
+        })
+    }
+
+    fn timing(&self) -> Result<Timing, OptionError> {
+        let default = Timing::default();
+        let timing = Timing {
+            heartbeat: self.heartbeat.map_or(default.heartbeat, |t| t.0),
+            election_min: self.election_min.map_or(default.election_min, |t| t.0),
+            election_max: self.election_max.map_or(default.election_max, |t| t.0),
+        };
+        if timing.heartbeat < Duration::from_millis(10) {
+            return wrong("--heartbeat", "at least 10ms");
+        }
+        if timing.election_min < timing.heartbeat * 2 {
+            return wrong("--election-min", "must be at least twice --heartbeat");
+        }
+        if timing.election_max <= timing.election_min {
+            return wrong("--election-max", "must be above --election-min");
+        }
+        if timing.election_max > Duration::from_secs(60) {
+            return wrong("--election-max", "at most 60s");
+        }
+        Ok(timing)
+    }
+
+    fn session_timeouts(&self) -> Result<(Duration, Duration, Duration), OptionError> {
+        let min = time(self.session_timeout_min, 1000);
+        let max = time(self.session_timeout_max, 600_000);
+        let default = time(self.session_timeout, 10_000);
+        if min < Duration::from_millis(500) {
+            return wrong("--session-timeout-min", "at least 500ms");
+        }
+        if max > Duration::from_secs(86_400) {
+            return wrong("--session-timeout-max", "at most 1day");
+        }
+        if default < min || default > max {
+            return wrong(
+                "--session-timeout",
+                "must be between --session-timeout-min and --session-timeout-max",
+            );
+        }
+        Ok((min, default, max))
+    }
+
+    fn limits(&self) -> Result<ServerLimits, OptionError> {
+        let frame = size(self.frame_bytes_max, ByteSize::mib(4));
+        let value = size(self.value_bytes_max, ByteSize::mib(1));
+        let outbox = size(self.outbox_bytes_max, ByteSize::mib(16));
+        if !(64 << 10..=12 << 20).contains(&frame) {
+            return wrong("--frame-bytes-max", "from 64KiB to 12MiB");
+        }
+        if value + (32 << 10) > frame {
+            return wrong("--value-bytes-max", "must be at least 32KiB below --frame-bytes-max");
+        }
+        if outbox < frame {
+            return wrong("--outbox-bytes-max", "must be at least --frame-bytes-max");
+        }
+        let count = |option, given: Option<usize>, default, most| match given.unwrap_or(default) {
+            0 => wrong(option, "at least 1"),
+            n if n > most => wrong(option, format!("at most {most}")),
+            n => Ok(n),
+        };
+        Ok(ServerLimits {
+            value_bytes: value as usize,
+            frame_bytes: frame as usize,
+            outstanding: count("--outstanding-max", self.outstanding_max, 1000, 10_000)?,
+            sessions: count("--sessions-max", self.sessions_max, 100_000, 10_000_000)?,
+            watches: count("--watches-max", self.watches_max, 100_000, 10_000_000)?,
+            connections: count("--connections-max", self.connections_max, 20_000, 1_000_000)?,
+            outbox_bytes: outbox as usize,
+        })
+    }
+}
+
+fn time(given: Option<Time>, default_ms: u64) -> Duration {
+    given.map_or(Duration::from_millis(default_ms), |time| time.0)
+}
+
+fn size(given: Option<ByteSize>, default: ByteSize) -> u64 {
+    given.unwrap_or(default).as_u64()
+}
+
+fn address(option: &'static str, text: &str) -> Result<SocketAddr, OptionError> {
+    use std::net::ToSocketAddrs as _;
+    match text.to_socket_addrs() {
+        Ok(mut addresses) => match addresses.next() {
+            Some(address) => Ok(address),
+            None => wrong(option, format!("{text} has no address")),
+        },
+        Err(error) => wrong(option, format!("{text}: {error}; expected host:port")),
+    }
+}
+
+fn parse_ensemble(text: &str) -> Result<BTreeMap<NodeId, Member>, OptionError> {
+    let option = "--ensemble";
+    let mut members = BTreeMap::new();
+    for part in text.split(',') {
+        let Some((id, host_port)) = part.trim().split_once('=') else {
+            return wrong(option, format!("{part:?} is not ID=HOST:PORT"));
+        };
+        let Ok(id @ 1..) = id.parse::<NodeId>() else {
+            return wrong(option, format!("{id:?} is not an id: a number from 1"));
+        };
+        let port = host_port
+            .rsplit_once(':')
+            .and_then(|(host, port)| if host.is_empty() { None } else { port.parse::<u16>().ok() });
+        if port.is_none_or(|port| port == 0) {
+            return wrong(option, format!("{host_port:?} is not HOST:PORT"));
+        }
+        if members.values().any(|member: &Member| member.peer_address == host_port) {
+            return wrong(option, format!("{host_port} stands there twice"));
+        }
+        let member = Member { peer_address: host_port.to_owned(), client_address: String::new() };
+        if members.insert(id, member).is_some() {
+            return wrong(option, format!("id {id} stands there twice"));
+        }
+    }
+    Ok(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(change: impl FnOnce(&mut GivenOptions)) -> Result<Options, String> {
+        let mut given = GivenOptions::default();
+        change(&mut given);
+        given.check().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn nothing_given_is_a_single_node() {
+        let options = given(|_| {}).unwrap();
+        assert_eq!((options.id, options.members.len()), (1, 1));
+        assert_eq!(options.listen.to_string(), "127.0.0.1:7401");
+    }
+
+    #[test]
+    fn an_ensemble_is_read() {
+        let options = given(|o| {
+            o.id = Some(2);
+            o.ensemble = Some("1=127.0.0.1:7501,2=127.0.0.1:7502, 3=127.0.0.1:7503".into());
+        })
+        .unwrap();
+        assert_eq!(options.members.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(options.peer_listen.to_string(), "127.0.0.1:7502");
+    }
+
+    #[test]
+    fn every_wrong_value_is_refused_with_the_name_of_its_option() {
+        let time = |text: &str| Some(text.parse().unwrap());
+        let wrong: Vec<(&str, Box<dyn FnOnce(&mut GivenOptions)>)> = vec![
+            ("--id", Box::new(|o| o.id = Some(0))),
+            ("--id", Box::new(|o| (o.id, o.ensemble) = (Some(4), Some("1=a:1,2=b:2".into())))),
+            ("--ensemble", Box::new(|o| o.ensemble = Some("1=a".into()))),
+            ("--ensemble", Box::new(|o| o.ensemble = Some("a:1".into()))),
+            ("--ensemble", Box::new(|o| o.ensemble = Some("0=a:1".into()))),
+            ("--ensemble", Box::new(|o| o.ensemble = Some("1=a:1,1=b:1".into()))),
+            ("--ensemble", Box::new(|o| o.ensemble = Some("1=a:1,2=a:1".into()))),
+            ("--ensemble", Box::new(|o| o.ensemble = Some("1=:1".into()))),
+            ("--ensemble", Box::new(|o| o.ensemble = Some("1=a:70000".into()))),
+            ("--listen", Box::new(|o| o.listen = Some("nowhere".into()))),
+            (
+                "--listen",
+                Box::new(|o| {
+                    (o.listen, o.peer_listen) = (Some("127.0.0.1:7".into()), Some("127.0.0.1:7".into()))
+                }),
+            ),
+            ("--peer-listen", Box::new(|o| o.peer_listen = Some("x".into()))),
+            ("--heartbeat", Box::new(move |o| o.heartbeat = time("1ms"))),
+            ("--election-min", Box::new(move |o| o.election_min = time("160ms"))),
+            ("--election-max", Box::new(move |o| o.election_max = time("400ms"))),
+            ("--election-max", Box::new(move |o| o.election_max = time("2m"))),
+            ("--session-timeout-min", Box::new(move |o| o.session_timeout_min = time("1ms"))),
+            ("--session-timeout-max", Box::new(move |o| o.session_timeout_max = time("2days"))),
+            ("--session-timeout", Box::new(move |o| o.session_timeout = time("11m"))),
+            ("--sweep-interval", Box::new(move |o| o.sweep_interval = time("1ms"))),
+            ("--value-bytes-max", Box::new(|o| o.value_bytes_max = Some(ByteSize::mib(4)))),
+            ("--frame-bytes-max", Box::new(|o| o.frame_bytes_max = Some(ByteSize::mib(13)))),
+            ("--outbox-bytes-max", Box::new(|o| o.outbox_bytes_max = Some(ByteSize::mib(1)))),
+            ("--outstanding-max", Box::new(|o| o.outstanding_max = Some(0))),
+            ("--sessions-max", Box::new(|o| o.sessions_max = Some(0))),
+            ("--watches-max", Box::new(|o| o.watches_max = Some(0))),
+            ("--connections-max", Box::new(|o| o.connections_max = Some(0))),
+            ("--snapshot-log-bytes", Box::new(|o| o.snapshot_log_bytes = Some(ByteSize::kib(1)))),
+            ("--super-digest", Box::new(|o| o.super_digest = Some("secret".into()))),
+        ];
+        for (option, change) in wrong {
+            let message = given(change).expect_err(option);
+            assert!(message.starts_with(&format!("{option}: ")), "{option}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_file_says_the_same_as_the_command_line() {
+        let file: GivenOptions = toml::from_str(
+            "id = 3\nensemble = \"1=a:1,2=b:1,3=127.0.0.1:1\"\nheartbeat = \"100ms\"\nvalue-bytes-max = \"2MiB\"\n\
+             log-format = \"json\"",
+        )
+        .unwrap();
+        let command_line =
+            GivenOptions { heartbeat: Some("120ms".parse().unwrap()), ..GivenOptions::default() };
+        let options = command_line.or(file).check().unwrap();
+        assert_eq!(
+            (options.id, options.timing.heartbeat.as_millis()),
+            (3, 120),
+            "the command line comes first"
+        );
+        assert_eq!((options.limits.value_bytes, options.log_format), (2 << 20, LogFormat::Json));
+    }
+
+    #[test]
+    fn a_file_with_an_unknown_option_is_refused() {
+        let error = toml::from_str::<GivenOptions>("ensembel = \"\"").unwrap_err().to_string();
+        assert!(error.contains("unknown field `ensembel`"), "{error}");
+    }
+}

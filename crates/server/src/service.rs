@@ -1,0 +1,232 @@
+//! What all calls share: the replica, the limits, whether the node serves, and how a command is proposed.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use coordd_proto::v1::{self, ErrorCode, WatchKind};
+use coordd_raft::Replica;
+use coordd_tree::{Auth, Command, Limits, OpResult, OpenSession, SessionId, WriteSeq, Zxid};
+use rand::Rng as _;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use crate::convert::{bad_arguments, end_to_wire, error, error_to_wire};
+use crate::hub::{Hub, Waiter};
+use crate::options::Options;
+use crate::session::outbox::Outbox;
+use crate::watch::Registration;
+
+/// How long a call waits for its write: the ensemble has no leader then. The write may still take effect.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a node that is behind a client waits to catch up before it sends the client away.
+const CATCH_UP: Duration = Duration::from_secs(2);
+const PATH_BYTES_MAX: usize = 4096;
+const CLIENT_NAME_BYTES_MAX: usize = 256;
+
+/// The node takes clients, or why it does not.
+pub(crate) type Serving = Result<(), String>;
+
+/// See the module.
+pub(crate) struct Service {
+    replica: Replica<Hub>,
+    options: Options,
+    serving: watch::Sender<Serving>,
+    started: Instant,
+}
+
+impl Service {
+    pub(crate) fn new(replica: Replica<Hub>, options: Options) -> Arc<Self> {
+        let serving = watch::Sender::new(Err("this node is starting".to_owned()));
+        Arc::new(Service { replica, options, serving, started: Instant::now() })
+    }
+
+    pub(crate) fn replica(&self) -> &Replica<Hub> {
+        &self.replica
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        self.replica.observer()
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn super_digest(&self) -> Option<&str> {
+        self.options.super_digest.as_deref()
+    }
+
+    /// Whether the node takes clients, and changes of it.
+    pub(crate) fn serving(&self) -> watch::Receiver<Serving> {
+        self.serving.subscribe()
+    }
+
+    pub(crate) fn set_serving(&self, now: Serving) {
+        self.serving.send_if_modified(|serving| {
+            let changed = *serving != now;
+            if changed {
+                match &now {
+                    Ok(()) => tracing::info!("serving"),
+                    Err(reason) => tracing::warn!(reason, "not serving"),
+                }
+                *serving = now;
+            }
+            changed
+        });
+    }
+
+    pub(crate) fn check_serving(&self) -> Result<(), v1::Error> {
+        self.serving.borrow().as_ref().map_err(|reason| error(ErrorCode::NotServing, reason)).copied()
+    }
+
+    pub(crate) fn write_limits(&self) -> Limits {
+        Limits {
+            value_bytes: self.options.limits.value_bytes,
+            path_bytes: PATH_BYTES_MAX,
+            ..Limits::default()
+        }
+    }
+
+    /// A watch as it is asked for, checked.
+    pub(crate) fn registration(
+        &self,
+        outbox: &Outbox,
+        spec: &v1::WatchSpec,
+        path: &str,
+    ) -> Result<Registration, v1::Error> {
+        let kind = WatchKind::try_from(spec.kind).unwrap_or_default();
+        if kind == WatchKind::Unspecified {
+            return Err(bad_arguments(format!("watch kind {} is not known", spec.kind)));
+        }
+        if spec.watch_id == 0 {
+            return Err(bad_arguments("watch_id 0 is no name of a watch"));
+        }
+        if path.len() > PATH_BYTES_MAX {
+            return Err(bad_arguments(format!("a path of {} bytes; at most {PATH_BYTES_MAX}", path.len())));
+        }
+        let limit = self.options.limits.watches;
+        if self.hub().watches().len_of(outbox) >= limit {
+            let message = format!("{limit} watches of one session (--watches-max)");
+            return Err(error(ErrorCode::Throttled, message));
+        }
+        Ok(Registration { watch_id: spec.watch_id, path: path.to_owned(), kind, with_value: spec.with_value })
+    }
+
+    /// Proposes a command and waits until this node has applied it.
+    ///
+    /// `session` and `seq` name a numbered write: its answer is found even if a snapshot overtakes it.
+    pub(crate) async fn propose(
+        &self,
+        command: Command,
+        session: SessionId,
+        seq: WriteSeq,
+    ) -> Result<(Zxid, OpResult), v1::Error> {
+        self.check_serving()?;
+        let (answer, waiting) = oneshot::channel();
+        let waiter = Waiter::Call { answer, session, seq };
+        self.replica.submit([(command, waiter)]).map_err(|overloaded| v1::Error {
+            retry_after_ms: 100,
+            ..error(ErrorCode::Throttled, overloaded.to_string())
+        })?;
+        match timeout(WRITE_TIMEOUT, waiting).await {
+            Ok(Ok(Some(answer))) => Ok(answer),
+            Ok(_) => Err(error(
+                ErrorCode::OutcomeUnknown,
+                "a snapshot took the place of the log that holds the answer",
+            )),
+            Err(_) => {
+                let message = format!(
+                    "not applied within {} s: there is no leader with a majority",
+                    WRITE_TIMEOUT.as_secs()
+                );
+                Err(error(ErrorCode::OutcomeUnknown, message))
+            }
+        }
+    }
+
+    /// The timeout that a client gets for the one it asks for; 0 asks for the default.
+    pub(crate) fn negotiate_timeout(&self, asked_ms: u32) -> u32 {
+        let (min, max) = (self.options.session_timeout_min, self.options.session_timeout_max);
+        let timeout = match asked_ms {
+            0 => self.options.session_timeout,
+            asked => Duration::from_millis(asked.into()).clamp(min, max),
+        };
+        u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// Opens a session. Returns its id, password and timeout, and where it was opened.
+    pub(crate) async fn open_session(
+        &self,
+        asked_timeout_ms: u32,
+        client_name: &str,
+    ) -> Result<(SessionId, [u8; 16], u32, Zxid), v1::Error> {
+        if client_name.len() > CLIENT_NAME_BYTES_MAX {
+            let message =
+                format!("a client name of {} bytes; at most {CLIENT_NAME_BYTES_MAX}", client_name.len());
+            return Err(bad_arguments(message));
+        }
+        let limit = self.options.limits.sessions;
+        if self.replica.tree().session_count() >= limit {
+            let message = format!("{limit} live sessions (--sessions-max)");
+            return Err(v1::Error { retry_after_ms: 1000, ..error(ErrorCode::Throttled, message) });
+        }
+        let timeout_ms = self.negotiate_timeout(asked_timeout_ms);
+        let opening = OpenSession {
+            session: rand::rng().random_range(1..=u64::MAX >> 1),
+            password: rand::rng().random(),
+            timeout_ms,
+            client_name: client_name.to_owned(),
+        };
+        let (session, password) = (opening.session, opening.password);
+        let (zxid, result) = self.propose(Command::OpenSession(opening), session, 0).await?;
+        result.map_err(error_to_wire)?;
+        self.replica.touch(session);
+        Ok((session, password, timeout_ms, zxid))
+    }
+
+    /// Waits until this node has applied at least `zxid`, for a moment.
+    pub(crate) async fn catch_up(&self, zxid: Zxid) -> Result<(), v1::Error> {
+        let mut applied = self.hub().zxid();
+        let reached = timeout(CATCH_UP, applied.wait_for(|applied| *applied >= zxid)).await.is_ok();
+        if reached {
+            return Ok(());
+        }
+        let message =
+            format!("this node has applied zxid {}, the client has seen {zxid}", *self.hub().zxid().borrow());
+        Err(error(ErrorCode::NotServing, message))
+    }
+
+    /// Why a session cannot be attached or used; `None` if it can, with that password.
+    pub(crate) fn refuse_session(
+        tree: &coordd_tree::Tree,
+        session: SessionId,
+        password: &[u8],
+    ) -> Option<v1::Error> {
+        match tree.session(session) {
+            Some(live) if is_same_secret(live.password(), password) => None,
+            Some(_) => Some(error(ErrorCode::AuthFailed, "wrong password for the session")),
+            None => Some(match tree.ended_session(session) {
+                Some(ended) => {
+                    let detail = end_to_wire(ended).detail;
+                    error(ErrorCode::SessionExpired, format!("session {session:#x} has ended: {detail}"))
+                }
+                None => error(ErrorCode::NoSession, format!("no session {session:#x}")),
+            }),
+        }
+    }
+}
+
+/// Compares in a time that does not tell how much of it is right.
+pub(crate) fn is_same_secret(ours: &[u8], theirs: &[u8]) -> bool {
+    ours.len() == theirs.len() && ours.iter().zip(theirs).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
+}
+
+/// Who asks, before anything is proved.
+pub(crate) fn from_address(ip: Option<IpAddr>) -> Auth {
+    Auth { ip: ip.map(|ip| ip.to_canonical()), ids: Vec::new() }
+}

@@ -1,0 +1,506 @@
+//! One session stream: requests in, replies and events out.
+//!
+//! Writes are submitted as they arrive and are never held up by reads. A read waits until all earlier writes of the
+//! session are applied here, and a linearizable one until its barrier is passed; replies leave in the order of the
+//! requests. Everything that leaves goes through this task, in the order of the outbox, so an event is out before a reply
+//! that shows what it tells.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coordd_proto::status::into_status;
+use coordd_proto::v1::{self, ErrorCode};
+use coordd_raft::NoQuorum;
+use coordd_tree::{Auth, Command, Write, WriteOp, WriteSeq};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::{Status, Streaming};
+
+use super::outbox::{Item, Outbox};
+use crate::convert::{IntoWrite, WriteRequest, bad_arguments, error, error_to_wire, outcome_to_wire};
+use crate::hub::Waiter;
+use crate::reads::{Read, authenticate};
+use crate::service::Service;
+
+/// An unasked mark is sent so often.
+const MARK_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of one frame to the client, about; a single item may be larger.
+const FRAME_BYTES: usize = 1 << 20;
+/// How long a client has to take the last thing that is said.
+const LAST_WORD: Duration = Duration::from_secs(5);
+/// Frames that wait in the transport.
+const FRAMES: usize = 4;
+
+/// What a stream ends with: nothing more to say, or a status.
+type End = Option<Status>;
+
+/// What the client reads.
+pub(crate) type Frames = mpsc::Receiver<Result<v1::ServerFrame, Status>>;
+
+/// A request that is not answered yet.
+struct Pending {
+    id: u64,
+    state: State,
+}
+
+enum State {
+    /// A write that is on its way.
+    Submitted,
+    /// A read that has not had its turn.
+    Read(Read),
+    /// Answered, but an earlier request is not.
+    Done(v1::Reply),
+}
+
+type Barrier = Pin<Box<dyn Future<Output = Result<(), NoQuorum>> + Send>>;
+
+/// See the module.
+pub(crate) struct Connection {
+    service: Arc<Service>,
+    outbox: Arc<Outbox>,
+    auth: Arc<Auth>,
+    pending: VecDeque<Pending>,
+    /// Writes in `pending` that are on their way.
+    submitted: usize,
+    /// The linearizable read at the front waits for this.
+    barrier: Option<Barrier>,
+    acked: WriteSeq,
+    frame: v1::ServerFrame,
+    frame_bytes: usize,
+    frames: mpsc::Sender<Result<v1::ServerFrame, Status>>,
+    /// The outbox called while a frame waited to be sent.
+    woken: bool,
+}
+
+impl Connection {
+    /// Starts the task of a stream whose session is attached. `first` are the items to say first.
+    pub(crate) fn spawn(
+        service: Arc<Service>,
+        outbox: Arc<Outbox>,
+        auth: Arc<Auth>,
+        attached: v1::Attached,
+        requests: Streaming<v1::ClientFrame>,
+        first: v1::ClientFrame,
+    ) -> Frames {
+        let (frames, receiver) = mpsc::channel(FRAMES);
+        let mut connection = Connection {
+            service,
+            outbox,
+            auth,
+            pending: VecDeque::new(),
+            submitted: 0,
+            barrier: None,
+            acked: 0,
+            frame: v1::ServerFrame::default(),
+            frame_bytes: 0,
+            frames,
+            woken: false,
+        };
+        connection.say(v1::server_item::Item::Attached(attached), 64);
+        tokio::spawn(async move {
+            let end = connection.serve(requests, first).await;
+            connection.service.hub().detach(&connection.outbox);
+            if let Some(status) = end {
+                // The client may have gone, or read nothing any more: then it learns from the end of the stream alone.
+                let _ = tokio::time::timeout(LAST_WORD, connection.frames.send(Err(status))).await;
+            }
+        });
+        receiver
+    }
+
+    async fn serve(&mut self, mut requests: Streaming<v1::ClientFrame>, first: v1::ClientFrame) -> End {
+        if let Err(end) = self.take_frame(first) {
+            return end;
+        }
+        let outstanding_max = self.service.options().limits.outstanding;
+        let mut serving = self.service.serving();
+        let mut mark = interval(MARK_INTERVAL);
+        mark.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if let Err(end) = self.advance().await {
+                return end;
+            }
+            let outbox = self.outbox.clone();
+            tokio::select! {
+                frame = requests.message(), if self.pending.len() < outstanding_max => match frame {
+                    Ok(Some(frame)) => {
+                        if let Err(end) = self.take_frame(frame) {
+                            return end;
+                        }
+                    }
+                    // The client has closed its half, or its connection: the session waits for it to come back.
+                    Ok(None) | Err(_) => return None,
+                },
+                () = outbox.ready() => {}
+                passed = wait_for(&mut self.barrier), if self.barrier.is_some() => {
+                    self.barrier = None;
+                    if let Err(end) = self.pass_barrier(passed) {
+                        return end;
+                    }
+                }
+                changed = serving.changed() => {
+                    let reason = serving.borrow_and_update().clone();
+                    match reason {
+                        Err(reason) if changed.is_ok() => {
+                            return Some(into_status(error(ErrorCode::NotServing, reason)));
+                        }
+                        Ok(()) if changed.is_ok() => {}
+                        _ => return Some(into_status(error(ErrorCode::NotServing, "this node is stopping"))),
+                    }
+                }
+                _ = mark.tick() => {
+                    let zxid = *self.service.hub().zxid().borrow();
+                    // Everything up to here is in the outbox, and said before this.
+                    if let Err(end) = self.drain().await {
+                        return end;
+                    }
+                    self.say(v1::server_item::Item::Pong(v1::Pong { nonce: 0, zxid }), 16);
+                }
+            }
+        }
+    }
+
+    /// Says what there is to say, and gives reads their turn, until there is nothing left to do but wait.
+    async fn advance(&mut self) -> Result<(), End> {
+        loop {
+            self.woken = false;
+            self.drain().await?;
+            let ran = self.run_reads()?;
+            self.flush().await?;
+            if !ran && !self.woken {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A frame of the client.
+    fn take_frame(&mut self, frame: v1::ClientFrame) -> Result<(), End> {
+        self.service.replica().touch(self.outbox.session);
+        self.acked = self.acked.max(frame.acked_write_seq);
+        let mut writes = Vec::new();
+        for request in frame.requests {
+            if let Some(write) = self.take_request(request)? {
+                writes.push(write);
+            }
+        }
+        if !writes.is_empty() {
+            self.submitted += writes.len();
+            if let Err(overloaded) = self.service.replica().submit(writes) {
+                // The order of the session's writes must not get a hole: end the stream, and the client sends again.
+                return Err(Some(into_status(error(ErrorCode::Throttled, overloaded.to_string()))));
+            }
+        }
+        if let Some(ping) = frame.ping {
+            let zxid = *self.service.hub().zxid().borrow();
+            self.take_outbox()?;
+            self.say(v1::server_item::Item::Pong(v1::Pong { nonce: ping.nonce, zxid }), 16);
+        }
+        Ok(())
+    }
+
+    /// A request; returns the command if it is a write.
+    fn take_request(&mut self, request: v1::Request) -> Result<Option<(Command, Waiter)>, End> {
+        use v1::request::Op;
+        let id = request.id;
+        let seq = request.write_seq;
+        let Some(op) = request.op else {
+            return self.break_protocol(format!("request {id} has no operation"));
+        };
+        let write = match op {
+            Op::Create(op) => op.into_write(),
+            Op::Delete(op) => op.into_write(),
+            Op::Set(op) => op.into_write(),
+            Op::Multi(op) => op.into_write(),
+            Op::DeleteTree(op) => op.into_write(),
+            Op::SetAcl(op) => op.into_write(),
+            Op::SetQuota(op) => op.into_write(),
+            Op::DeleteQuota(op) => op.into_write(),
+            Op::Close(v1::CloseRequest {}) => Ok((WriteOp::CloseSession, Vec::new())),
+            other => {
+                if seq != 0 {
+                    return self
+                        .break_protocol(format!("request {id} does not write and has a write number"));
+                }
+                let state = match other {
+                    Op::Get(op) => State::Read(Read::Get(op)),
+                    Op::Exists(op) => State::Read(Read::Exists(op)),
+                    Op::List(op) => State::Read(Read::List(op)),
+                    Op::MultiRead(op) => State::Read(Read::MultiRead(op)),
+                    Op::GetAcl(op) => State::Read(Read::GetAcl(op)),
+                    Op::GetEphemerals(op) => State::Read(Read::GetEphemerals(op)),
+                    Op::CountDescendants(op) => State::Read(Read::CountDescendants(op)),
+                    Op::GetQuota(op) => State::Read(Read::GetQuota(op)),
+                    Op::Sync(op) => State::Read(Read::Sync(op)),
+                    Op::AddWatch(op) => self.done(id, self.add_watch(op)),
+                    Op::RemoveWatch(op) => self.done(id, self.remove_watch(&op)),
+                    Op::AddAuth(op) => {
+                        let result = self.add_auth(op);
+                        self.done(id, result)
+                    }
+                    _ => self.done(id, Ok(self.who_am_i())),
+                };
+                self.pending.push_back(Pending { id, state });
+                return Ok(None);
+            }
+        };
+        if seq == 0 {
+            return self.break_protocol(format!("request {id} writes and has no write number"));
+        }
+        // A write that is refused here still needs its place in the session's order, so it is proposed as a write that
+        // every node refuses alike.
+        let (op, guards) = write.unwrap_or_else(|refused| refused_write(&refused));
+        let write = Write {
+            session: self.outbox.session,
+            seq,
+            acked: self.acked,
+            auth: (*self.auth).clone(),
+            op,
+            guards,
+        };
+        let write = match write.validate(&self.service.write_limits()) {
+            Ok(()) => write,
+            Err(refused) => {
+                let (op, guards) = refused_write(&error_to_wire(refused));
+                Write { op, guards, ..write }
+            }
+        };
+        self.pending.push_back(Pending { id, state: State::Submitted });
+        let waiter = Waiter::Stream { outbox: self.outbox.clone(), request_id: id, seq };
+        Ok(Some((Command::Write(write), waiter)))
+    }
+
+    fn break_protocol<T>(&self, message: String) -> Result<T, End> {
+        Err(Some(into_status(error(ErrorCode::Protocol, message))))
+    }
+
+    fn done(&self, id: u64, result: Result<v1::reply::Result, v1::Error>) -> State {
+        let result = result.unwrap_or_else(v1::reply::Result::Error);
+        let zxid = self.service.replica().tree().last_zxid();
+        State::Done(v1::Reply { id, zxid, result: Some(result) })
+    }
+
+    fn add_watch(&self, op: v1::AddWatchRequest) -> Result<v1::reply::Result, v1::Error> {
+        let spec = op.watch.ok_or_else(|| bad_arguments("watch is missing"))?;
+        coordd_tree::validate_path(&op.path).map_err(error_to_wire)?;
+        let watch = self.service.registration(&self.outbox, &spec, &op.path)?;
+        // Under the tree's lock, so that the watch starts at one point of history.
+        let _tree = self.service.replica().tree();
+        self.service.hub().watches().arm(&self.outbox, watch);
+        Ok(v1::reply::Result::AddWatch(v1::AddWatchReply {}))
+    }
+
+    fn remove_watch(&self, op: &v1::RemoveWatchRequest) -> Result<v1::reply::Result, v1::Error> {
+        if self.service.hub().watches().disarm(&self.outbox, op.watch_id) {
+            Ok(v1::reply::Result::RemoveWatch(v1::RemoveWatchReply {}))
+        } else {
+            Err(error(ErrorCode::NoWatcher, format!("no watch {}", op.watch_id)))
+        }
+    }
+
+    fn add_auth(&mut self, op: v1::AddAuthRequest) -> Result<v1::reply::Result, v1::Error> {
+        let credential = op.credential.ok_or_else(|| bad_arguments("credential is missing"))?;
+        self.auth = authenticate(&self.auth, &[credential], self.service.super_digest())?;
+        self.outbox.set_auth((*self.auth).clone());
+        Ok(v1::reply::Result::AddAuth(v1::AddAuthReply {}))
+    }
+
+    fn who_am_i(&self) -> v1::reply::Result {
+        let address = self.auth.ip.map(|ip| v1::Identity { scheme: "ip".into(), id: ip.to_string() });
+        let proved =
+            self.auth.ids.iter().map(|id| v1::Identity { scheme: id.scheme.clone(), id: id.id.clone() });
+        v1::reply::Result::WhoAmI(v1::WhoAmIReply { identities: address.into_iter().chain(proved).collect() })
+    }
+
+    /// Takes what waits in the outbox.
+    async fn drain(&mut self) -> Result<(), End> {
+        for item in self.outbox.take() {
+            self.handle_item(item)?;
+            if self.frame_bytes > FRAME_BYTES {
+                self.flush().await?;
+            }
+        }
+        self.check_overflow()
+    }
+
+    /// The same, all into the present frame.
+    fn take_outbox(&mut self) -> Result<(), End> {
+        self.outbox.take().into_iter().try_for_each(|item| self.handle_item(item))
+    }
+
+    fn check_overflow(&self) -> Result<(), End> {
+        if self.outbox.is_overflown() {
+            let limit = self.service.options().limits.outbox_bytes;
+            let message = format!("the client reads too slowly: over {limit} bytes wait for it");
+            return Err(Some(into_status(error(ErrorCode::Throttled, message))));
+        }
+        Ok(())
+    }
+
+    fn handle_item(&mut self, item: Item) -> Result<(), End> {
+        match item {
+            Item::Written { request_id, zxid, result } => {
+                let result = match result {
+                    Ok(outcome) => outcome_to_wire(outcome, 0),
+                    Err(refused) => v1::reply::Result::Error(error_to_wire(refused)),
+                };
+                self.answer_write(v1::Reply { id: request_id, zxid, result: Some(result) });
+            }
+            Item::WriteLost { request_id } => {
+                let message = "this node was brought up to date by a snapshot and does not know the write's fate; ask again";
+                let result = v1::reply::Result::Error(error(ErrorCode::OutcomeUnknown, message));
+                self.answer_write(v1::Reply { id: request_id, zxid: 0, result: Some(result) });
+            }
+            Item::Event(event) => {
+                let bytes = event.path.len() + event.value.as_ref().map_or(0, |value| value.len()) + 64;
+                self.say(v1::server_item::Item::Event(event), bytes);
+            }
+            Item::Resync(resync) => self.say(v1::server_item::Item::Resync(resync), 64),
+            Item::Ended(end) => {
+                self.say(v1::server_item::Item::Ended(end), 256);
+                let frame = std::mem::take(&mut self.frame);
+                let frames = self.frames.clone();
+                tokio::spawn(async move {
+                    // As above.
+                    let _ = tokio::time::timeout(LAST_WORD, frames.send(Ok(frame))).await;
+                });
+                return Err(None);
+            }
+            Item::Moved => {
+                let message = "another connection has attached to the session";
+                return Err(Some(into_status(error(ErrorCode::SessionMoved, message))));
+            }
+        }
+        Ok(())
+    }
+
+    /// A write was answered. Writes are answered in the order in which they were sent.
+    fn answer_write(&mut self, reply: v1::Reply) {
+        let found = self.pending.iter_mut().find(|pending| matches!(pending.state, State::Submitted));
+        let Some(pending) = found else { return };
+        debug_assert_eq!(pending.id, reply.id, "answers come in order");
+        pending.state = State::Done(reply);
+        self.submitted -= 1;
+        self.say_done();
+    }
+
+    /// Says the replies at the front that are there.
+    fn say_done(&mut self) {
+        while matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. })) {
+            if let Some(Pending { state: State::Done(reply), .. }) = self.pending.pop_front() {
+                let bytes = prost::Message::encoded_len(&reply);
+                self.say(v1::server_item::Item::Reply(reply), bytes);
+            }
+        }
+    }
+
+    /// Runs the reads at the front whose turn it is; says whether there were any.
+    fn run_reads(&mut self) -> Result<bool, End> {
+        let mut ran = false;
+        while self.barrier.is_none() && self.frame_bytes <= FRAME_BYTES {
+            let Some(Pending { id, state: State::Read(read) }) = self.pending.front() else { break };
+            let reply = match read.is_linearizable() {
+                Ok(false) => self.read(*id, read),
+                Ok(true) => {
+                    let service = self.service.clone();
+                    self.barrier = Some(Box::pin(async move { service.replica().read_barrier().await }));
+                    break;
+                }
+                Err(refused) => {
+                    v1::Reply { id: *id, zxid: 0, result: Some(v1::reply::Result::Error(refused)) }
+                }
+            };
+            self.answer_front(reply)?;
+            ran = true;
+        }
+        Ok(ran)
+    }
+
+    fn pass_barrier(&mut self, passed: Result<(), NoQuorum>) -> Result<(), End> {
+        let Some(Pending { id, state: State::Read(read) }) = self.pending.front() else { return Ok(()) };
+        let reply = match passed {
+            Ok(()) => self.read(*id, read),
+            Err(no_quorum) => {
+                let refused = error(ErrorCode::NotServing, no_quorum.to_string());
+                v1::Reply { id: *id, zxid: 0, result: Some(v1::reply::Result::Error(refused)) }
+            }
+        };
+        self.answer_front(reply)
+    }
+
+    /// The read at the front has its reply. The events it may show were put into the outbox before it could see them;
+    /// they are said first.
+    fn answer_front(&mut self, reply: v1::Reply) -> Result<(), End> {
+        self.take_outbox()?;
+        if let Some(front) = self.pending.front_mut() {
+            front.state = State::Done(reply);
+        }
+        self.say_done();
+        Ok(())
+    }
+
+    /// Reads, and arms the watch that comes with it in the same step. Events up to the state that is read are in the
+    /// outbox before the tree is let go; they are said before the reply.
+    fn read(&self, id: u64, read: &Read) -> v1::Reply {
+        let watch = read.watch().map(|(spec, path)| self.service.registration(&self.outbox, spec, path));
+        let tree = self.service.replica().tree();
+        let zxid = tree.last_zxid();
+        let result = match watch {
+            Some(Err(refused)) => Err(refused),
+            watch => {
+                let result = read.run(&tree, &self.auth, self.outbox.session);
+                // A read that fails arms nothing; `Exists` of a znode that is not there does not fail.
+                if let (Ok(_), Some(Ok(watch))) = (&result, watch) {
+                    self.service.hub().watches().arm(&self.outbox, watch);
+                }
+                result
+            }
+        };
+        v1::Reply { id, zxid, result: Some(result.unwrap_or_else(v1::reply::Result::Error)) }
+    }
+
+    fn say(&mut self, item: v1::server_item::Item, bytes: usize) {
+        self.frame_bytes += bytes;
+        self.frame.items.push(v1::ServerItem { item: Some(item) });
+    }
+
+    /// Sends what was said. While the client does not read, the outbox goes on filling, up to its limit; then the stream
+    /// ends.
+    async fn flush(&mut self) -> Result<(), End> {
+        if self.frame.items.is_empty() {
+            return Ok(());
+        }
+        self.frame_bytes = 0;
+        let frame = std::mem::take(&mut self.frame);
+        loop {
+            tokio::select! {
+                biased;
+                place = self.frames.reserve() => match place {
+                    Ok(place) => {
+                        place.send(Ok(frame));
+                        return Ok(());
+                    }
+                    Err(_) => return Err(None),
+                },
+                () = self.outbox.ready() => {
+                    self.woken = true;
+                    self.check_overflow()?;
+                }
+            }
+        }
+    }
+}
+
+async fn wait_for(barrier: &mut Option<Barrier>) -> Result<(), NoQuorum> {
+    match barrier {
+        Some(barrier) => barrier.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A write that the tree refuses with the same words on every node.
+fn refused_write(refused: &v1::Error) -> WriteRequest {
+    (WriteOp::Refused(crate::convert::refusal_from_wire(refused)), Vec::new())
+}

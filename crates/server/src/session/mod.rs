@@ -1,0 +1,5 @@
+//! Sessions as a node serves them: what is attached here, and, on the leader, who is alive.
+
+pub(crate) mod connection;
+pub(crate) mod outbox;
+pub(crate) mod tracker;

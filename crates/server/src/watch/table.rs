@@ -1,0 +1,379 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use coordd_proto::v1::{self, EventType, WatchKind};
+use coordd_tree::{Event, EventKind, Tree};
+
+use crate::session::outbox::{Item, Outbox};
+
+/// One watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Registration {
+    /// The client's name for it.
+    pub(crate) watch_id: u64,
+    pub(crate) path: String,
+    pub(crate) kind: WatchKind,
+    pub(crate) with_value: bool,
+}
+
+impl Registration {
+    fn is_one_shot(&self) -> bool {
+        matches!(self.kind, WatchKind::Data | WatchKind::Children)
+    }
+}
+
+/// All watches of all streams of this node, by the path that fires them.
+///
+/// Invariant: a watch is in `by_path` exactly if it is in `by_stream`.
+#[derive(Default)]
+pub(crate) struct WatchTable {
+    by_path: HashMap<String, Vec<Armed>>,
+    by_stream: HashMap<u64, Stream>,
+    /// How many watches are recursive: while there are none, no ancestors are looked up.
+    recursive: usize,
+    count: usize,
+}
+
+struct Stream {
+    outbox: Arc<Outbox>,
+    watches: HashMap<u64, Registration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Armed {
+    /// The outbox's id.
+    stream: u64,
+    watch_id: u64,
+    kind: WatchKind,
+    with_value: bool,
+}
+
+/// The watches of one stream that one change fires with one type.
+struct Firing {
+    stream: u64,
+    event_type: EventType,
+    watch_ids: Vec<u64>,
+    with_value: bool,
+}
+
+impl WatchTable {
+    /// Watches armed.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Watches of one stream.
+    pub(crate) fn len_of(&self, outbox: &Outbox) -> usize {
+        self.by_stream.get(&outbox.id).map_or(0, |stream| stream.watches.len())
+    }
+
+    /// Arms a watch; one of the same name is replaced.
+    pub(crate) fn arm(&mut self, outbox: &Arc<Outbox>, watch: Registration) {
+        self.disarm(outbox, watch.watch_id);
+        let armed = Armed {
+            stream: outbox.id,
+            watch_id: watch.watch_id,
+            kind: watch.kind,
+            with_value: watch.with_value,
+        };
+        self.by_path.entry(watch.path.clone()).or_default().push(armed);
+        self.recursive += usize::from(watch.kind == WatchKind::PersistentRecursive);
+        self.count += 1;
+        let stream = self
+            .by_stream
+            .entry(outbox.id)
+            .or_insert_with(|| Stream { outbox: outbox.clone(), watches: HashMap::new() });
+        stream.watches.insert(watch.watch_id, watch);
+    }
+
+    /// Drops a watch; says whether there was one.
+    pub(crate) fn disarm(&mut self, outbox: &Outbox, watch_id: u64) -> bool {
+        self.disarm_of(outbox.id, watch_id)
+    }
+
+    fn disarm_of(&mut self, stream_id: u64, watch_id: u64) -> bool {
+        let Some(stream) = self.by_stream.get_mut(&stream_id) else { return false };
+        let Some(watch) = stream.watches.remove(&watch_id) else { return false };
+        if stream.watches.is_empty() {
+            self.by_stream.remove(&stream_id);
+        }
+        if let Some(armed) = self.by_path.get_mut(&watch.path) {
+            armed.retain(|armed| (armed.stream, armed.watch_id) != (stream_id, watch_id));
+            if armed.is_empty() {
+                self.by_path.remove(&watch.path);
+            }
+        }
+        self.recursive -= usize::from(watch.kind == WatchKind::PersistentRecursive);
+        self.count -= 1;
+        true
+    }
+
+    /// Drops all watches of a stream.
+    pub(crate) fn disarm_all(&mut self, outbox: &Outbox) {
+        let ids: Vec<u64> = self
+            .by_stream
+            .get(&outbox.id)
+            .map(|stream| stream.watches.keys().copied().collect())
+            .unwrap_or_default();
+        for watch_id in ids {
+            self.disarm_of(outbox.id, watch_id);
+        }
+    }
+
+    /// Puts a change into the outboxes of the streams that watch for it, and wakes them. Called in the order of the log;
+    /// `tree` is just past the change, or, for a change out of the history, some way past it.
+    pub(crate) fn fire(&mut self, tree: &Tree, event: &Event) {
+        if self.count > 0 {
+            let (own, parents) = self.match_event(event, None);
+            self.deliver(tree, event, &event.path, event.acl, own);
+            if let Some(parent) = parent_of(&event.path) {
+                self.deliver(tree, event, parent, event.parent_acl, parents);
+            }
+        }
+    }
+
+    /// The same for one stream: what it missed.
+    pub(crate) fn replay(&mut self, tree: &Tree, event: &Event, outbox: &Outbox) {
+        if self.by_stream.contains_key(&outbox.id) {
+            let (own, parents) = self.match_event(event, Some(outbox.id));
+            self.deliver(tree, event, &event.path, event.acl, own);
+            if let Some(parent) = parent_of(&event.path) {
+                self.deliver(tree, event, parent, event.parent_acl, parents);
+            }
+        }
+    }
+
+    /// All streams, with the names of their watches.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = (&Arc<Outbox>, Vec<u64>)> {
+        self.by_stream.values().map(|stream| (&stream.outbox, stream.watches.keys().copied().collect()))
+    }
+
+    /// What fires at the path of the event, and what fires at its parent.
+    fn match_event(&self, event: &Event, only: Option<u64>) -> (Vec<Firing>, Vec<Firing>) {
+        let path: &str = &event.path;
+        let is_one = |armed: &&Armed| only.is_none_or(|stream| armed.stream == stream);
+        let structural = event.kind != EventKind::DataChanged;
+        let own_type = match event.kind {
+            EventKind::Created => EventType::NodeCreated,
+            EventKind::Deleted => EventType::NodeDeleted,
+            EventKind::DataChanged => EventType::NodeDataChanged,
+        };
+        let mut own = Vec::new();
+        for armed in self.by_path.get(path).into_iter().flatten().filter(is_one) {
+            let fires = match armed.kind {
+                WatchKind::Data | WatchKind::Persistent | WatchKind::PersistentRecursive => true,
+                WatchKind::Children => event.kind == EventKind::Deleted,
+                WatchKind::Unspecified => false,
+            };
+            if fires {
+                join(&mut own, armed, own_type);
+            }
+        }
+        if self.recursive > 0 {
+            for ancestor in ancestors(path) {
+                for armed in self.by_path.get(ancestor).into_iter().flatten().filter(is_one) {
+                    if armed.kind == WatchKind::PersistentRecursive {
+                        join(&mut own, armed, own_type);
+                    }
+                }
+            }
+        }
+        let mut parents = Vec::new();
+        if structural && let Some(parent) = parent_of(path) {
+            for armed in self.by_path.get(parent).into_iter().flatten().filter(is_one) {
+                if matches!(armed.kind, WatchKind::Children | WatchKind::Persistent) {
+                    join(&mut parents, armed, EventType::NodeChildrenChanged);
+                }
+            }
+        }
+        (own, parents)
+    }
+
+    fn deliver(&mut self, tree: &Tree, event: &Event, path: &str, acl: u32, firings: Vec<Firing>) {
+        for firing in firings {
+            let Some(stream) = self.by_stream.get(&firing.stream) else { continue };
+            let auth = stream.outbox.auth();
+            // A watch tells nobody of what it may not read (ZooKeeper's CVE-2024-23944). A one-shot stays armed then.
+            if !tree.may_read(acl, &auth) {
+                continue;
+            }
+            let changes_data =
+                matches!(firing.event_type, EventType::NodeCreated | EventType::NodeDataChanged);
+            let mut value = None;
+            let mut stat = None;
+            if firing.with_value
+                && changes_data
+                && let Ok((data, found)) = tree.get(path, &auth)
+                && found.mzxid == event.zxid
+            {
+                value = Some(data);
+                stat = Some(crate::convert::stat_to_wire(&found));
+            }
+            stream.outbox.push(Item::Event(v1::Event {
+                watch_ids: firing.watch_ids.clone(),
+                r#type: firing.event_type as i32,
+                path: path.to_owned(),
+                zxid: event.zxid,
+                value,
+                stat,
+            }));
+            stream.outbox.wake();
+            for watch_id in firing.watch_ids {
+                let spent = self
+                    .by_stream
+                    .get(&firing.stream)
+                    .and_then(|stream| stream.watches.get(&watch_id))
+                    .is_some_and(Registration::is_one_shot);
+                if spent {
+                    self.disarm_of(firing.stream, watch_id);
+                }
+            }
+        }
+    }
+}
+
+/// One event a stream, whatever number of its watches fire.
+fn join(firings: &mut Vec<Firing>, armed: &Armed, event_type: EventType) {
+    match firings.iter_mut().find(|firing| firing.stream == armed.stream) {
+        Some(firing) => {
+            firing.watch_ids.push(armed.watch_id);
+            firing.with_value |= armed.with_value;
+        }
+        None => firings.push(Firing {
+            stream: armed.stream,
+            event_type,
+            watch_ids: vec![armed.watch_id],
+            with_value: armed.with_value,
+        }),
+    }
+}
+
+/// The parent of a path; none for the root.
+fn parent_of(path: &str) -> Option<&str> {
+    match path.rfind('/')? {
+        _ if path == "/" => None,
+        0 => Some("/"),
+        at => Some(&path[..at]),
+    }
+}
+
+/// From the parent up to the root.
+fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(parent_of(path), |path| parent_of(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use coordd_tree::Auth;
+
+    use super::*;
+
+    struct Bench {
+        table: WatchTable,
+        tree: Tree,
+        outbox: Arc<Outbox>,
+        zxid: u64,
+    }
+
+    fn bench() -> Bench {
+        let outbox = Outbox::new(1, 1, 1 << 20, Auth::default());
+        Bench { table: WatchTable::default(), tree: Tree::new(), outbox, zxid: 0 }
+    }
+
+    impl Bench {
+        fn arm(&mut self, watch_id: u64, path: &str, kind: WatchKind) {
+            let watch = Registration { watch_id, path: path.into(), kind, with_value: false };
+            self.table.arm(&self.outbox, watch);
+        }
+
+        /// Fires a change and returns what came: "ids type path".
+        fn fire(&mut self, kind: EventKind, path: &str) -> Vec<String> {
+            self.zxid += 1;
+            // ACL 0 is the one that is open to the world.
+            let event = Event { zxid: self.zxid, kind, path: path.into(), acl: 0, parent_acl: 0 };
+            self.table.fire(&self.tree, &event);
+            let items = self.outbox.take();
+            items
+                .into_iter()
+                .map(|item| match item {
+                    Item::Event(event) => {
+                        let mut ids = event.watch_ids.clone();
+                        ids.sort_unstable();
+                        format!("{ids:?} {} {}", event.r#type().as_str_name(), event.path)
+                    }
+                    other => panic!("{other:?}"),
+                })
+                .collect()
+        }
+    }
+
+    #[test]
+    fn a_one_shot_data_watch_fires_once() {
+        let mut bench = bench();
+        bench.arm(7, "/a", WatchKind::Data);
+        assert_eq!(bench.fire(EventKind::DataChanged, "/a"), ["[7] EVENT_TYPE_NODE_DATA_CHANGED /a"]);
+        assert_eq!(bench.fire(EventKind::DataChanged, "/a"), Vec::<String>::new());
+        assert_eq!(bench.table.len(), 0);
+    }
+
+    #[test]
+    fn a_children_watch_fires_for_children_and_for_the_end_of_the_znode() {
+        let mut bench = bench();
+        bench.arm(1, "/a", WatchKind::Children);
+        assert_eq!(bench.fire(EventKind::DataChanged, "/a"), Vec::<String>::new());
+        assert_eq!(bench.fire(EventKind::DataChanged, "/a/b"), Vec::<String>::new());
+        assert_eq!(bench.fire(EventKind::Created, "/a/b"), ["[1] EVENT_TYPE_NODE_CHILDREN_CHANGED /a"]);
+        bench.arm(2, "/a", WatchKind::Children);
+        assert_eq!(bench.fire(EventKind::Deleted, "/a"), ["[2] EVENT_TYPE_NODE_DELETED /a"]);
+    }
+
+    #[test]
+    fn a_persistent_watch_sees_the_znode_and_its_children_and_stays() {
+        let mut bench = bench();
+        bench.arm(1, "/a", WatchKind::Persistent);
+        for _ in 0..2 {
+            assert_eq!(bench.fire(EventKind::DataChanged, "/a"), ["[1] EVENT_TYPE_NODE_DATA_CHANGED /a"]);
+            assert_eq!(bench.fire(EventKind::Deleted, "/a/b"), ["[1] EVENT_TYPE_NODE_CHILDREN_CHANGED /a"]);
+        }
+        assert_eq!(bench.fire(EventKind::DataChanged, "/a/b"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_recursive_watch_sees_everything_below_and_no_children_events() {
+        let mut bench = bench();
+        bench.arm(1, "/a", WatchKind::PersistentRecursive);
+        assert_eq!(bench.fire(EventKind::Created, "/a/b/c"), ["[1] EVENT_TYPE_NODE_CREATED /a/b/c"]);
+        assert_eq!(bench.fire(EventKind::Created, "/ab"), Vec::<String>::new());
+        bench.arm(2, "/", WatchKind::PersistentRecursive);
+        assert_eq!(bench.fire(EventKind::Deleted, "/a"), ["[1, 2] EVENT_TYPE_NODE_DELETED /a"]);
+    }
+
+    #[test]
+    fn several_watches_of_one_change_are_one_event() {
+        let mut bench = bench();
+        bench.arm(1, "/a", WatchKind::Data);
+        bench.arm(2, "/a", WatchKind::Persistent);
+        assert_eq!(bench.fire(EventKind::Created, "/a"), ["[1, 2] EVENT_TYPE_NODE_CREATED /a"]);
+        assert_eq!(bench.table.len(), 1, "the persistent one stays");
+    }
+
+    #[test]
+    fn a_stream_that_goes_takes_its_watches_with_it() {
+        let mut bench = bench();
+        bench.arm(1, "/a", WatchKind::Persistent);
+        bench.arm(2, "/b", WatchKind::PersistentRecursive);
+        let outbox = bench.outbox.clone();
+        bench.table.disarm_all(&outbox);
+        assert_eq!((bench.table.len(), bench.table.recursive), (0, 0));
+        assert!(bench.table.by_path.is_empty() && bench.table.by_stream.is_empty());
+    }
+
+    #[test]
+    fn arming_again_under_the_same_name_replaces() {
+        let mut bench = bench();
+        bench.arm(1, "/a", WatchKind::Persistent);
+        bench.arm(1, "/b", WatchKind::Persistent);
+        assert_eq!(bench.fire(EventKind::DataChanged, "/a"), Vec::<String>::new());
+        assert_eq!(bench.table.len(), 1);
+    }
+}
