@@ -174,12 +174,17 @@ impl TreeLoader {
     }
 
     fn origin(&mut self, row: row::Origin) -> Result<(), DecodeError> {
-        let progress = Progress { incarnation: row.incarnation, last_seq: row.last_seq };
-        self.origins.put(row.node, progress);
+        if self.origins.get(row.node).is_some() {
+            return Err(inconsistent(format!("node {} comes twice", row.node)));
+        }
+        self.origins.put(row.node, Progress { incarnation: row.incarnation, last_seq: row.last_seq });
         Ok(())
     }
 
     fn quota(&mut self, row: row::Quota<'_>) -> Result<(), DecodeError> {
+        if self.quotas.report(row.path).is_ok() {
+            return Err(inconsistent(format!("the quota of {:?} comes twice", row.path)));
+        }
         self.quotas.put(row.path.into(), Usage { quota: row.quota, count: row.count, bytes: row.bytes });
         Ok(())
     }

@@ -1,0 +1,128 @@
+//! The arguments of the golden scripts' commands; see [`crate::script`] for their vocabulary.
+
+use std::error::Error;
+use std::str::FromStr;
+
+use coordd_tree::{
+    Acl, AclEntry, Auth, AuthId, Check, CheckKind, Create, CreateMode, MultiOp, Perms, Quota, digest_id,
+};
+use goldenscript::ArgumentConsumer;
+
+use crate::script::parse_mode;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+pub(crate) fn required<'a>(args: &mut ArgumentConsumer<'a>, what: &str) -> Result<&'a str> {
+    args.next_pos().ok_or_else(|| format!("{what} is missing").into())
+}
+
+pub(crate) fn optional<T: FromStr<Err: Error + 'static>>(
+    args: &mut ArgumentConsumer<'_>,
+    key: &str,
+) -> Result<Option<T>> {
+    Ok(args.take_key(key).map(str::parse).transpose()?)
+}
+
+/// `auth=super|USER[,USER]` and `ip=ADDRESS`.
+pub(crate) fn parse_auth(args: &mut ArgumentConsumer<'_>) -> Result<Auth> {
+    let users = args.take_key("auth").unwrap_or("");
+    let ids = users.split(',').filter(|user| !user.is_empty()).map(|user| match user {
+        "super" => AuthId { scheme: "super".into(), id: String::new() },
+        user => AuthId { scheme: "digest".into(), id: digest_id(user, "secret") },
+    });
+    Ok(Auth { ip: optional(args, "ip")?, ids: ids.collect() })
+}
+
+pub(crate) fn parse_create(args: &mut ArgumentConsumer<'_>) -> Result<Create> {
+    Ok(Create {
+        path: required(args, "PATH")?.to_owned(),
+        data: args.next_pos().unwrap_or("").to_owned().into(),
+        acl: args.take_key("acl").map(parse_acl).transpose()?.unwrap_or_default(),
+        mode: args.take_key("mode").map_or(Ok(CreateMode::Persistent), parse_mode)?,
+        ttl_ms: optional(args, "ttl")?.unwrap_or(0),
+        parents: optional(args, "parents")?.unwrap_or(false),
+    })
+}
+
+pub(crate) fn parse_acl(acl: &str) -> Result<Acl> {
+    acl.split(',').filter(|entry| !entry.is_empty()).map(parse_acl_entry).collect()
+}
+
+fn parse_acl_entry(entry: &str) -> Result<AclEntry> {
+    let mut parts = entry.splitn(3, ':');
+    let (Some(perms), Some(scheme)) = (parts.next(), parts.next()) else {
+        return Err(format!("{entry} is no ACL entry").into());
+    };
+    let id = parts.next().unwrap_or("");
+    let mut bits = 0;
+    for letter in perms.chars() {
+        bits |= match letter {
+            'r' => Perms::READ.0,
+            'w' => Perms::WRITE.0,
+            'c' => Perms::CREATE.0,
+            'd' => Perms::DELETE.0,
+            'a' => Perms::ADMIN.0,
+            _ => return Err(format!("{letter} is no permission").into()),
+        };
+    }
+    let id = match scheme {
+        "digest" => digest_id(id, "secret"),
+        _ => id.to_owned(),
+    };
+    Ok(AclEntry { perms: Perms(bits), scheme: scheme.to_owned(), id })
+}
+
+pub(crate) fn format_acl(acl: &Acl) -> String {
+    let entry = |entry: &AclEntry| {
+        let letters = "rwcda".char_indices().filter(|(bit, _)| entry.perms.0 & (1 << bit) != 0);
+        let letters: String = letters.map(|(_, letter)| letter).collect();
+        format!("{letters}:{}:{}", entry.scheme, entry.id)
+    };
+    acl.iter().map(entry).collect::<Vec<_>>().join(",")
+}
+
+pub(crate) fn parse_quota(args: &mut ArgumentConsumer<'_>) -> Result<Quota> {
+    Ok(Quota {
+        count_soft: optional(args, "count_soft")?,
+        count_hard: optional(args, "count_hard")?,
+        bytes_soft: optional(args, "bytes_soft")?,
+        bytes_hard: optional(args, "bytes_hard")?,
+    })
+}
+
+/// A condition, by its words.
+pub(crate) fn parse_check(words: &[&str]) -> Result<Check> {
+    let (path, kind) = match words {
+        [path, "version", version] => (path, CheckKind::Version(version.parse()?)),
+        [path, "epoch", epoch] => (path, CheckKind::Epoch(epoch.parse()?)),
+        [path, "absent"] => (path, CheckKind::Absent),
+        words => return Err(format!("{words:?} is no condition").into()),
+    };
+    Ok(Check { path: path.to_string(), kind })
+}
+
+/// An operation of a multi.
+pub(crate) fn parse_op(op: &str) -> Result<MultiOp> {
+    let words: Vec<&str> = op.split_whitespace().collect();
+    let version = |word: Option<&&str>| word.map_or(Ok(-1), |word| word.parse::<i32>());
+    Ok(match words.as_slice() {
+        ["create", path, rest @ ..] => MultiOp::Create(Create {
+            path: path.to_string(),
+            data: rest.first().copied().unwrap_or("").to_owned().into(),
+            acl: vec![],
+            mode: rest.get(1).map_or(Ok(CreateMode::Persistent), |mode| parse_mode(mode))?,
+            ttl_ms: 0,
+            parents: false,
+        }),
+        ["delete", path, rest @ ..] => {
+            MultiOp::Delete { path: path.to_string(), version: version(rest.first())? }
+        }
+        ["set", path, data, rest @ ..] => MultiOp::SetData {
+            path: path.to_string(),
+            data: data.to_string().into(),
+            version: version(rest.first())?,
+        },
+        ["check", condition @ ..] => MultiOp::Check(parse_check(condition)?),
+        _ => return Err(format!("{op:?} is no operation").into()),
+    })
+}
