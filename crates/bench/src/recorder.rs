@@ -19,7 +19,7 @@ impl Recorder {
     pub(crate) fn new(duration: Duration) -> Self {
         let millis = usize::try_from(duration.as_millis()).unwrap_or(usize::MAX).max(1);
         Self {
-            // Three digits; grows to whatever latency comes.
+            // Three digits.
             latencies: Histogram::new(3).expect("three significant digits are valid"),
             seconds: vec![0; millis.div_ceil(1000)],
             milliseconds: vec![false; millis],
@@ -33,7 +33,11 @@ impl Recorder {
         let Some(slot) = self.milliseconds.get_mut(millis) else { return };
         *slot = true;
         self.seconds[millis / 1000] += 1;
-        self.latencies.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        // Grows to what it is given; a latency that no histogram can hold counts as the longest that this one can.
+        if self.latencies.record(micros).is_err() {
+            self.latencies.saturating_record(micros);
+        }
     }
 
     pub(crate) fn on_error(&mut self, kind: ErrorKind) {
@@ -109,6 +113,16 @@ mod tests {
         one.add(&other);
         assert_eq!(one.longest_gap_ms(), 299);
         assert_eq!(one.successes(), 3);
+    }
+
+    #[test]
+    fn latencies_of_any_size_are_kept() {
+        let (mut sum, mut one) = (Recorder::new(1000 * MS), Recorder::new(1000 * MS));
+        one.on_success(Duration::ZERO, Duration::from_micros(3));
+        one.on_success(Duration::ZERO, Duration::from_secs(70));
+        sum.add(&one);
+        assert!((69_900.0..70_100.0).contains(&sum.latency_max_ms()), "{}", sum.latency_max_ms());
+        assert!(sum.latency_ms(0.5) < 0.01);
     }
 
     #[test]

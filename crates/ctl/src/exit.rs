@@ -47,6 +47,14 @@ impl Failure {
         }
     }
 
+    /// What people read, without the name.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Failure::Operation(error) => error.message.clone(),
+            Failure::Usage(_) | Failure::Io { .. } => self.to_string(),
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         let error = match self {
             Failure::Operation(error) => error,

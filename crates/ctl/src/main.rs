@@ -5,6 +5,7 @@ mod commands;
 mod context;
 mod exit;
 mod history;
+mod interrupt;
 mod output;
 mod path_completion;
 mod progress;

@@ -84,7 +84,7 @@ impl Output {
             Format::Text => format!("coordctl: {failure}"),
             Format::Json => {
                 let mut error = json!({
-                    "kind": failure.kind(), "message": failure.to_string(), "exit_code": failure.exit_code(),
+                    "kind": failure.kind(), "message": failure.message(), "exit_code": failure.exit_code(),
                 });
                 if let Failure::Operation(operation) = failure {
                     error["path"] = json!(operation.path);

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::acl::AclArg;
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::interrupt::interrupted;
 use crate::output::StatOutput;
 use crate::value::Value;
 
@@ -124,7 +125,7 @@ impl Create {
         };
         tokio::select! {
             () = held => Ok(()),
-            _ = tokio::signal::ctrl_c() => Ok(()),
+            () = interrupted() => Ok(()),
             state = client.ended() => {
                 let message = match state {
                     SessionState::Expired(end) => end.to_string(),

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::interrupt::interrupted;
 use crate::output::ValueOutput;
 
 /// Prints the events of a znode as they happen, one a line: zxid, type, path, and the value if it was asked for.
@@ -83,7 +84,7 @@ impl Watch {
         while left > 0 {
             let event = tokio::select! {
                 event = watcher.next() => event?,
-                _ = tokio::signal::ctrl_c() => return Ok(()),
+                () = interrupted() => return Ok(()),
             };
             context.output().result(&EventOutput::from(event))?;
             left -= 1;
