@@ -97,6 +97,19 @@ pub enum EndReason {
     },
 }
 
+impl std::fmt::Display for EndReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            EndReason::Closed => f.write_str("closed by its client"),
+            EndReason::Expired { silent_ms, term, last_node } => write!(
+                f,
+                "expired by the leader of term {term}, silent for {silent_ms} ms, last heard through node {last_node}"
+            ),
+            EndReason::Killed { by } => write!(f, "killed by {by}"),
+        }
+    }
+}
+
 /// A client's write.
 ///
 /// # Exactly once (G4)

@@ -52,7 +52,7 @@ impl Tree {
     pub(super) fn no_session(&self, id: SessionId) -> OpError {
         match self.ended_session(id) {
             Some(ended) => {
-                let message = format!("session {id:#x} has ended: {:?}", ended.reason);
+                let message = format!("session {id:#x} has ended: {}", ended.reason);
                 OpError::new(ErrorKind::SessionExpired, "", message)
             }
             None => OpError::new(ErrorKind::NoSession, "", format!("no session {id:#x}")),

@@ -288,7 +288,7 @@ impl Runner {
             "ended" => match tree.ended_session(required(args, "ID")?.parse()?) {
                 Some(ended) => writeln!(
                     out,
-                    "{} {:?} zxid={} at={} last_seq={} acked={}",
+                    "{}: {}; zxid={} at={} last_seq={} acked={}",
                     ended.client_name, ended.reason, ended.zxid, ended.ended_ms, ended.last_seq, ended.acked
                 )?,
                 None => writeln!(out, "none")?,
