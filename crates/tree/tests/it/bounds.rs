@@ -1,0 +1,133 @@
+//! Everything that is kept is bounded (G9), by the same bound on every node.
+
+use bytes::Bytes;
+use coordd_tree::{
+    AclEntry, Auth, AuthId, Command, Create, CreateMode, EndReason, ErrorKind, OpenSession, Perms, Tree,
+    Write, WriteOp,
+};
+
+use crate::driver::{Driver, ORIGIN, entry, reload};
+
+fn write(session: u64, seq: u64, acked: u64, op: WriteOp) -> Command {
+    Command::Write(Write { session, seq, acked, auth: Auth::default(), guards: vec![], op })
+}
+
+fn create(path: &str, data: Bytes, acl: Vec<AclEntry>) -> WriteOp {
+    let mode = CreateMode::Persistent;
+    WriteOp::Create(Create { path: path.into(), data, acl, mode, ttl_ms: 0, parents: false })
+}
+
+fn open(session: u64) -> Command {
+    let client_name = "client".into();
+    Command::OpenSession(OpenSession { session, password: [0; 16], timeout_ms: 1000, client_name })
+}
+
+/// Applies many commands without a look at the tree in between.
+fn apply_all(tree: &mut Tree, first_seq: u64, commands: Vec<Command>) {
+    tree.apply(&entry(1, ORIGIN, first_seq, commands), |_, _, _, applied| {
+        applied.result.expect("nothing here is refused");
+    });
+}
+
+#[test]
+fn a_session_that_never_acknowledges_is_refused_until_it_does() {
+    let mut tree = Tree::new();
+    let set = || WriteOp::SetData { path: "/".into(), data: Bytes::new(), version: -1 };
+    let mut commands = vec![open(7)];
+    commands.extend((1..=16_384).map(|seq| write(7, seq, 0, set())));
+    apply_all(&mut tree, 1, commands);
+
+    let mut refused = None;
+    let next = tree.taken(1).unwrap().1 + 1;
+    let entry_of = |seq, command| entry(1, ORIGIN, seq, vec![command]);
+    tree.apply(&entry_of(next, write(7, 16_385, 0, set())), |_, _, _, applied| {
+        refused = applied.result.err()
+    });
+    assert_eq!(refused.unwrap().kind, ErrorKind::TooManyUnacknowledged);
+    assert_eq!(tree.session(7).unwrap().last_seq(), 16_384);
+
+    // The very write that was refused is executed once it acknowledges another.
+    apply_all(&mut tree, next + 1, vec![write(7, 16_385, 1, set())]);
+    assert_eq!(tree.session(7).unwrap().unacknowledged(), 16_384);
+}
+
+#[test]
+fn the_events_of_one_large_command_are_told_though_the_history_cannot_keep_them() {
+    let ann = Auth { ip: None, ids: vec![AuthId { scheme: "digest".into(), id: "ann:x".into() }] };
+    let acl = vec![AclEntry { perms: Perms::READ, scheme: "digest".into(), id: "ann:x".into() }];
+    let mut driver = Driver::default();
+    driver.apply(write(0, 0, 0, create("/t", Bytes::new(), vec![])));
+    let long = "x".repeat(4000);
+    let creates =
+        (0..2500).map(|n| write(0, 0, 0, create(&format!("/t/{long}{n:04}"), Bytes::new(), acl.clone())));
+    apply_all(&mut driver.tree, 2, creates.collect());
+    let mut tree = driver.tree;
+    assert!(tree.history_start() > 0, "creates alone are more than the history keeps");
+
+    let delete = write(0, 0, 0, WriteOp::DeleteTree { path: "/t".into(), expected_count: Some(2501) });
+    let mut told = 0;
+    tree.apply(&entry(1, ORIGIN, 2502, vec![delete]), |tree, _, _, applied| {
+        told = applied.events.iter().filter(|event| tree.may_read(event.acl, &ann)).count();
+        assert!(
+            tree.may_read(applied.events[0].acl, &ann)
+                && !tree.may_read(applied.events[0].acl, &Auth::default())
+        );
+    });
+    assert_eq!(told, 2501);
+    assert_eq!(tree.history_start(), tree.last_zxid());
+    assert_eq!(tree.history_since(tree.last_zxid()).unwrap().count(), 0);
+    assert!(tree.history_since(tree.last_zxid() - 1).is_none());
+    assert_eq!(tree.digest(), tree.recompute_digest());
+    // With the last event the last reference to the ACL is gone too: a snapshot with it would be refused.
+    reload(&tree);
+}
+
+#[test]
+fn ended_sessions_are_forgotten_oldest_first_when_there_are_too_many() {
+    let mut tree = Tree::new();
+    let ended = 100_002u64;
+    let commands = (1..=ended)
+        .flat_map(|session| [open(session), Command::EndSession { session, reason: EndReason::Closed }])
+        .collect();
+    apply_all(&mut tree, 1, commands);
+    assert!(tree.ended_session(2).is_none());
+    assert!(tree.ended_session(3).is_some());
+    assert!(tree.ended_session(ended).is_some());
+    assert_eq!(tree.digest(), tree.recompute_digest());
+}
+
+#[test]
+fn a_value_does_not_keep_its_entry_alive() {
+    let buffer = Bytes::from(vec![7; 1 << 20]);
+    let mut tree = Tree::new();
+    apply_all(&mut tree, 1, vec![write(0, 0, 0, create("/a", buffer.slice(10..20), vec![]))]);
+    assert!(buffer.is_unique(), "the tree holds on to the buffer the value came in");
+    assert_eq!(tree.get("/a", &Auth::default()).unwrap().0, [7; 10].as_slice());
+}
+
+#[test]
+fn large_values_make_chunks_of_bounded_size() {
+    let mut tree = Tree::new();
+    let value = Bytes::from(vec![7; 300 << 10]);
+    let creates = (0..20).map(|n| write(0, 0, 0, create(&format!("/{n}"), value.clone(), vec![])));
+    apply_all(&mut tree, 1, creates.collect());
+    let chunks: Vec<usize> = tree.snapshot_chunks().map(|chunk| chunk.len()).collect();
+    assert!(chunks.len() > 10, "{chunks:?}");
+    assert!(chunks.iter().all(|bytes| *bytes <= (512 + 301) << 10), "{chunks:?}");
+    reload(&tree);
+}
+
+#[test]
+fn a_tree_as_deep_as_paths_allow_can_be_deleted_and_loaded() {
+    let mut tree = Tree::new();
+    let deep = "/d".repeat(2048);
+    let mode = CreateMode::Persistent;
+    let create = Create { path: deep, data: Bytes::new(), acl: vec![], mode, ttl_ms: 0, parents: true };
+    let op = WriteOp::Create(create);
+    apply_all(&mut tree, 1, vec![write(0, 0, 0, op)]);
+    assert_eq!(tree.descendant_count("/d", &Auth::default()).unwrap(), 2047);
+    let mut tree = reload(&tree);
+    let delete = WriteOp::DeleteTree { path: "/d".into(), expected_count: Some(2048) };
+    apply_all(&mut tree, 2, vec![write(0, 0, 0, delete)]);
+    assert_eq!(tree.znode_count(), 4);
+}
