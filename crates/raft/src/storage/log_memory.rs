@@ -116,18 +116,22 @@ impl LogMemory {
             next = Some(index + 1);
         }
         for entry in entries {
-            if self.sizes.is_empty() {
-                self.first = entry.log_id.index;
-            }
-            let size = charged_bytes(entry);
-            self.sizes.push_back(u32::try_from(size).unwrap_or(u32::MAX));
-            self.log_bytes += size as u64;
-            self.cached_bytes += size;
-            self.last = Some(entry.log_id);
-            self.cached.push_back(entry.clone());
+            self.push(entry.clone());
         }
         self.evict();
         Ok(())
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if self.sizes.is_empty() {
+            self.first = entry.log_id.index;
+        }
+        let size = charged_bytes(&entry);
+        self.sizes.push_back(u32::try_from(size).expect("entries are bounded far below 4 GiB"));
+        self.log_bytes += size as u64;
+        self.cached_bytes += size;
+        self.last = Some(entry.log_id);
+        self.cached.push_back(entry);
     }
 
     /// Drops what comes after `keep`; everything if that is `None`. Returns whether there was something.
@@ -185,7 +189,10 @@ impl LogMemory {
     ) {
         for change in changes {
             match *change {
-                SpanChange::Append { first, last } => self.spans.push_back(Span { first, last, seq }),
+                SpanChange::Append { first, last } => match self.spans.back_mut() {
+                    Some(span) if span.seq == seq && span.last + 1 == first => span.last = last,
+                    _ => self.spans.push_back(Span { first, last, seq }),
+                },
                 SpanChange::TruncateFrom(end) => {
                     while self.spans.back().is_some_and(|span| span.first >= end) {
                         self.spans.pop_back();
@@ -257,40 +264,31 @@ impl LogMemory {
         LogRead { cold: range.start..hot_from, hot }
     }
 
-    /// Takes a record of the past, in order. For recovery.
-    pub(super) fn replay(
-        &mut self,
-        seq: u64,
-        purged: Option<LogId>,
-        ops: Vec<RecordOp>,
-    ) -> Result<(), NotNext> {
-        if let Some(purged) = purged {
-            self.purge(purged);
-        }
+    /// Takes a record of the past, in order. For recovery; the log was purged before the first one.
+    ///
+    /// The records before the first one are gone, so it may begin with entries whose predecessors are not there: they
+    /// were replaced later, and a truncation that is still to come removes them.
+    pub(super) fn replay(&mut self, seq: u64, ops: Vec<RecordOp>) -> Result<(), NotNext> {
         for op in ops {
             let change = match op {
-                RecordOp::Append(entry) if purged.is_some_and(|id| entry.log_id.index <= id.index) => {
-                    continue;
-                }
                 RecordOp::Append(entry) => {
                     let index = entry.log_id.index;
-                    self.append(std::slice::from_ref(&entry))?;
-                    match self.spans.back_mut() {
-                        Some(span) if span.seq == seq && span.last + 1 == index => {
-                            span.last = index;
-                            self.durable_end = index + 1;
-                            continue;
-                        }
-                        _ => SpanChange::Append { first: index, last: index },
+                    if self.purged.is_some_and(|purged| index <= purged.index) {
+                        continue;
                     }
+                    match self.sizes.is_empty() {
+                        true => self.push(entry),
+                        false => self.append(&[entry])?,
+                    }
+                    SpanChange::Append { first: index, last: index }
                 }
-                RecordOp::TruncateAfter(after) => {
-                    self.truncate_after(after);
-                    SpanChange::TruncateFrom(after.map_or(0, |id| id.index + 1))
+                RecordOp::TruncateAfter(keep) => {
+                    self.truncate_after(keep);
+                    SpanChange::TruncateFrom(keep.map_or(0, |id| id.index + 1))
                 }
             };
             let appended = self.last.map(|id| (id.index, self.truncations));
-            self.on_durable(seq, &[change], appended, purged);
+            self.on_durable(seq, &[change], appended, self.purged);
         }
         Ok(())
     }

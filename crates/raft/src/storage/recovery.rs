@@ -52,6 +52,9 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
         return Err(lost(last_seq, "its numbers contradict each other".into()));
     }
 
+    if let Some(purged) = last.state.purged {
+        memory.purge(log_id_from_wire(purged));
+    }
     for seq in last.state.removed_through + 1..last_seq {
         let record = read(wal, seq)?.map_err(|cause| lost(seq, cause))?;
         replay(&mut memory, seq, record)?;
@@ -90,8 +93,5 @@ fn read(wal: &dyn Wal, seq: u64) -> Result<Result<Record, String>, OpenError> {
 }
 
 fn replay(memory: &mut LogMemory, seq: u64, record: Record) -> Result<(), OpenError> {
-    let purged = record.state.purged.map(log_id_from_wire);
-    memory
-        .replay(seq, purged, record.ops)
-        .map_err(|cause| OpenError::Unreadable { seq, cause: cause.to_string() })
+    memory.replay(seq, record.ops).map_err(|cause| OpenError::Unreadable { seq, cause: cause.to_string() })
 }

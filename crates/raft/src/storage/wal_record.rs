@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Numbers are little-endian. Every record carries the whole small state *after* its operations, so the newest record
-//! alone tells vote, purged and committed. On replay the state's `purged` takes effect before the operations.
+//! alone tells vote, purged and committed. On replay the newest `purged` takes effect before all operations.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use coordd_proto::peer;
