@@ -69,7 +69,8 @@ impl Completer for PathCompletion {
         let start = line[..pos].rfind(char::is_whitespace).map_or(0, |blank| blank + 1);
         let word = &line[start..pos];
         let candidates = if line[..start].trim().is_empty() {
-            self.commands.iter().filter(|command| command.starts_with(word)).cloned().collect()
+            let fitting = self.commands.iter().filter(|command| command.starts_with(word));
+            fitting.map(|command| format!("{command} ")).collect()
         } else {
             self.paths(word)
         };

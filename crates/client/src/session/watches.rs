@@ -125,8 +125,8 @@ impl WatchTable {
     }
 
     /// Delivers an event. Returns the watches that had to be ended because nobody reads them.
-    pub(crate) fn deliver(&mut self, event: v1::Event) -> Vec<u64> {
-        let watch_ids = event.watch_ids.clone();
+    pub(crate) fn deliver(&mut self, mut event: v1::Event) -> Vec<u64> {
+        let watch_ids = std::mem::take(&mut event.watch_ids);
         let Some(event) = convert::event(event) else { return Vec::new() };
         let mut lagging = Vec::new();
         for watch_id in watch_ids {

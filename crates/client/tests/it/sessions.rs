@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use coordd_client::{Client, ConnectOptions, Credential, EndReason, ErrorKind, ReadLevel, SessionState};
+use coordd_client::{
+    Client, ConnectOptions, CreateMode, Credential, EndReason, ErrorKind, Outcome, ReadLevel, SessionState,
+    SessionToken,
+};
 use futures::StreamExt as _;
 
 use crate::fake::{Fake, Fault};
@@ -94,6 +97,41 @@ async fn a_session_that_ended_while_away_fails_what_waits_and_names_the_writes()
     assert_eq!((end.reason, end.detail.as_str()), (EndReason::Expired, "it is gone"));
     assert_eq!(client.get("/a", ReadLevel::Local).await.unwrap_err().kind, ErrorKind::SessionExpired);
     assert_eq!(client.close().await.unwrap_err().kind, ErrorKind::SessionExpired);
+}
+
+#[tokio::test]
+async fn the_fate_of_a_write_can_be_asked_after_the_end() {
+    let fake = Fake::start(1).await;
+    let client = fake.connect().await;
+    let token = client.session_token().unwrap();
+    assert_eq!(client.outcome(&token, 1).await.unwrap(), Outcome::NotYet);
+    client.create("/a", "", CreateMode::Persistent).await.unwrap();
+    // Carried out, but the replies are lost, and the session ends before they are asked for again.
+    fake.fault(Fault::LoseReplies);
+    fake.world().refusing.insert(1);
+    let calls =
+        [client.create("/b", "", CreateMode::Persistent), client.create("/a", "", CreateMode::Persistent)];
+    fake.until("an attempt to attach again", |world| world.attaches.len() > 1).await;
+    fake.world().expire(token.session_id);
+    let never = client.create("/c", "", CreateMode::Persistent);
+    fake.world().refusing.clear();
+    let mut fates = Vec::new();
+    for call in calls.into_iter().chain([never]) {
+        let error = call.await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::SessionExpired);
+        fates.push(client.outcome(&token, error.write_seq.unwrap()).await.unwrap());
+    }
+    let [
+        Outcome::Applied { result: Ok(()), .. },
+        Outcome::Applied { result: Err(refused), .. },
+        Outcome::Never,
+    ] = fates.as_slice()
+    else {
+        panic!("{fates:?}");
+    };
+    assert_eq!(refused.kind, ErrorKind::NodeExists);
+    let nobody = SessionToken { session_id: 1, ..token };
+    assert_eq!(client.outcome(&nobody, 1).await.unwrap(), Outcome::Unknown);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ pub(crate) struct Ls {
     path: String,
 
     /// With version, children, bytes, time of change and owner of each.
-    #[arg(long)]
+    #[arg(short, long)]
     long: bool,
 
     #[command(flatten)]

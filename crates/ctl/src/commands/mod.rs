@@ -26,7 +26,7 @@ use coordd_client::ReadLevel;
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct Freshness {
     /// See everything acknowledged before, by anybody. Without it: what the node of the session has.
-    #[arg(short, long)]
+    #[arg(short = 'L', long)]
     linearizable: bool,
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::World;
+use super::{World, world};
 
 struct Node {
     node_id: u64,
@@ -17,7 +17,7 @@ pub(super) fn service(node_id: u64, world: Arc<Mutex<World>>) -> CoorddServer<im
     CoorddServer::new(Node { node_id, world }).max_decoding_message_size(4 * 1024 * 1024)
 }
 
-/// The session stream is all the SDK uses for operations.
+/// The session stream is all the SDK uses for operations, beside the outcome of writes.
 macro_rules! stream_only {
     ($($method:ident: $request:ident => $reply:ident),* $(,)?) => {
         #[tonic::async_trait]
@@ -37,6 +37,15 @@ macro_rules! stream_only {
                 _: Request<v1::SubscribeRequest>,
             ) -> Result<Response<Self::SubscribeStream>, Status> {
                 Err(Status::unimplemented("the fake has only the session stream"))
+            }
+
+            async fn outcome(
+                &self,
+                request: Request<v1::OutcomeRequest>,
+            ) -> Result<Response<v1::OutcomeReply>, Status> {
+                let v1::OutcomeRequest { session_id, password, write_seq } = request.into_inner();
+                assert_eq!(password, world::PASSWORD);
+                Ok(Response::new(self.world.lock().unwrap().outcome(session_id, write_seq)))
             }
 
             $(async fn $method(&self, _: Request<v1::$request>) -> Result<Response<v1::$reply>, Status> {
@@ -67,7 +76,6 @@ stream_only! {
     open_session: OpenSessionRequest => OpenSessionReply,
     keep_alive: KeepAliveRequest => KeepAliveReply,
     close_session: CloseSessionRequest => CloseSessionReply,
-    outcome: OutcomeRequest => OutcomeReply,
 }
 
 impl Node {

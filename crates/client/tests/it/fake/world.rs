@@ -8,6 +8,8 @@ use coordd_proto::v1::server_item::Item;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
+pub(crate) const PASSWORD: &[u8] = b"0123456789abcdef";
+
 /// How the next occasion goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -51,6 +53,7 @@ pub(crate) struct World {
     pub(crate) zxid: u64,
     znodes: BTreeMap<String, (Bytes, i32)>,
     sessions: HashMap<u64, Session>,
+    ended: HashMap<u64, Session>,
     history: Vec<v1::Event>,
     streams: HashMap<u64, Stream>,
     last_stream_id: u64,
@@ -75,6 +78,7 @@ impl Default for World {
             zxid: 100,
             znodes: BTreeMap::new(),
             sessions: HashMap::new(),
+            ended: HashMap::new(),
             history: Vec::new(),
             streams: HashMap::new(),
             last_stream_id: 0,
@@ -120,7 +124,20 @@ impl World {
 
     /// Ends a session without telling its client.
     pub(crate) fn expire(&mut self, session_id: u64) {
-        self.sessions.remove(&session_id);
+        let session = self.sessions.remove(&session_id);
+        self.ended.extend(session.map(|session| (session_id, session)));
+    }
+
+    pub(crate) fn outcome(&self, session_id: u64, write_seq: u64) -> v1::OutcomeReply {
+        use v1::outcome_reply::Fate;
+        let live = self.sessions.get(&session_id);
+        let reply = |fate: Fate, reply| v1::OutcomeReply { fate: fate as i32, reply };
+        match live.or(self.ended.get(&session_id)).map(|session| session.results.get(&write_seq)) {
+            Some(Some(recorded)) => reply(Fate::Applied, Some(recorded.clone())),
+            Some(None) if live.is_some() => reply(Fate::NotYet, None),
+            Some(None) => reply(Fate::Never, None),
+            None => reply(Fate::Unknown, None),
+        }
     }
 
     /// Breaks all streams.
@@ -201,7 +218,7 @@ impl World {
         let session = self.sessions.entry(session_id).or_default();
         let attached = v1::Attached {
             session_id,
-            password: Bytes::from_static(b"0123456789abcdef"),
+            password: Bytes::from_static(PASSWORD),
             timeout_ms: attach.timeout_ms,
             zxid: self.zxid,
             node_id,
