@@ -89,11 +89,16 @@ pub(crate) async fn run_leader<O: Observer>(
                 }
                 let entry = Entry::encode_from_parts(clock.now_ms(), &batches);
                 batches.clear();
-                let (responder, _committed, outcome) = ProgressResponder::new();
+                let (responder, committed, outcome) = ProgressResponder::new();
                 if raft.client_write_ff(Payload(entry), Some(responder)).await.is_err() {
                     return;
                 }
-                in_flight.push(outcome);
+                in_flight.push(async move {
+                    let outcome = outcome.await;
+                    // openraft warns when nobody listens for the commit.
+                    drop(committed);
+                    outcome
+                });
             }
         }
     }
