@@ -53,6 +53,10 @@ fn main() {
         let set = MultiOp::SetData { path: any(stream), data: data(), version: -1 };
         WriteOp::Multi(vec![MultiOp::Check(check), set])
     });
+    stream.writes("multi of two sets", WRITES, |stream| {
+        let set = |path| MultiOp::SetData { path, data: data(), version: -1 };
+        WriteOp::Multi(vec![set(any(stream)), set(any(stream))])
+    });
     let shared = stream.tree.clone();
     stream.writes("set while a snapshot holds on", WRITES, |stream| WriteOp::SetData {
         path: any(stream),

@@ -74,12 +74,26 @@ pub(crate) struct Znodes {
     next_id: u64,
     data_bytes: u64,
     digest: Digest,
+    journal: Option<Box<Journal>>,
+}
+
+/// What it takes to go back to where the znodes were when the journal was begun.
+///
+/// A clone would do as well, but while it exists every first change of a leaf copies the leaf and touches all the
+/// znodes in it; the journal touches only what is changed.
+#[derive(Clone, Debug)]
+struct Journal {
+    /// What each changed key held before, in the order of the changes.
+    before: Vec<(Key, Option<Arc<Znode>>)>,
+    next_id: u64,
+    data_bytes: u64,
+    digest: Digest,
 }
 
 impl Znodes {
     /// Without a root even.
     pub(crate) fn empty(next_id: u64) -> Znodes {
-        Znodes { map: OrdMap::new(), next_id, data_bytes: 0, digest: Digest::default() }
+        Znodes { map: OrdMap::new(), next_id, data_bytes: 0, digest: Digest::default(), journal: None }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -112,15 +126,24 @@ impl Znodes {
 
     /// The znode at `path`. A path that is not valid names no znode.
     pub(crate) fn locate<'p>(&self, path: &'p str) -> Option<Place<'p, '_>> {
-        let mut place = Place { key: KeyRef::ROOT, znode: self.get(KeyRef::ROOT)?, parent: None };
         if path == "/" {
-            return Some(place);
+            return Some(Place { key: KeyRef::ROOT, znode: self.get(KeyRef::ROOT)?, parent: None });
         }
-        for name in path.strip_prefix('/')?.split('/') {
-            let key = KeyRef { parent: place.znode.dir.as_ref()?.id, name };
-            place = Place { key, znode: self.get(key)?, parent: Some((place.key, place.znode)) };
+        let mut names = path.strip_prefix('/')?.split('/');
+        // The root's id is known, so it is looked for only where it is the parent.
+        let mut key = KeyRef { parent: ROOT_ID, name: names.next()? };
+        let mut znode = self.get(key)?;
+        let mut parent = None;
+        for name in names {
+            parent = Some((key, znode));
+            key = KeyRef { parent: znode.dir.as_ref()?.id, name };
+            znode = self.get(key)?;
         }
-        Some(place)
+        let parent = match parent {
+            Some(parent) => parent,
+            None => (KeyRef::ROOT, self.get(KeyRef::ROOT)?),
+        };
+        Some(Place { key, znode, parent: Some(parent) })
     }
 
     /// The child `name` of `parent`.
@@ -152,12 +175,19 @@ impl Znodes {
         self.digest.add(znode.fields_hash(key.parent, key.name));
         self.digest.add(znode.data_hash(key.parent, key.name));
         self.data_bytes += znode.data.len() as u64;
-        let before = self.map.insert(key.to_key(), Arc::new(znode));
+        let key = key.to_key();
+        if let Some(journal) = &mut self.journal {
+            journal.before.push((key.clone(), None));
+        }
+        let before = self.map.insert(key, Arc::new(znode));
         debug_assert!(before.is_none(), "a znode was replaced, not updated");
     }
 
     pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Arc<Znode>> {
         let znode = self.map.remove(&key)?;
+        if let Some(journal) = &mut self.journal {
+            journal.before.push((key.to_key(), Some(znode.clone())));
+        }
         self.digest.remove(znode.fields_hash(key.parent, key.name));
         self.digest.remove(znode.data_hash(key.parent, key.name));
         self.data_bytes -= znode.data.len() as u64;
@@ -166,7 +196,11 @@ impl Znodes {
 
     /// Changes anything but the data. Returns what `change` returns, `None` where there is no such znode.
     pub(crate) fn update<T>(&mut self, key: KeyRef<'_>, change: impl FnOnce(&mut Znode) -> T) -> Option<T> {
-        let znode = Arc::make_mut(self.map.get_mut(&key)?);
+        let znode = self.map.get_mut(&key)?;
+        if let Some(journal) = &mut self.journal {
+            journal.before.push((key.to_key(), Some(znode.clone())));
+        }
+        let znode = Arc::make_mut(znode);
         self.digest.remove(znode.fields_hash(key.parent, key.name));
         let changed = change(znode);
         self.digest.add(znode.fields_hash(key.parent, key.name));
@@ -180,7 +214,11 @@ impl Znodes {
         data: &[u8],
         change: impl FnOnce(&mut Znode, usize) -> T,
     ) -> Option<T> {
-        let znode = Arc::make_mut(self.map.get_mut(&key)?);
+        let znode = self.map.get_mut(&key)?;
+        if let Some(journal) = &mut self.journal {
+            journal.before.push((key.to_key(), Some(znode.clone())));
+        }
+        let znode = Arc::make_mut(znode);
         self.digest.remove(znode.fields_hash(key.parent, key.name));
         self.digest.remove(znode.data_hash(key.parent, key.name));
         let bytes_before = znode.data.len();
@@ -190,6 +228,30 @@ impl Znodes {
         self.digest.add(znode.fields_hash(key.parent, key.name));
         self.digest.add(znode.data_hash(key.parent, key.name));
         Some(changed)
+    }
+
+    /// From here on, until [`Znodes::commit`] or [`Znodes::roll_back`], changes can be taken back.
+    pub(crate) fn begin(&mut self) {
+        let &mut Znodes { next_id, data_bytes, digest, .. } = self;
+        self.journal = Some(Box::new(Journal { before: Vec::new(), next_id, data_bytes, digest }));
+    }
+
+    /// Keeps the changes since [`Znodes::begin`].
+    pub(crate) fn commit(&mut self) {
+        self.journal = None;
+    }
+
+    /// Takes the changes since [`Znodes::begin`] back.
+    pub(crate) fn roll_back(&mut self) {
+        let Some(journal) = self.journal.take() else { return };
+        let Journal { before, next_id, data_bytes, digest } = *journal;
+        for (key, znode) in before.into_iter().rev() {
+            match znode {
+                Some(znode) => self.map.insert(key, znode),
+                None => self.map.remove(&key),
+            };
+        }
+        (self.next_id, self.data_bytes, self.digest) = (next_id, data_bytes, digest);
     }
 
     /// An id for a znode that gets its first child.

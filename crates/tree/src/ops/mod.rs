@@ -1,5 +1,5 @@
 //! The operations. Each checks everything, in ZooKeeper's order, before it changes anything, so that a refused one
-//! has changed nothing. The exception is a multi, which works on and goes back to the tree it started from.
+//! has changed nothing. The exception is a multi, which takes back what its operations did before the refused one.
 
 mod check;
 mod create;

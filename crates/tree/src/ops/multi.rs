@@ -4,12 +4,13 @@ use crate::{ErrorKind, MultiOp, OpError, OpResult, Outcome, Tree};
 
 impl Tree {
     /// All or nothing. Each operation sees what those before it did; if one is refused, the tree is again what it
-    /// was, at the price of an immutable version of it.
+    /// was.
     pub(super) fn multi(&mut self, step: &mut Step, caller: Caller<'_>, ops: &[MultiOp]) -> OpResult {
         if ops.is_empty() {
             return Err(OpError::new(ErrorKind::BadArguments, "", "a multi without operations"));
         }
-        let before = self.clone();
+        let before = (self.quotas.clone(), self.sessions.clone(), self.acls.clone(), self.due.clone());
+        self.znodes.begin();
         let mut outcomes = Vec::with_capacity(ops.len());
         for (index, op) in ops.iter().enumerate() {
             let result = match op {
@@ -21,12 +22,14 @@ impl Tree {
             match result {
                 Ok(outcome) => outcomes.push(outcome),
                 Err(culprit) => {
-                    *self = before;
+                    self.znodes.roll_back();
+                    (self.quotas, self.sessions, self.acls, self.due) = before;
                     step.events.clear();
                     return Err(OpError { op_index: Some(index as u32), ..culprit });
                 }
             }
         }
+        self.znodes.commit();
         Ok(Outcome::Multi(outcomes))
     }
 }
