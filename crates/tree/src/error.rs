@@ -78,16 +78,6 @@ pub enum ErrorKind {
     TooManyUnacknowledged,
 }
 
-impl DecodeError {
-    pub(crate) fn malformed(what: &'static str, cause: impl ToString) -> DecodeError {
-        DecodeError::Malformed { what, cause: cause.to_string() }
-    }
-
-    pub(crate) fn inconsistent(what: &'static str, cause: impl ToString) -> DecodeError {
-        DecodeError::Inconsistent { what, cause: cause.to_string() }
-    }
-}
-
 /// Bytes that are not what they should be. For an entry of the log this is fatal: the node must stop.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -117,4 +107,14 @@ pub enum DecodeError {
         /// What does not fit.
         cause: String,
     },
+}
+
+impl DecodeError {
+    pub(crate) fn malformed(what: &'static str, cause: impl ToString) -> DecodeError {
+        DecodeError::Malformed { what, cause: cause.to_string() }
+    }
+
+    pub(crate) fn inconsistent(what: &'static str, cause: impl ToString) -> DecodeError {
+        DecodeError::Inconsistent { what, cause: cause.to_string() }
+    }
 }
