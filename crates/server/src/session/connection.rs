@@ -234,13 +234,7 @@ impl Connection {
                     Op::CountDescendants(op) => State::Read(Read::CountDescendants(op)),
                     Op::GetQuota(op) => State::Read(Read::GetQuota(op)),
                     Op::Sync(op) => State::Read(Read::Sync(op)),
-                    Op::AddWatch(op) => self.done(id, self.add_watch(op)),
-                    Op::RemoveWatch(op) => self.done(id, self.remove_watch(&op)),
-                    Op::AddAuth(op) => {
-                        let result = self.add_auth(op);
-                        self.done(id, result)
-                    }
-                    _ => self.done(id, Ok(self.who_am_i())),
+                    needs_no_turn => State::Done(self.answer_now(id, needs_no_turn)?),
                 };
                 self.pending.push_back(Pending { id, state });
                 return Ok(None);
@@ -276,18 +270,30 @@ impl Connection {
         Err(Some(into_status(error(ErrorCode::Protocol, message))))
     }
 
-    fn done(&self, id: u64, result: Result<v1::reply::Result, v1::Error>) -> State {
+    /// Answers a request about watches or identities as of this moment. Its reply tells the client that it has all
+    /// events up to the reply's zxid, so those are said here, before whatever the reply still waits for.
+    fn answer_now(&mut self, id: u64, op: v1::request::Op) -> Result<v1::Reply, End> {
+        use v1::request::Op;
+        let service = self.service.clone();
+        // Held meanwhile, so that a watch starts at one point of history.
+        let tree = service.replica().tree();
+        let zxid = tree.last_zxid();
+        let result = match op {
+            Op::AddWatch(op) => self.add_watch(op),
+            Op::RemoveWatch(op) => self.remove_watch(&op),
+            Op::AddAuth(op) => self.add_auth(op),
+            _ => Ok(self.who_am_i()),
+        };
+        drop(tree);
+        self.take_outbox()?;
         let result = result.unwrap_or_else(v1::reply::Result::Error);
-        let zxid = self.service.replica().tree().last_zxid();
-        State::Done(v1::Reply { id, zxid, result: Some(result) })
+        Ok(v1::Reply { id, zxid, result: Some(result) })
     }
 
     fn add_watch(&self, op: v1::AddWatchRequest) -> Result<v1::reply::Result, v1::Error> {
         let spec = op.watch.ok_or_else(|| bad_arguments("watch is missing"))?;
         coordd_tree::validate_path(&op.path).map_err(error_to_wire)?;
         let watch = self.service.registration(&self.outbox, &spec, &op.path)?;
-        // Under the tree's lock, so that the watch starts at one point of history.
-        let _tree = self.service.replica().tree();
         self.service.hub().watches().arm(&self.outbox, watch);
         Ok(v1::reply::Result::AddWatch(v1::AddWatchReply {}))
     }
@@ -327,7 +333,9 @@ impl Connection {
 
     /// The same, all into the present frame.
     fn take_outbox(&mut self) -> Result<(), End> {
-        self.outbox.take().into_iter().try_for_each(|item| self.handle_item(item))
+        self.outbox.take().into_iter().try_for_each(|item| self.handle_item(item))?;
+        // What overflew is lost to this stream: nothing may be said that shows the client a later state.
+        self.check_overflow()
     }
 
     fn check_overflow(&self) -> Result<(), End> {
@@ -398,6 +406,8 @@ impl Connection {
 
     /// Runs the reads at the front whose turn it is; says whether there were any.
     fn run_reads(&mut self) -> Result<bool, End> {
+        // Those that were answered at once and have nothing before them.
+        self.say_done();
         let mut ran = false;
         while self.barrier.is_none() && self.frame_bytes <= FRAME_BYTES {
             let Some(Pending { id, state: State::Read(read) }) = self.pending.front() else { break };
