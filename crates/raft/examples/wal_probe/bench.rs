@@ -55,7 +55,7 @@ pub(crate) async fn run(
                 let result = wait.await;
                 let _ = done_tx.send((begin.elapsed(), result.is_ok_and(|durable| durable.is_ok())));
             });
-            if log_id.index % 1000 == 0 && log_id.index > first + ENTRIES_KEPT {
+            if log_id.index.is_multiple_of(1000) && log_id.index > first + ENTRIES_KEPT {
                 let mut upto = log_id;
                 upto.index -= ENTRIES_KEPT;
                 log.purge(upto).await?;

@@ -1,7 +1,7 @@
 //! The log and the snapshots on disk.
 //!
 //! ```text
-//! openraft ─► LogStore ─► WalQueue ─► thread "wal": one record per group ─► Wal (SledWal): one fdatasync
+//! openraft ─► LogStore ─► WalQueue ─► thread "wal": one record per group ─► Wal (SledWal): journal, one fdatasync; sled
 //!                │ memory                   │ callbacks, newest first
 //!                └─► reads                  └─► openraft
 //! ```
@@ -13,6 +13,7 @@
 mod data_dir;
 mod durable_file;
 mod identity;
+mod journal;
 mod log_memory;
 mod log_storage;
 mod log_store;

@@ -8,20 +8,27 @@
 //!
 //! # Durability
 //!
-//! sled's `flush` writes its buffer and waits with `sync_file_range`, which covers neither the file's size and extents
-//! nor the disk's cache. So each commit does its own `fdatasync`, on an own descriptor of sled's file, opened before
-//! the first write: the kernel reports a failed write-back once per descriptor, and this one must see it. Between
-//! "sled believes it stable" and our fdatasync a power loss can reorder sled's segments; the records' sequence and
-//! checksums and the watermark file find that, and the node refuses to start.
+//! sled's `flush` is not durable on Linux: it waits with `sync_file_range`, which covers neither the file's size and
+//! extents nor the disk's cache. It is also dear: each one wakes all threads of sled's pool. So a commit does not flush.
+//! It writes the record to a journal file, does the one fdatasync there, and is done; then the record is inserted into
+//! sled, which writes it out in its own time. When the journal is full, sled is flushed, its file is synced on an own
+//! descriptor, and the journal begins anew. That descriptor is opened before the first write: the kernel reports a
+//! failed write-back once per descriptor, and this one must see it. At the start the journal's records are put back
+//! into sled wherever sled has lost them.
+//!
+//! A power loss can still reorder what sled wrote before (it reuses its segments on the word of `sync_file_range`). The
+//! records' sequence and checksums and the watermark file find that, and the node refuses to start.
 //!
 //! Never used here: `Batch` and transactions (they take a lock over the whole process), `flush_async` (deadlocks).
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::durable_file::{sync_dir, sync_parent};
+use super::journal::{JOURNALED_BYTES_MAX, Journal};
 use super::wal::{CommitTimes, Wal, WalError};
 use super::watermark::Watermark;
 
@@ -34,6 +41,7 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// sled collects its garbage in this thread only.
 const GC_EVERY_MS: u64 = 200;
 const DB_FILE: &str = "db";
+const JOURNAL_FILE: &str = "journal";
 const WATERMARK_FILE: &str = "watermark";
 /// A dropped database gives up its lock only when its last thread is done. Other processes are kept out by the data
 /// directory's own lock, so a lock found here is one that is about to go.
@@ -45,6 +53,8 @@ pub struct SledWal {
     db: sled::Db,
     /// Our own descriptor of sled's file.
     file: File,
+    /// For the WAL thread only; the lock is never waited for.
+    journal: Mutex<Journal>,
     watermark: Watermark,
     blob_dir: PathBuf,
 }
@@ -60,11 +70,36 @@ impl SledWal {
         let file = file.map_err(WalError::at("open the database file"))?;
         let watermark =
             Watermark::open(&dir.join(WATERMARK_FILE)).map_err(WalError::at("open the watermark"))?;
-        let db = open_sled(dir)?;
-        let wal = SledWal { db, file, watermark, blob_dir: dir.join("blobs") };
+        let journal = Journal::open(&dir.join(JOURNAL_FILE)).map_err(WalError::at("open the journal"))?;
+        let journaled = journal.records().map_err(WalError::at("read the journal"))?;
+        let journal = Mutex::new(journal);
+        let wal = SledWal { db: open_sled(dir)?, file, journal, watermark, blob_dir: dir.join("blobs") };
         wal.refuse_blobs()?;
+        for (seq, record) in journaled {
+            if wal.read(seq)?.as_ref() != Some(&record) {
+                wal.insert(seq, &record)?;
+            }
+        }
+        wal.checkpoint()?;
         wal.sync_names(dir).map_err(WalError::at("sync the new files"))?;
         Ok(wal)
+    }
+
+    fn insert(&self, seq: u64, record: &[u8]) -> Result<(), WalError> {
+        for (number, chunk) in record.chunks(CHUNK_BYTES).enumerate() {
+            let number = u16::try_from(number).map_err(|_| {
+                WalError::at("write a record")(io::Error::other("a record of more than 4 GiB"))
+            })?;
+            self.db.insert(encode_key(seq, number), chunk).map_err(|e| from_sled("write a record", e))?;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was inserted.
+    fn checkpoint(&self) -> Result<(), WalError> {
+        // 0 bytes flushed does not mean durable: sled's own thread may have written them. So the sync is not skipped.
+        self.db.flush().map_err(|e| from_sled("flush", e))?;
+        self.file.sync_data().map_err(WalError::at("fdatasync of the database"))
     }
 
     fn sync_names(&self, dir: &Path) -> io::Result<()> {
@@ -117,19 +152,32 @@ impl Wal for SledWal {
 
     fn commit(&self, seq: u64, record: &[u8]) -> Result<CommitTimes, WalError> {
         let start = Instant::now();
-        for (number, chunk) in record.chunks(CHUNK_BYTES).enumerate() {
-            let number = u16::try_from(number).map_err(|_| {
-                WalError::at("write a record")(io::Error::other("a record of more than 4 GiB"))
-            })?;
-            self.db.insert(encode_key(seq, number), chunk).map_err(|e| from_sled("write a record", e))?;
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let journaled = record.len() <= JOURNALED_BYTES_MAX;
+        if !journaled {
+            self.insert(seq, record)?;
         }
-        // 0 bytes flushed does not mean durable: sled's own thread may have written them. So the sync is not skipped.
-        self.db.flush().map_err(|e| from_sled("flush", e))?;
+        if !journaled || !journal.has_room(record.len()) {
+            self.checkpoint()?;
+            journal.restart();
+        }
+        if journaled {
+            journal.append(seq, record).map_err(WalError::at("write the journal"))?;
+        }
         let written = Instant::now();
-        self.file.sync_data().map_err(WalError::at("fdatasync"))?;
+        if journaled {
+            journal.sync().map_err(WalError::at("fdatasync of the journal"))?;
+        }
         let synced = Instant::now();
         self.watermark.advance(seq).map_err(WalError::at("advance the watermark"))?;
         Ok(CommitTimes { write: written - start, sync: synced - written })
+    }
+
+    fn settle(&self, seq: u64, record: &[u8]) -> Result<(), WalError> {
+        match record.len() <= JOURNALED_BYTES_MAX {
+            true => self.insert(seq, record),
+            false => Ok(()),
+        }
     }
 
     fn remove_prefix(&self, through: u64, max: usize) -> Result<bool, WalError> {
@@ -150,13 +198,11 @@ impl Wal for SledWal {
         for key in self.db.range(encode_key(from, 0)..).keys() {
             self.db.remove(key.map_err(at)?).map_err(at)?;
         }
-        self.db.flush().map_err(at)?;
-        self.file.sync_data().map_err(WalError::at("fdatasync"))
+        self.checkpoint()
     }
 
     fn close(&self) -> Result<(), WalError> {
-        self.db.flush().map_err(|e| from_sled("flush", e))?;
-        self.file.sync_all().map_err(WalError::at("fsync at close"))?;
+        self.checkpoint()?;
         self.watermark.sync().map_err(WalError::at("sync the watermark"))?;
         self.refuse_blobs()
     }

@@ -43,15 +43,22 @@ pub trait Wal: Send + Sync + 'static {
     /// The lowest and the highest sequence number found, whether their records are whole or not.
     fn bounds(&self) -> Result<Option<(u64, u64)>, WalError>;
 
-    /// The bytes found under `seq`, `None` if there are none.
+    /// The bytes found under `seq`, `None` if there are none. Of a record of this life, after it was
+    /// [settled](Wal::settle).
     fn read(&self, seq: u64) -> Result<Option<Vec<u8>>, WalError>;
 
     /// A lower bound, kept apart from the records, of what was committed: if less is found, the engine lost some. 0 if
     /// it is not known.
     fn acknowledged_seq(&self) -> u64;
 
-    /// Writes the record and makes it durable. Exactly one fdatasync.
+    /// Makes the record durable. One fdatasync, but for rare times when the engine has to make room.
     fn commit(&self, seq: u64, record: &[u8]) -> Result<CommitTimes, WalError>;
+
+    /// Called with each record after its commit and before the next one, when nobody waits for it any more: the place
+    /// for work that makes the record readable and is not needed for its durability.
+    fn settle(&self, _seq: u64, _record: &[u8]) -> Result<(), WalError> {
+        Ok(())
+    }
 
     /// Forgets the records up to `through` inclusive, in ascending order, about `max` pieces of them at a time. Returns
     /// whether some are left. Need not be durable.

@@ -112,18 +112,19 @@ impl WalThread {
         let record = self.writer.finish(seq, &self.state);
         let encode = start.elapsed();
         let times = or_abort(self.shared.wal.commit(seq, record));
-        let record_bytes = record.len();
         self.seq = seq;
 
         let group = &mut self.group;
-        self.shared.lock().on_durable(seq, &group.changes, group.appended, self.purged);
         self.shared.queue.release(group.charged_bytes);
-        self.shared.counters.on_group(group.ops, group.entries, record_bytes, encode, times);
+        self.shared.counters.on_group(group.ops, group.entries, record.len(), encode, times);
         // Newest first: openraft takes a completion as "this and all before it", so the first call moves its watermark
         // to the end and the others find nothing to do. In the other order each would wake the core.
         while let Some(waiter) = group.waiters.pop() {
             waiter.complete();
         }
+        or_abort(self.shared.wal.settle(seq, record));
+        // From here on the entries can be read from the engine, so they may leave the memory.
+        self.shared.lock().on_durable(seq, &group.changes, group.appended, self.purged);
         (group.ops, group.entries, group.charged_bytes) = (0, 0, 0);
         group.changes.clear();
         group.appended = None;

@@ -21,10 +21,10 @@ async fn make_log(dir: &Path) {
     }
     log.truncate_after(Some(log_id(1, 190))).await.unwrap();
     log.save_vote(&vote(2)).await.unwrap();
-    append(&mut log, entries(2, 191..200, 70_000)).await;
-    log.save_committed(Some(log_id(2, 195))).await.unwrap();
+    append(&mut log, entries(2, 191..194, 70_000)).await;
+    log.save_committed(Some(log_id(2, 192))).await.unwrap();
     log.purge(log_id(1, 60)).await.unwrap();
-    append(&mut log, entries(2, 200..210, 300)).await;
+    append(&mut log, entries(2, 194..210, 300)).await;
     log.close();
 }
 
@@ -50,82 +50,144 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// Runs `damage` on a copy of the database file for each page that has content; counts those that still opened.
-async fn damage_each_page(what: &str, damage: impl Fn(&fs::File, u64)) -> (usize, usize) {
-    let dir = tempfile::tempdir().unwrap();
-    let (original, copy) = (dir.path().join("original"), dir.path().join("copy"));
-    make_log(&original).await;
-    let db = fs::read(original.join("wal/db")).unwrap();
-    let pages = db.chunks(PAGE as usize).enumerate();
-    let pages: Vec<u64> = pages
-        .filter(|(_, page)| page.iter().any(|b| *b != 0))
-        .map(|(number, _)| number as u64 * PAGE)
-        .collect();
-    assert!(pages.len() > 100, "too small to say much: {} pages", pages.len());
-    copy_dir(&original, &copy);
-    let truth = dump(&copy).expect("undamaged, it opens");
-    let mut opened = 0;
-    for at in &pages {
-        fs::remove_dir_all(&copy).unwrap();
-        copy_dir(&original, &copy);
-        damage(&fs::File::options().read(true).write(true).open(copy.join("wal/db")).unwrap(), *at);
-        if let Some(found) = dump(&copy) {
-            assert_eq!(found, truth, "{what} at {at}: a silent change");
-            opened += 1;
-        }
+/// A closed log, and what a process finds in it.
+struct Original {
+    dir: tempfile::TempDir,
+    truth: String,
+}
+
+impl Original {
+    async fn make() -> Original {
+        let dir = tempfile::tempdir().unwrap();
+        make_log(&dir.path().join("data")).await;
+        Original::of(dir)
     }
-    (opened, pages.len())
+
+    /// What a power loss leaves that takes all that sled wrote since the log was opened: none of it was synced yet.
+    async fn make_without_database() -> Original {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let (lock, log) = open(&data).unwrap();
+        log.close();
+        drop(lock);
+        let db = fs::read(data.join("wal/db")).unwrap();
+        make_log(&data).await;
+        fs::write(data.join("wal/db"), db).unwrap();
+        Original::of(dir)
+    }
+
+    /// A later time: the journal has begun a new round, all that was in it is in the database only.
+    async fn make_without_journal() -> Original {
+        let original = Original::make().await;
+        fs::write(original.dir.path().join("data/wal/journal"), []).unwrap();
+        Original::of(original.dir)
+    }
+
+    fn of(dir: tempfile::TempDir) -> Original {
+        let mut original = Original { dir, truth: String::new() };
+        original.truth = original.dump_after(|_| {}).expect("undamaged, it opens");
+        original
+    }
+
+    fn dump_after(&self, damage: impl FnOnce(&Path)) -> Option<String> {
+        let copy = self.dir.path().join("copy");
+        copy_dir(&self.dir.path().join("data"), &copy);
+        damage(&copy.join("wal"));
+        let found = dump(&copy);
+        fs::remove_dir_all(&copy).unwrap();
+        found
+    }
+
+    /// Does `damage` to each page with content of a file, one at a time. Counts those after which it still opened, and
+    /// checks that it was then with the same content.
+    fn damage_each_page(&self, file: &str, damage: impl Fn(&fs::File, u64)) -> Pages {
+        let bytes = fs::read(self.dir.path().join("data/wal").join(file)).unwrap();
+        let mut pages = Pages { damaged: 0, opened: 0 };
+        for (number, page) in bytes.chunks(PAGE as usize).enumerate() {
+            if page.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            let at = number as u64 * PAGE;
+            let found = self.dump_after(|wal_dir| {
+                damage(&fs::File::options().read(true).write(true).open(wal_dir.join(file)).unwrap(), at);
+            });
+            pages.damaged += 1;
+            if let Some(found) = found {
+                assert_eq!(found, self.truth, "{file} damaged at {at}: a silent change");
+                pages.opened += 1;
+            }
+        }
+        assert!(pages.damaged > 50, "too small to say much: {pages:?}");
+        pages
+    }
+}
+
+#[derive(Debug)]
+struct Pages {
+    damaged: usize,
+    opened: usize,
+}
+
+fn flip_a_bit(file: &fs::File, page_at: u64) {
+    // Another place in each page, so that all kinds of content are met.
+    let at = (page_at + page_at / PAGE * 37 % PAGE).min(file.metadata().unwrap().len() - 1);
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x08], at).unwrap();
+}
+
+fn cut(file: &fs::File, page_at: u64) {
+    file.set_len(page_at).unwrap();
 }
 
 #[tokio::test]
-async fn a_flipped_bit_in_any_page_is_refused_or_does_not_matter() {
-    let (opened, pages) = damage_each_page("a flipped bit", |db, at| {
-        let at = at + at / PAGE % PAGE;
-        let mut byte = [0];
-        db.read_exact_at(&mut byte, at).unwrap();
-        db.write_all_at(&[byte[0] ^ 0x08], at).unwrap();
-    })
-    .await;
-    assert!(opened < pages, "no flip was noticed");
-    println!("flipped bits: {opened} of {pages} pages did not matter");
+async fn a_flipped_bit_in_the_database_is_refused_or_does_not_matter() {
+    let pages = Original::make_without_journal().await.damage_each_page("db", flip_a_bit);
+    assert!(pages.opened < pages.damaged, "no flip was noticed: {pages:?}");
 }
 
 #[tokio::test]
-async fn a_file_cut_at_any_page_is_refused_or_does_not_matter() {
-    let (opened, pages) = damage_each_page("a cut", |db, at| db.set_len(at).unwrap()).await;
-    assert!(opened < pages, "no cut was noticed");
-    println!("cut files: {opened} of {pages} cuts did not matter");
+async fn a_database_that_is_cut_is_refused_or_does_not_matter() {
+    let pages = Original::make_without_journal().await.damage_each_page("db", cut);
+    assert!(pages.opened < pages.damaged, "no cut was noticed: {pages:?}");
+}
+
+#[tokio::test]
+async fn a_database_that_is_cut_is_healed_by_the_journal() {
+    let pages = Original::make().await.damage_each_page("db", cut);
+    assert_eq!(pages.opened, pages.damaged);
+}
+
+#[tokio::test]
+async fn all_that_sled_wrote_can_be_lost_before_the_next_checkpoint() {
+    let complete = Original::make().await;
+    assert_eq!(Original::make_without_database().await.truth, complete.truth);
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_the_journal_is_refused_or_does_not_matter() {
+    let pages = Original::make_without_database().await.damage_each_page("journal", flip_a_bit);
+    assert!(pages.opened < pages.damaged, "no flip was noticed: {pages:?}");
 }
 
 /// The test of the tests above: without the watermark a lost tail looks like one that was never written.
 #[tokio::test]
 async fn it_is_the_watermark_that_tells_a_lost_tail() {
-    let dir = tempfile::tempdir().unwrap();
-    make_log(dir.path()).await;
-    let truth = {
-        let copy = dir.path().join("copy");
-        copy_dir(&dir.path().join("wal"), &copy.join("wal"));
-        fs::copy(dir.path().join("IDENTITY"), copy.join("IDENTITY")).unwrap();
-        dump(&copy).expect("undamaged, it opens")
-    };
-    let db = fs::read(dir.path().join("wal/db")).unwrap();
+    let original = Original::make_without_journal().await;
+    let db = fs::read(original.dir.path().join("data/wal/db")).unwrap();
     let end = db.iter().rposition(|byte| *byte != 0).unwrap() as u64;
     let mut silent = 0;
-    for cut in (1..40).map(|pages| end - pages * PAGE) {
-        for keep_watermark in [true, false] {
-            let copy = tempfile::tempdir().unwrap();
-            copy_dir(&dir.path().join("wal"), &copy.path().join("wal"));
-            fs::copy(dir.path().join("IDENTITY"), copy.path().join("IDENTITY")).unwrap();
-            fs::File::options().write(true).open(copy.path().join("wal/db")).unwrap().set_len(cut).unwrap();
-            if !keep_watermark {
-                fs::remove_file(copy.path().join("wal/watermark")).unwrap();
-            }
-            match dump(copy.path()) {
-                Some(found) if found != truth && keep_watermark => panic!("a silent loss, cut at {cut}"),
-                Some(found) if found != truth => silent += 1,
-                Some(_) | None => {}
-            }
-        }
+    for pages in 1..20 {
+        let found = original.dump_after(|wal_dir| {
+            fs::File::options()
+                .write(true)
+                .open(wal_dir.join("db"))
+                .unwrap()
+                .set_len(end - pages * PAGE)
+                .unwrap();
+            fs::remove_file(wal_dir.join("watermark")).unwrap();
+        });
+        silent += usize::from(found.is_some_and(|found| found != original.truth));
     }
-    assert!(silent > 0, "no cut lost anything, so this test shows nothing");
+    assert!(silent > 0, "no cut lost anything, so the watermark is not what tells it");
 }

@@ -258,3 +258,48 @@ async fn large_records_make_no_blobs() {
     assert_eq!(log.try_get_log_entries(count..).await.unwrap(), largest);
     log.close();
 }
+
+/// The oldest record that is kept can begin in the middle: what came before was purged, but only later.
+#[tokio::test]
+async fn a_record_that_is_older_than_the_purge_is_replayed_after_it() {
+    let wal = MemoryWal::default();
+    let mut log = open_wal(wal.clone()).unwrap();
+    append(&mut log, entries(1, 1..4, 10)).await;
+    log.purge(log_id(1, 1)).await.unwrap();
+    append(&mut log, entries(1, 4..11, 10)).await;
+    append(&mut log, entries(1, 11..14, 10)).await;
+    log.purge(log_id(1, 11)).await.unwrap();
+    log.sync().await.unwrap();
+    log.close();
+    let mut log = open_wal(wal).unwrap();
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), entries(1, 12..14, 10));
+    log.close();
+}
+
+/// The same, where it begins with entries that were replaced: their predecessors are gone with an older record.
+#[tokio::test]
+async fn a_record_that_begins_with_replaced_entries_is_replayed() {
+    let wal = MemoryWal::default();
+    let mut log = open_wal(wal.clone()).unwrap();
+    append(&mut log, entries(1, 1..16, 10)).await;
+    let gate = wal.gate();
+    log.save_committed(Some(log_id(1, 3))).await.unwrap();
+    log.append(entries(1, 16..18, 10), IOFlushed::noop()).await.unwrap();
+    gate.next();
+    // One record: entries that follow the old ones, and the new leader's in the place of all of them.
+    log.append(entries(1, 18..21, 10), IOFlushed::noop()).await.unwrap();
+    log.truncate_after(Some(log_id(1, 3))).await.unwrap();
+    log.append(entries(2, 4..31, 10), IOFlushed::noop()).await.unwrap();
+    drop(gate);
+    wal.remove_gate();
+    log.sync().await.unwrap();
+    log.purge(log_id(2, 15)).await.unwrap();
+    for _ in 0..4 {
+        log.sync().await.unwrap();
+    }
+    log.close();
+    assert_eq!(wal.disk().records.first_key_value().unwrap().0, &4, "it begins with entry 18 of term 1");
+    let mut log = open_wal(wal).unwrap();
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), entries(2, 16..31, 10));
+    log.close();
+}

@@ -35,11 +35,11 @@ fn an_append_is_acknowledged_after_exactly_one_fdatasync() {
             assert!(log_writes > 0, "nothing was written before the fdatasync of append {appends}");
             inside = false;
             appends += 1;
-        } else if inside && syncs == 0 && line.contains("pwrite64(") && line.contains("/wal/db") {
+        } else if inside && syncs == 0 && line.contains("pwrite64(") && line.contains("/wal/journal") {
             log_writes += 1;
         } else if inside && line.contains("fdatasync(") {
             // An interrupted call has a second line, "<... fdatasync resumed>", which does not match.
-            assert!(line.contains("/wal/db"), "a sync of another file: {line}");
+            assert!(line.contains("/wal/journal"), "a sync of another file: {line}");
             syncs += 1;
         }
     }
