@@ -27,6 +27,7 @@ mod due;
 mod error;
 mod event;
 mod history;
+mod leaf_map;
 mod limits;
 mod ops;
 mod origins;

@@ -1,12 +1,10 @@
 use std::cmp::Ordering;
-use std::ops::Bound;
-use std::sync::Arc;
 
 use compact_str::CompactString;
 use equivalent::{Comparable, Equivalent};
-use imbl::OrdMap;
 
 use crate::digest::Digest;
+use crate::leaf_map::LeafMap;
 use crate::znode::Znode;
 
 /// The [`crate::znode::Dir::id`] of the root.
@@ -69,7 +67,7 @@ impl Place<'_, '_> {
 /// counters, quotas, sessions, ACLs, events) is the business of [`crate::change`].
 #[derive(Clone, Debug)]
 pub(crate) struct Znodes {
-    map: OrdMap<Key, Arc<Znode>>,
+    map: LeafMap<Key, Znode>,
     /// For the next znode that gets its first child.
     next_id: u64,
     data_bytes: u64,
@@ -84,7 +82,7 @@ pub(crate) struct Znodes {
 #[derive(Clone, Debug)]
 struct Journal {
     /// What each changed key held before, in the order of the changes.
-    before: Vec<(Key, Option<Arc<Znode>>)>,
+    before: Vec<(Key, Option<Znode>)>,
     next_id: u64,
     data_bytes: u64,
     digest: Digest,
@@ -93,7 +91,8 @@ struct Journal {
 impl Znodes {
     /// Without a root even.
     pub(crate) fn empty(next_id: u64) -> Znodes {
-        Znodes { map: OrdMap::new(), next_id, data_bytes: 0, digest: Digest::default(), journal: None }
+        let map = LeafMap::new(KeyRef::ROOT.to_key());
+        Znodes { map, next_id, data_bytes: 0, digest: Digest::default(), journal: None }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -121,7 +120,7 @@ impl Znodes {
     }
 
     pub(crate) fn get(&self, key: KeyRef<'_>) -> Option<&Znode> {
-        self.map.get(&key).map(|znode| &**znode)
+        self.map.get(&key)
     }
 
     /// The znode at `path`. A path that is not valid names no znode.
@@ -161,14 +160,14 @@ impl Znodes {
         let parent = parent.dir.as_ref().map_or(u64::MAX, |dir| dir.id);
         let start = KeyRef { parent, name: after.unwrap_or("") };
         self.map
-            .range::<_, KeyRef<'_>>((Bound::Excluded(start), Bound::Unbounded))
+            .from(self.map.place_after(&start))
             .take_while(move |(key, _)| key.parent == parent)
-            .map(|(key, znode)| (key.name.as_str(), &**znode))
+            .map(|(key, znode)| (key.name.as_str(), znode))
     }
 
     /// Everything, parents before their children.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Znode)> {
-        self.map.iter().map(|(key, znode)| (key, &**znode))
+        self.map.iter()
     }
 
     pub(crate) fn insert(&mut self, key: KeyRef<'_>, znode: Znode) {
@@ -179,11 +178,11 @@ impl Znodes {
         if let Some(journal) = &mut self.journal {
             journal.before.push((key.clone(), None));
         }
-        let before = self.map.insert(key, Arc::new(znode));
+        let before = self.map.insert(key, znode);
         debug_assert!(before.is_none(), "a znode was replaced, not updated");
     }
 
-    pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Arc<Znode>> {
+    pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Znode> {
         let znode = self.map.remove(&key)?;
         if let Some(journal) = &mut self.journal {
             journal.before.push((key.to_key(), Some(znode.clone())));
@@ -200,7 +199,6 @@ impl Znodes {
         if let Some(journal) = &mut self.journal {
             journal.before.push((key.to_key(), Some(znode.clone())));
         }
-        let znode = Arc::make_mut(znode);
         self.digest.remove(znode.fields_hash(key.parent, key.name));
         let changed = change(znode);
         self.digest.add(znode.fields_hash(key.parent, key.name));
@@ -218,7 +216,6 @@ impl Znodes {
         if let Some(journal) = &mut self.journal {
             journal.before.push((key.to_key(), Some(znode.clone())));
         }
-        let znode = Arc::make_mut(znode);
         self.digest.remove(znode.fields_hash(key.parent, key.name));
         self.digest.remove(znode.data_hash(key.parent, key.name));
         let bytes_before = znode.data.len();

@@ -69,7 +69,7 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        LogOptions { cached_bytes_max: 32 << 20 }
+        LogOptions { cached_bytes_max: 8 << 20 }
     }
 }
 

