@@ -1,0 +1,109 @@
+//! Nodes that were away for longer than the log is kept (G1, G8).
+
+use std::time::Duration;
+
+use coordd_client::{Client, CreateMode, ReadLevel};
+use coordd_tests::{Ensemble, EnsembleOptions, eventually};
+
+const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+const VALUE_BYTES: usize = 64 << 10;
+
+/// A small log, so that a few megabytes of writes drop what a node that is away would need.
+async fn small_log() -> Ensemble {
+    let options = EnsembleOptions::new(3);
+    options.env("COORDD_SNAPSHOT_LOG_BYTES", "1MiB").env("COORDD_KEEP_LOG_BYTES", "256KiB").start().await
+}
+
+async fn write_much(client: &Client, writes: usize) {
+    for number in 0..writes {
+        let value = vec![number as u8; VALUE_BYTES];
+        client.set("/big", value, None).await.expect("a set");
+        client.create("/many-", "", CreateMode::PersistentSequential).await.expect("a create");
+    }
+}
+
+/// G8: a node that lags behind the log gets a snapshot, serves, and its tree is the others' tree.
+#[tokio::test]
+async fn a_follower_that_missed_several_compactions_comes_back_equal_by_a_snapshot() {
+    let mut ensemble = small_log().await;
+    let leader = ensemble.leader().await;
+    let follower = ensemble.follower().await;
+    let client = ensemble.client_of(&ensemble.ids_but(follower), SESSION_TIMEOUT).await;
+    client.create("/big", "", CreateMode::Persistent).await.expect("a create");
+    ensemble.wait_equal().await;
+    let had = ensemble.status(follower).await.expect("the follower answers").last_log_index;
+    ensemble.kill9(follower);
+
+    let before = ensemble.status(leader).await.expect("the leader answers").snapshot_index;
+    let mut snapshots = std::collections::BTreeSet::from([before]);
+    for _ in 0..4 {
+        write_much(&client, 30).await;
+        eventually(Duration::from_secs(20), "another snapshot and a purge", async || {
+            let status = ensemble.status(leader).await.expect("the leader answers");
+            snapshots.insert(status.snapshot_index) && status.purged_index > had
+        })
+        .await;
+    }
+    assert!(snapshots.len() > 4, "several compactions: {snapshots:?}");
+
+    ensemble.restart(follower);
+    ensemble.wait_serving_on(follower).await;
+    ensemble.wait_equal().await;
+    let status = ensemble.status(follower).await.expect("the follower answers");
+    assert!(status.snapshot_index > had, "it has the log from {} on only", status.purged_index);
+
+    // It takes part again: with another node down the majority needs it.
+    ensemble.kill9(ensemble.ids_but(follower)[0]);
+    let client = ensemble.client_of(&[follower], SESSION_TIMEOUT).await;
+    let stat = client.set("/big", "after", None).await.expect("a set through the node that came back");
+    assert_eq!(stat.version, 121);
+    let names = client.children("/", ReadLevel::Linearizable).await.expect("a list");
+    assert_eq!(names.iter().filter(|name| name.starts_with("many-")).count(), 120);
+}
+
+/// A snapshot carries sessions, their recorded answers and ephemerals: they survive a restart of everything from it.
+#[tokio::test]
+async fn a_cluster_restarts_from_snapshots_with_its_sessions() {
+    let mut ensemble = small_log().await;
+    let client = ensemble.client(SESSION_TIMEOUT).await;
+    client.create("/big", "", CreateMode::Persistent).await.expect("a create");
+    client.create("/mine", "", CreateMode::Ephemeral).await.expect("an ephemeral");
+    write_much(&client, 40).await;
+    for id in ensemble.ids() {
+        let admin = ensemble.admin(id).await.expect("the node answers");
+        eventually(Duration::from_secs(20), "a snapshot on every node", async || {
+            admin.status().await.is_ok_and(|status| status.snapshot_index > 0)
+        })
+        .await;
+    }
+    for id in ensemble.ids() {
+        ensemble.kill9(id);
+    }
+    for id in ensemble.ids() {
+        ensemble.restart(id);
+    }
+    ensemble.wait_serving().await;
+    let stat = client.exists("/mine", ReadLevel::Linearizable).await.expect("the session goes on");
+    assert_eq!(stat.map(|stat| stat.ephemeral_owner), Some(client.session_id()));
+    let stat = client.set("/big", "after", Some(40)).await.expect("nothing was lost");
+    assert_eq!(stat.version, 41);
+    ensemble.wait_equal().await;
+}
+
+/// G1: a node that has lost its disk could elect a leader that lacks what it had acknowledged. It is refused under its
+/// old id, with the reason; also the node that once formed the ensemble.
+#[tokio::test]
+async fn a_member_that_lost_its_disk_is_refused_under_its_old_id() {
+    for lost in [1, 3] {
+        let mut ensemble = Ensemble::start(3).await;
+        ensemble.kill9(lost);
+        ensemble.wipe(lost);
+        ensemble.restart(lost);
+        let status = ensemble.wait_exit(lost).await;
+        assert_eq!(status.code(), Some(1), "node {lost}");
+        let log = ensemble.log(lost);
+        assert!(log.contains(&format!("node {lost} has lost its disk")), "node {lost} says why: {log}");
+        let client = ensemble.client_of(&ensemble.ids_but(lost), SESSION_TIMEOUT).await;
+        client.create("/a", "", CreateMode::Persistent).await.expect("the others go on");
+    }
+}
