@@ -92,7 +92,7 @@ pub struct DataDir {
     path: PathBuf,
     identity: Identity,
     /// Released by the kernel when the process ends, however it ends.
-    _lock: File,
+    lock: File,
 }
 
 impl DataDir {
@@ -132,7 +132,7 @@ impl DataDir {
             return Err(DataDirError::OtherNode { dir: path, found: identity.node_id, wanted: node_id });
         }
 
-        let mut dir = DataDir { path, identity, _lock: lock };
+        let mut dir = DataDir { path, identity, lock };
         let mut next = dir.identity.clone();
         next.incarnation += 1;
         dir.save(next)?;
@@ -207,6 +207,15 @@ impl DataDir {
         replace_file(&path, &identity.encode()).map_err(|source| DataDirError::Io { path, source })?;
         self.identity = identity;
         Ok(())
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // Not left to the closing of the file: a child process that is being started has a copy of it for a moment.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(path = %self.path.display(), %error, "the data directory stays locked until the process ends");
+        }
     }
 }
 
