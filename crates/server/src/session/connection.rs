@@ -17,7 +17,7 @@ use coordd_raft::NoQuorum;
 use coordd_tree::{Auth, Command, Write, WriteOp, WriteSeq};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::outbox::{Item, Outbox};
 use crate::convert::{IntoWrite, WriteRequest, bad_arguments, error, error_to_wire, outcome_to_wire};
@@ -130,6 +130,9 @@ impl Connection {
                         if let Err(end) = self.take_frame(frame) {
                             return end;
                         }
+                    }
+                    Err(status) if matches!(status.code(), Code::OutOfRange | Code::Internal) => {
+                        return Some(self.unreadable(&status));
                     }
                     // The client has closed its half, or its connection: the session waits for it to come back.
                     Ok(None) | Err(_) => return None,
@@ -264,6 +267,14 @@ impl Connection {
         self.pending.push_back(Pending { id, state: State::Submitted });
         let waiter = Waiter::Stream { outbox: self.outbox.clone(), request_id: id, seq };
         Ok(Some((Command::Write(write), waiter)))
+    }
+
+    /// A frame that is too large, or no frame. The client must learn why, or it would send it again for ever.
+    fn unreadable(&self, status: &Status) -> Status {
+        let limit = self.service.options().limits.frame_bytes;
+        let message =
+            format!("a frame cannot be read (at most {limit} bytes, --frame-bytes-max): {}", status.message());
+        into_status(error(ErrorCode::Protocol, message))
     }
 
     fn break_protocol<T>(&self, message: String) -> Result<T, End> {
