@@ -1,7 +1,17 @@
 //! coordd as its users meet it: real processes, killed and stopped, and what was promised about them.
 
+mod access;
 mod catch_up;
+mod durability;
 mod exactly_once;
 mod failover;
+mod garbage;
+mod limits;
+mod quotas;
+mod reads;
 mod sessions;
+mod start_up;
+mod sweeps;
+mod unary;
+mod watch_history;
 mod watches;
