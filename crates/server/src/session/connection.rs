@@ -272,8 +272,10 @@ impl Connection {
     /// A frame that is too large, or no frame. The client must learn why, or it would send it again for ever.
     fn unreadable(&self, status: &Status) -> Status {
         let limit = self.service.options().limits.frame_bytes;
-        let message =
-            format!("a frame cannot be read (at most {limit} bytes, --frame-bytes-max): {}", status.message());
+        let message = format!(
+            "a frame cannot be read (at most {limit} bytes, --frame-bytes-max): {}",
+            status.message()
+        );
         into_status(error(ErrorCode::Protocol, message))
     }
 
