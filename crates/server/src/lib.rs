@@ -9,6 +9,7 @@
 //!
 //! What is not here: what a command does (the tree knows), how it is replicated (the raft crate knows), and any recipe.
 
+mod allocator;
 mod convert;
 mod duties;
 mod grpc;
@@ -21,4 +22,5 @@ mod service;
 mod session;
 mod watch;
 
+pub use allocator::share_arenas;
 pub use node::Node;

@@ -44,6 +44,7 @@ enum ConfigCommand {
 }
 
 fn main() -> ExitCode {
+    coordd_server::share_arenas();
     let command_line = CommandLine::parse();
     let (given, is_check) = match command_line.command {
         // Options may stand before or behind the subcommand.
@@ -80,7 +81,9 @@ fn resolve(given: GivenOptions, config: Option<PathBuf>) -> Result<Options, Opti
 
 fn run(options: Options) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&options.log).with_context(|| format!("--log: {:?}", options.log))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr)
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match options.log_format {
         LogFormat::Human => subscriber.init(),

@@ -10,7 +10,7 @@ const LEAF_MAX: usize = 32;
 /// A leaf with no more than this is put together with the one before it, if both fit well into one.
 const LEAF_FEW: usize = LEAF_MAX / 4;
 /// A leaf's memory grows and shrinks in steps of so many entries.
-const STEP: usize = 4;
+const STEP: usize = 2;
 
 /// An ordered map whose clones share what is not changed, like [`OrdMap`], but with less memory for an entry.
 ///

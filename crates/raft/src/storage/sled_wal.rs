@@ -37,7 +37,7 @@ const KEY_BYTES: usize = 10;
 /// Fixed for the life of a database. Large, because a value over a quarter of it would become a blob.
 const SEGMENT_BYTES: usize = 8 << 20;
 /// sled's default is 1 GiB. The log is read from memory; this serves the replay and lagging followers only.
-const CACHE_BYTES: u64 = 16 << 20;
+const CACHE_BYTES: u64 = 4 << 20;
 /// sled collects its garbage in this thread only.
 const GC_EVERY_MS: u64 = 200;
 const DB_FILE: &str = "db";
