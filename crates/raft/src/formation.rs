@@ -20,6 +20,8 @@ use crate::storage::DataDir;
 
 const RETRY: Duration = Duration::from_millis(100);
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Every restart waits so long at most for nodes that hang.
+const STRANGER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The ensemble could not be joined; a person has to look.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,23 @@ pub enum FormationError {
         peer: NodeId,
         /// The ensemble.
         cluster_id: String,
+    },
+    /// This node's data directory is of another ensemble than most of the nodes it is configured with.
+    #[error(
+        "this node {node} belongs to ensemble {cluster_id}, but {others} of the {nodes} nodes in --ensemble belong to \
+         ensemble {other_cluster}: this is the data directory of another ensemble"
+    )]
+    Stranger {
+        /// This node.
+        node: NodeId,
+        /// Its ensemble.
+        cluster_id: String,
+        /// How many have another one.
+        others: usize,
+        /// Of how many.
+        nodes: usize,
+        /// Their ensemble.
+        other_cluster: String,
     },
     /// Two nodes belong to different ensembles.
     #[error(
@@ -111,7 +130,7 @@ impl Formation {
             peers.set_cluster_id(&stored);
         }
         if self.has_log {
-            return Ok(());
+            return refuse_stranger(peers, &stored).await;
         }
         if peers.members().keys().next() == Some(&peers.own_id()) {
             let cluster_id = self.agree(peers, stored, new_cluster_id).await?;
@@ -207,6 +226,29 @@ async fn hello(peers: &Peers, id: NodeId) -> Option<peer::HelloReply> {
             None
         }
         Err(_) => None,
+    }
+}
+
+/// A majority elsewhere: this node can never take part, so somebody should be told. The few that belong to the ensemble of
+/// a lone stranger see a minority, and go on. Nobody is waited for who does not answer.
+async fn refuse_stranger(peers: &Peers, own: &str) -> Result<(), FormationError> {
+    let asked = peers.others().map(|id| tokio::time::timeout(STRANGER_TIMEOUT, hello(peers, id)));
+    let answers = futures::future::join_all(asked).await;
+    let elsewhere: Vec<String> = answers
+        .into_iter()
+        .filter_map(|answer| Some(answer.ok()??.cluster_id))
+        .filter(|cluster_id| !cluster_id.is_empty() && cluster_id != own)
+        .collect();
+    let nodes = peers.members().len();
+    match elsewhere.first() {
+        Some(other) if elsewhere.len() > nodes / 2 => Err(FormationError::Stranger {
+            node: peers.own_id(),
+            cluster_id: own.to_owned(),
+            others: elsewhere.len(),
+            nodes,
+            other_cluster: other.clone(),
+        }),
+        _ => Ok(()),
     }
 }
 

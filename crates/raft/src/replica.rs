@@ -384,8 +384,9 @@ impl<O: Observer> Replica<O> {
         }
     }
 
-    /// Asks the follower that has most of the log to lead, and waits a little for it.
-    async fn hand_over(&self) {
+    /// If this node leads: asks the follower that has most of the log to lead, and waits a little for it. Writes under way
+    /// are sent to the new leader.
+    pub async fn hand_over(&self) {
         let mut leadership = self.leadership();
         if !leadership.borrow().is_own {
             return;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 
@@ -11,6 +11,8 @@ use crate::observer::Observer;
 use crate::replica::Node;
 
 const INTERVAL: Duration = Duration::from_millis(250);
+/// A snapshot that was asked for and is not there after so long is asked for again.
+const BUILD_MAX: Duration = Duration::from_secs(300);
 /// So many marks of "at this index the log had grown by so much" are kept; the oldest is the earliest place to cut.
 const MARKS: usize = 4096;
 
@@ -51,6 +53,7 @@ pub(crate) async fn run_retention<O: Observer>(node: Arc<Node<O>>) {
     let mut at_snapshot = 0;
     let mut snapshot_index = None;
     let mut asked_at = None;
+    let mut asked = Instant::now();
     let mut purge_asked = 0;
     loop {
         tokio::time::sleep(INTERVAL).await;
@@ -69,9 +72,14 @@ pub(crate) async fn run_retention<O: Observer>(node: Arc<Node<O>>) {
             snapshot_index = snapshot;
             at_snapshot = asked_at.take().unwrap_or(written);
         }
+        if asked.elapsed() > BUILD_MAX {
+            // It was not even begun, or another was under way.
+            asked_at = None;
+        }
         if asked_at.is_none() && written - at_snapshot >= node.options.snapshot_log_bytes {
             tracing::info!(log_bytes = written - at_snapshot, "cutting a snapshot");
             asked_at = Some(written);
+            asked = Instant::now();
             if node.raft.trigger().snapshot().await.is_err() {
                 return;
             }

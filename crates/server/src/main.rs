@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use coordd_server::Node;
 use coordd_server::options::{GivenOptions, LogFormat, OptionError, Options};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 #[command(version, max_term_width = 100)]
 struct CommandLine {
     /// TOML file with options. [default: none]
-    #[arg(long, env = "COORDD_CONFIG", value_name = "FILE", global = true)]
+    #[arg(long, env = "COORDD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
     #[command(flatten)]
@@ -40,18 +40,24 @@ enum Command {
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Checks the options without starting; says what is in force. Exit code 0: they are good.
-    Check(Box<GivenOptions>),
+    Check,
+}
+
+impl CommandLine {
+    /// Options may stand before or behind the subcommand, and come before the environment in both places.
+    fn read() -> Self {
+        let matches = Self::command().mut_args(|option| option.global(true)).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 fn main() -> ExitCode {
     coordd_server::share_arenas();
-    let command_line = CommandLine::parse();
-    let (given, is_check) = match command_line.command {
-        // Options may stand before or behind the subcommand.
-        Some(Command::Config(ConfigCommand::Check(behind))) => (behind.or(command_line.options), true),
-        None => (command_line.options, false),
-    };
-    let options = match resolve(given, command_line.config) {
+    // A connection is a file. What the hard limit allows is what --connections-max is meant for.
+    let files = rlimit::increase_nofile_limit(u64::MAX);
+    let command_line = CommandLine::read();
+    let is_check = matches!(command_line.command, Some(Command::Config(ConfigCommand::Check)));
+    let options = match resolve(command_line.options, command_line.config) {
         Ok(options) => options,
         Err(error) => {
             eprintln!("coordd: {error}");
@@ -61,6 +67,9 @@ fn main() -> ExitCode {
     if is_check {
         println!("{options:#?}");
         return ExitCode::SUCCESS;
+    }
+    if let Err(error) = files {
+        eprintln!("coordd: the limit of open files could not be raised: {error}");
     }
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,

@@ -120,8 +120,8 @@ impl Node {
         Ok(Node { service, stop, api, tasks })
     }
 
-    /// Runs until `stop` is done, then stops in order: takes no new calls, lets the writes under way be answered, hands
-    /// the leadership over, closes the log.
+    /// Runs until `stop` is done, then stops in order: hands the leadership over, takes no new requests and answers those
+    /// under way, closes the log.
     ///
     /// # Errors
     ///
@@ -135,21 +135,16 @@ impl Node {
         for task in self.tasks {
             task.abort();
         }
-        // Streams end now; their clients go to other nodes and lose nothing. What they had submitted is still proposed.
-        let drained = tokio::time::timeout(DRAIN, async {
-            while self.service.replica().status().backlog.0 > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        if drained.await.is_err() {
-            tracing::warn!("writes under way were not all applied; their clients ask again");
-        }
-        self.service.set_serving(Err("this node is stopping".to_owned()));
+        // First the leadership, while everything still works: writes under way go on at the next leader.
+        self.service.replica().hand_over().await;
+        // Streams take nothing new, answer what they have, and end; their clients go to other nodes and lose nothing.
+        self.service.stopping().cancel();
         self.stop.cancel();
         if tokio::time::timeout(DRAIN, &mut self.api).await.is_err() {
             tracing::warn!("some calls did not end in time");
             self.api.abort();
         }
+        self.service.set_serving(Err("this node is stopping".to_owned()));
         self.service.replica().shutdown().await;
         tracing::info!("stopped");
         Ok(())

@@ -10,6 +10,7 @@ use coordd_tree::{Auth, Command, Limits, OpResult, OpenSession, SessionId, Write
 use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::convert::{bad_arguments, end_to_wire, error, error_to_wire};
 use crate::hub::{Hub, Waiter};
@@ -32,13 +33,14 @@ pub(crate) struct Service {
     replica: Replica<Hub>,
     options: Options,
     serving: watch::Sender<Serving>,
+    stopping: CancellationToken,
     started: Instant,
 }
 
 impl Service {
     pub(crate) fn new(replica: Replica<Hub>, options: Options) -> Arc<Self> {
         let serving = watch::Sender::new(Err("this node is starting".to_owned()));
-        Arc::new(Service { replica, options, serving, started: Instant::now() })
+        Arc::new(Service { replica, options, serving, stopping: CancellationToken::new(), started: Instant::now() })
     }
 
     pub(crate) fn replica(&self) -> &Replica<Hub> {
@@ -61,6 +63,11 @@ impl Service {
         self.options.super_digest.as_deref()
     }
 
+    /// Cancelled when the node begins to stop: streams answer what they have, and end.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
     /// Whether the node takes clients, and changes of it.
     pub(crate) fn serving(&self) -> watch::Receiver<Serving> {
         self.serving.subscribe()
@@ -81,6 +88,9 @@ impl Service {
     }
 
     pub(crate) fn check_serving(&self) -> Result<(), v1::Error> {
+        if self.stopping.is_cancelled() {
+            return Err(error(ErrorCode::NotServing, "this node is stopping"));
+        }
         self.serving.borrow().as_ref().map_err(|reason| error(ErrorCode::NotServing, reason)).copied()
     }
 

@@ -100,7 +100,9 @@ impl CoorddApi {
             op,
         };
         write.validate(&self.service.write_limits()).map_err(|refused| refuse(error_to_wire(refused)))?;
-        let answer = self.service.propose(Command::Write(write), session.session_id, session.write_seq).await;
+        // Where a snapshot takes the place of the log, only the answer to a numbered write can be looked up.
+        let asked_in = if session.write_seq == 0 { 0 } else { session.session_id };
+        let answer = self.service.propose(Command::Write(write), asked_in, session.write_seq).await;
         let (zxid, result) = answer.map_err(refuse)?;
         let outcome = result.map_err(|refused| refuse(error_to_wire(refused)))?;
         Ok(outcome_to_wire(outcome, zxid))

@@ -16,7 +16,7 @@ use coordd_proto::v1::{self, ErrorCode};
 use coordd_raft::NoQuorum;
 use coordd_tree::{Auth, Command, Write, WriteOp, WriteSeq};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::{Code, Status, Streaming};
 
 use super::outbox::{Item, Outbox};
@@ -29,6 +29,8 @@ use crate::service::Service;
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of one frame to the client, about; a single item may be larger.
 const FRAME_BYTES: usize = 1 << 20;
+/// How long requests under way have to be answered when the node stops.
+const CLOSING: Duration = Duration::from_secs(2);
 /// How long a client has to take the last thing that is said.
 const LAST_WORD: Duration = Duration::from_secs(5);
 /// Frames that wait in the transport.
@@ -67,6 +69,11 @@ pub(crate) struct Connection {
     submitted: usize,
     /// The linearizable read at the front waits for this.
     barrier: Option<Barrier>,
+    /// So many requests at the front had arrived when the barrier was asked for that is under way, or was passed last:
+    /// it serves them all.
+    covered: usize,
+    /// The node stops: nothing more is read, and the stream ends when everything is answered, or at this time.
+    closing: Option<Instant>,
     acked: WriteSeq,
     frame: v1::ServerFrame,
     frame_bytes: usize,
@@ -93,6 +100,8 @@ impl Connection {
             pending: VecDeque::new(),
             submitted: 0,
             barrier: None,
+            covered: 0,
+            closing: None,
             acked: 0,
             frame: v1::ServerFrame::default(),
             frame_bytes: 0,
@@ -117,15 +126,19 @@ impl Connection {
         }
         let outstanding_max = self.service.options().limits.outstanding;
         let mut serving = self.service.serving();
+        let stopping = self.service.stopping().clone();
         let mut mark = interval(MARK_INTERVAL);
         mark.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Err(end) = self.advance().await {
                 return end;
             }
+            if self.closing.is_some_and(|at| self.pending.is_empty() || Instant::now() >= at) {
+                return Some(into_status(error(ErrorCode::NotServing, "this node is stopping")));
+            }
             let outbox = self.outbox.clone();
             tokio::select! {
-                frame = requests.message(), if self.pending.len() < outstanding_max => match frame {
+                frame = requests.message(), if self.closing.is_none() && self.pending.len() < outstanding_max => match frame {
                     Ok(Some(frame)) => {
                         if let Err(end) = self.take_frame(frame) {
                             return end;
@@ -154,6 +167,10 @@ impl Connection {
                         _ => return Some(into_status(error(ErrorCode::NotServing, "this node is stopping"))),
                     }
                 }
+                () = stopping.cancelled(), if self.closing.is_none() => {
+                    self.closing = Some(Instant::now() + CLOSING);
+                }
+                () = at(self.closing), if self.closing.is_some() => {}
                 _ = mark.tick() => {
                     let zxid = *self.service.hub().zxid().borrow();
                     // Everything up to here is in the outbox, and said before this.
@@ -411,6 +428,7 @@ impl Connection {
     fn say_done(&mut self) {
         while matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. })) {
             if let Some(Pending { state: State::Done(reply), .. }) = self.pending.pop_front() {
+                self.covered = self.covered.saturating_sub(1);
                 let bytes = prost::Message::encoded_len(&reply);
                 self.say(v1::server_item::Item::Reply(reply), bytes);
             }
@@ -426,7 +444,9 @@ impl Connection {
             let Some(Pending { id, state: State::Read(read) }) = self.pending.front() else { break };
             let reply = match read.is_linearizable() {
                 Ok(false) => self.read(*id, read),
+                Ok(true) if self.covered > 0 => self.read(*id, read),
                 Ok(true) => {
+                    self.covered = self.pending.len();
                     let service = self.service.clone();
                     self.barrier = Some(Box::pin(async move { service.replica().read_barrier().await }));
                     break;
@@ -446,6 +466,7 @@ impl Connection {
         let reply = match passed {
             Ok(()) => self.read(*id, read),
             Err(no_quorum) => {
+                self.covered = 0;
                 let refused = error(ErrorCode::NotServing, no_quorum.to_string());
                 v1::Reply { id: *id, zxid: 0, result: Some(v1::reply::Result::Error(refused)) }
             }
@@ -513,6 +534,13 @@ impl Connection {
                 }
             }
         }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
