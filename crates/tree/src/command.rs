@@ -117,7 +117,8 @@ impl std::fmt::Display for EndReason {
 /// With a `session`, the tree executes `seq == last + 1` only. A `seq` at or below the last is answered from the
 /// recorded results, without executing; one above `last + 1` is refused with [`crate::ErrorKind::SequenceGap`] and
 /// changes nothing. `acked` frees the recorded results up to it. Without a session (`session == 0`, `seq == 0`) the
-/// write is executed as it comes; then an ephemeral cannot be created.
+/// write is executed as it comes; then an ephemeral cannot be created. With a session and `seq == 0` it is
+/// executed as it comes too, on behalf of the session, and its result is not recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Write {
     /// 0 for a write outside any session.

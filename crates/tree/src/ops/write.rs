@@ -12,13 +12,16 @@ impl Tree {
         if write.session == 0 {
             return (step.zxid, self.execute(step, write));
         }
-        match self.admit(write) {
+        let is_numbered = match self.admit(write) {
             Err(refused) => return (step.zxid, Err(refused)),
             Ok(Turn::Repeated) => return self.answer_again(step, write),
-            Ok(Turn::Next) => {}
-        }
+            Ok(Turn::Next) => true,
+            Ok(Turn::Unnumbered) => false,
+        };
         let result = self.execute(step, write);
-        self.sessions.record(write.session, step.zxid, &result);
+        if is_numbered {
+            self.sessions.record(write.session, step.zxid, &result);
+        }
         if write.op == WriteOp::CloseSession && result.is_ok() {
             // After recording, so that `outcome` knows of the close itself.
             self.sessions.end(write.session, EndReason::Closed, step.zxid, step.time_ms);
@@ -32,8 +35,7 @@ impl Tree {
         let Some(session) = self.session(write.session) else { return Err(self.no_session(write.session)) };
         let next = session.last_seq() + 1;
         if write.seq == 0 {
-            let message = format!("a write in session {:#x} has no number", write.session);
-            return refuse(ErrorKind::BadArguments, message);
+            return Ok(Turn::Unnumbered);
         }
         if write.seq > next {
             let message = format!("write {} of session {:#x}: expected {next}", write.seq, write.session);
@@ -90,8 +92,10 @@ impl Tree {
     }
 }
 
-/// What is to be done with a numbered write.
+/// What is to be done with a write of a live session.
 enum Turn {
     Next,
     Repeated,
+    /// Whoever sent it does not want to send it again.
+    Unnumbered,
 }

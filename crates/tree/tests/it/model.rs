@@ -138,7 +138,7 @@ impl Model {
             return refuse(self.zxid, ErrorKind::SessionExpired);
         }
         if write.seq == 0 {
-            return refuse(self.zxid, ErrorKind::BadArguments);
+            return (self.zxid, self.execute(write));
         }
         if write.seq > session.last_seq + 1 {
             return refuse(self.zxid, ErrorKind::SequenceGap);
