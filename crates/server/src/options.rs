@@ -45,7 +45,7 @@ pub struct GivenOptions {
     pub log_format: Option<LogFormat>,
 
     /// Which log lines are written: a level, or `target=level,...` as in tracing's filters. [default:
-    /// info,openraft=warn]
+    /// info,openraft=error]
     #[arg(long, env = "COORDD_LOG", value_name = "FILTER")]
     pub log: Option<String>,
 
@@ -309,7 +309,7 @@ impl GivenOptions {
             peer_listen,
             data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from("./coordd-data")),
             log_format: self.log_format.unwrap_or_default(),
-            log: self.log.unwrap_or_else(|| "info,openraft=warn".to_owned()),
+            log: self.log.unwrap_or_else(|| "info,openraft=error".to_owned()),
             timing,
             session_timeout_min,
             session_timeout_max,

@@ -165,6 +165,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let unreachable = |e: String| StreamingError::Unreachable(Unreachable::from_string(e));
         let mut client = self.peers.client(self.target, Lane::Bulk).map_err(unreachable)?;
         let file = snapshot.snapshot.file;
+        let bytes = file.bytes;
         let start = peer::SnapshotStart {
             header: Some(self.peers.header(self.target)),
             vote: Some(convert::vote_to_wire(&vote)),
@@ -201,6 +202,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         }
         match reply {
             Ok(Ok(reply)) => {
+                tracing::info!(to = self.target, bytes, "a snapshot was taken over");
                 let vote = reply.into_inner().vote;
                 let vote =
                     vote.ok_or_else(|| StreamingError::Network(NetworkError::from_string("no vote")))?;

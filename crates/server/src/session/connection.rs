@@ -29,6 +29,8 @@ use crate::service::Service;
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of one frame to the client, about; a single item may be larger.
 const FRAME_BYTES: usize = 1 << 20;
+/// Requests of one frame: a frame of tiny ones must not become a hundred times its size in memory.
+const FRAME_REQUESTS: usize = 10_000;
 /// How long requests under way have to be answered when the node stops.
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long a client has to take the last thing that is said.
@@ -200,6 +202,10 @@ impl Connection {
     fn take_frame(&mut self, frame: v1::ClientFrame) -> Result<(), End> {
         self.service.replica().touch(self.outbox.session);
         self.acked = self.acked.max(frame.acked_write_seq);
+        let count = frame.requests.len();
+        if count > FRAME_REQUESTS {
+            return self.break_protocol(format!("{count} requests in a frame; at most {FRAME_REQUESTS}"));
+        }
         let mut writes = Vec::new();
         for request in frame.requests {
             if let Some(write) = self.take_request(request)? {
