@@ -7,6 +7,7 @@ mod exactly_once;
 mod failover;
 mod garbage;
 mod limits;
+mod linearizability;
 mod quotas;
 mod reads;
 mod sessions;
