@@ -10,11 +10,14 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::hub::{Hub, Waiter};
+use crate::memory::{resident_bytes, return_free_memory};
 use crate::service::Service;
 use crate::session::tracker::TICK;
 
 /// Sessions that are live in the tree and unknown to the tracker, or the other way round, are looked for so often.
 const RECONCILE_TICKS: u64 = 50;
+/// Free memory is looked for when the process has grown by so much.
+const GROWTH: u64 = 32 << 20;
 /// Due znodes of one command.
 const SWEEP_BATCH: usize = 1000;
 
@@ -126,6 +129,20 @@ fn sweep(replica: &Replica<Hub>) {
         tracing::debug!(znodes = due.len(), "sweeping TTL znodes and empty containers");
         if let Err(overloaded) = replica.submit([(Command::ExpireZnodes(due), Waiter::Nobody)]) {
             tracing::warn!(%overloaded, "due znodes were not deleted");
+        }
+    }
+}
+
+/// Gives freed memory back when the process has grown: loading and writing leave holes behind.
+pub(crate) async fn run_memory_watch() {
+    let mut after = 0;
+    let mut ticks = interval(Duration::from_secs(5));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if resident_bytes() > after + GROWTH && tokio::task::spawn_blocking(return_free_memory).await.is_ok()
+        {
+            after = resident_bytes();
         }
     }
 }

@@ -9,12 +9,12 @@
 //!
 //! What is not here: what a command does (the tree knows), how it is replicated (the raft crate knows), and any recipe.
 
-mod allocator;
 mod convert;
 mod duties;
 mod grpc;
 mod hub;
 mod incoming;
+mod memory;
 mod node;
 pub mod options;
 mod reads;
@@ -22,5 +22,5 @@ mod service;
 mod session;
 mod watch;
 
-pub use allocator::share_arenas;
+pub use memory::share_arenas;
 pub use node::Node;

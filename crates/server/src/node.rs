@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::duties::{run_leader_duties, run_serving_watch};
+use crate::duties::{run_leader_duties, run_memory_watch, run_serving_watch};
 use crate::grpc::{AdminApi, CoorddApi};
 use crate::hub::Hub;
 use crate::incoming::accept;
@@ -116,6 +116,7 @@ impl Node {
             health_task,
             tokio::spawn(run_serving_watch(service.clone())),
             tokio::spawn(run_leader_duties(service.clone())),
+            tokio::spawn(run_memory_watch()),
         ];
         Ok(Node { service, stop, api, tasks })
     }

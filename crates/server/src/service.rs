@@ -40,7 +40,13 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn new(replica: Replica<Hub>, options: Options) -> Arc<Self> {
         let serving = watch::Sender::new(Err("this node is starting".to_owned()));
-        Arc::new(Service { replica, options, serving, stopping: CancellationToken::new(), started: Instant::now() })
+        Arc::new(Service {
+            replica,
+            options,
+            serving,
+            stopping: CancellationToken::new(),
+            started: Instant::now(),
+        })
     }
 
     pub(crate) fn replica(&self) -> &Replica<Hub> {

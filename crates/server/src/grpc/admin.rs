@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::refuse;
 use crate::convert::{bad_arguments, end_to_wire, error, error_to_wire};
+use crate::memory::resident_bytes;
 use crate::service::Service;
 
 const SESSIONS_MAX: usize = 1000;
@@ -126,12 +127,4 @@ impl Admin for AdminApi {
         };
         Ok(Response::new(v1::GetSessionReply { session: Some(found) }))
     }
-}
-
-/// From `/proc`; 0 where there is none.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kib.unwrap_or(0) << 10
 }
