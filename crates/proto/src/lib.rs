@@ -8,7 +8,8 @@ pub mod v1 {
     tonic::include_proto!("coordd.v1");
 
     /// The encoded `FileDescriptorSet` of this package, for reflection.
-    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/coordd_v1_descriptor.bin"));
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/coordd_v1_descriptor.bin"));
 }
 
 /// The API between nodes.

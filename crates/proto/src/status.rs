@@ -1,4 +1,4 @@
-//! The error of a unary call: a gRPC status that carries an [`Error`](crate::v1::Error) in its details, in the form
+//! The error of a unary call: a gRPC status that carries an [`Error`] in its details, in the form
 //! that every gRPC library can take apart (`google.rpc.Status`).
 
 use prost::Message as _;
@@ -42,7 +42,9 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::CountMismatch => Code::FailedPrecondition,
         ErrorCode::NoAuth => Code::PermissionDenied,
         ErrorCode::InvalidAcl | ErrorCode::BadArguments | ErrorCode::Protocol => Code::InvalidArgument,
-        ErrorCode::QuotaExceeded | ErrorCode::TooManyUnacknowledged | ErrorCode::Throttled => Code::ResourceExhausted,
+        ErrorCode::QuotaExceeded | ErrorCode::TooManyUnacknowledged | ErrorCode::Throttled => {
+            Code::ResourceExhausted
+        }
         ErrorCode::SequenceGap | ErrorCode::SessionMoved => Code::Aborted,
         ErrorCode::AuthFailed => Code::Unauthenticated,
         ErrorCode::NotServing => Code::Unavailable,

@@ -470,7 +470,8 @@ mod tests {
     #[test]
     fn every_wrong_value_is_refused_with_the_name_of_its_option() {
         let time = |text: &str| Some(text.parse().unwrap());
-        let wrong: Vec<(&str, Box<dyn FnOnce(&mut GivenOptions)>)> = vec![
+        type Change = Box<dyn FnOnce(&mut GivenOptions)>;
+        let wrong: Vec<(&str, Change)> = vec![
             ("--id", Box::new(|o| o.id = Some(0))),
             ("--id", Box::new(|o| (o.id, o.ensemble) = (Some(4), Some("1=a:1,2=b:2".into())))),
             ("--ensemble", Box::new(|o| o.ensemble = Some("1=a".into()))),

@@ -18,6 +18,7 @@ const MULTI_READ_BYTES_MAX: usize = 3 << 20;
 
 /// A request that reads.
 #[derive(Clone, Debug)]
+#[expect(clippy::enum_variant_names, reason = "they are named as the requests are")]
 pub(crate) enum Read {
     Get(v1::GetRequest),
     Exists(v1::ExistsRequest),

@@ -107,8 +107,11 @@ async fn feed(
     let mut mark = interval(MARK_INTERVAL);
     mark.set_missed_tick_behavior(MissedTickBehavior::Delay);
     mark.reset();
+    let mut is_mark_due = false;
     loop {
-        let mut zxid = None;
+        // Looked up first: everything up to it is in the outbox then, and is said before it.
+        let marked = is_mark_due.then(|| *service.hub().zxid().borrow());
+        is_mark_due = false;
         for item in outbox.take() {
             let said = match item {
                 Item::Event(event) => say(Said::Event(event)).await,
@@ -122,6 +125,11 @@ async fn feed(
         if outbox.is_overflown() {
             return Some(too_slow());
         }
+        if let Some(zxid) = marked
+            && let Err(end) = say(Said::Mark(v1::Pong { nonce: 0, zxid })).await
+        {
+            return end;
+        }
         tokio::select! {
             () = outbox.ready() => {}
             () = replies.closed() => return None,
@@ -130,19 +138,7 @@ async fn feed(
                     return Some(into_status(error(ErrorCode::NotServing, "this node stops serving; go on elsewhere")));
                 }
             }
-            _ = mark.tick() => zxid = Some(*service.hub().zxid().borrow()),
-        }
-        if let Some(zxid) = zxid {
-            for item in outbox.take() {
-                if let Item::Event(event) = item
-                    && let Err(end) = say(Said::Event(event)).await
-                {
-                    return end;
-                }
-            }
-            if let Err(end) = say(Said::Mark(v1::Pong { nonce: 0, zxid })).await {
-                return end;
-            }
+            _ = mark.tick() => is_mark_due = true,
         }
     }
 }
