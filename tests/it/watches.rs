@@ -201,6 +201,23 @@ async fn a_watch_whose_history_is_gone_is_told_to_read_again() {
     let stat = writer.set("/w", "after", None).await.expect("a set");
     let event = lasting.next().await.expect("it is armed still");
     assert_eq!(event.zxid(), stat.mzxid);
+
+    // A plain subscription is told the same.
+    let url = format!("http://{}", ensemble.endpoint(follower));
+    let mut api = CoorddClient::connect(url).await.expect("a connection");
+    let paths = vec![SubscribePath { path: "/w".into(), ..Default::default() }];
+    let request = SubscribeRequest { paths, from_zxid: 1, ..Default::default() };
+    let mut stream = api.subscribe(request).await.expect("a subscription").into_inner();
+    let resync = loop {
+        match stream.message().await.expect("the stream goes on").and_then(|reply| reply.item) {
+            Some(Said::Resync(resync)) => break resync,
+            Some(Said::Mark(_)) => {}
+            other => panic!("a resync was to come first: {other:?}"),
+        }
+    };
+    assert_eq!((resync.watch_ids, resync.zxid >= stat.mzxid), (vec![1], true));
+    let stat = writer.set("/w", "again", None).await.expect("a set");
+    assert_eq!(next_event(&mut stream).await.zxid, stat.mzxid);
 }
 
 /// G5: a client that does not read loses its stream, not an event; the others do not notice.
@@ -300,6 +317,58 @@ async fn a_subscription_is_a_stream_that_resumes_from_a_zxid_on_any_node() {
             }
         }
     }
+}
+
+/// G5: a subscription that is not read is ended; it goes on behind its last event, without a gap.
+#[tokio::test]
+async fn a_slow_subscription_is_ended_and_resumes_without_a_gap() {
+    const SETS: usize = 300;
+    let ensemble = Ensemble::start(1).await;
+    let writer = ensemble.client(TIMEOUT).await;
+    writer.create("/a", "", CreateMode::Persistent).await.expect("a create");
+    let endpoint = Endpoint::from_shared(format!("http://{}", ensemble.endpoint(1))).expect("an address");
+    let endpoint = endpoint.initial_stream_window_size(64 << 10).initial_connection_window_size(64 << 10);
+    let mut api = CoorddClient::new(endpoint.connect().await.expect("a connection"));
+    let mut request = SubscribeRequest {
+        paths: vec![SubscribePath { path: "/a".into(), kind: 0, with_value: true }],
+        ..Default::default()
+    };
+    let mut slow = api.subscribe(request.clone()).await.expect("a subscription").into_inner();
+    let mut zxids = Vec::new();
+    for _ in 0..SETS {
+        zxids.push(writer.set("/a", vec![7; 100 << 10], None).await.expect("a set").mzxid);
+    }
+    let mut told = Vec::new();
+    let mut newest_mark = 0;
+    loop {
+        match slow.message().await {
+            Ok(Some(reply)) => match reply.item {
+                Some(Said::Event(event)) => told.push(event.zxid),
+                Some(Said::Mark(mark)) => newest_mark = mark.zxid,
+                other => panic!("{other:?}"),
+            },
+            // Nobody read, so the reason may not have had a place in the stream.
+            Ok(None) => break,
+            Err(status) => {
+                assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+                break;
+            }
+        }
+    }
+    println!("{} of {SETS} events", told.len());
+    assert!(!told.is_empty() && told.len() < SETS, "the limit was not reached");
+    assert!(
+        told.last().is_some_and(|last| *last >= newest_mark || newest_mark < zxids[0]),
+        "a mark without its events"
+    );
+    request.from_zxid = told.last().map_or(0, |last| last - 1);
+    request.paths[0].with_value = false;
+    let mut again = api.subscribe(request).await.expect("a subscription").into_inner();
+    told.pop();
+    while told.len() < SETS {
+        told.push(next_event(&mut again).await.zxid);
+    }
+    assert_eq!(told, zxids);
 }
 
 /// The SDK's watchers: values come with events, one-shots with their reads, and a dropped watcher is removed.
