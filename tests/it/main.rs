@@ -12,6 +12,7 @@ mod quotas;
 mod reads;
 mod sessions;
 mod start_up;
+mod subscriptions;
 mod sweeps;
 mod unary;
 mod watch_history;
