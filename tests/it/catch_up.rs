@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coordd_client::{Client, CreateMode, ReadLevel};
+use coordd_client::{Client, CreateMode, ReadLevel, WatchMode};
 use coordd_tests::{Ensemble, EnsembleOptions, eventually};
 
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,6 +62,50 @@ async fn a_follower_that_missed_several_compactions_comes_back_equal_by_a_snapsh
     assert_eq!(stat.version, 121);
     let names = client.children("/", ReadLevel::Linearizable).await.expect("a list");
     assert_eq!(names.iter().filter(|name| name.starts_with("many-")).count(), 120);
+}
+
+/// G4, G5: a follower that was stopped, not killed, gets a snapshot into a running process: its clients' watches miss
+/// nothing, and what they had sent meanwhile takes effect once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_follower_takes_a_snapshot_and_its_clients_miss_nothing() {
+    const LONG: Duration = Duration::from_secs(60);
+    let mut ensemble = small_log().await;
+    let leader = ensemble.leader().await;
+    let follower = ensemble.follower().await;
+    let writer = ensemble.client_of(&ensemble.ids_but(follower), LONG).await;
+    writer.create("/big", "", CreateMode::Persistent).await.expect("a create");
+    let away = ensemble.client_of(&[follower], LONG).await;
+    let mut watcher = away.watch("/big", WatchMode::Persistent).await.expect("a watch");
+    let created = away.create("/of-the-one-away", "", CreateMode::Persistent).await.expect("a create");
+    let had = ensemble.status(follower).await.expect("the follower answers").last_log_index;
+
+    ensemble.pause(follower);
+    let sent: Vec<_> = (0..10).map(|_| away.set(&created.path, "x", None)).collect();
+    let mut zxids = Vec::new();
+    for _ in 0..2 {
+        let before = ensemble.status(leader).await.expect("the leader answers").snapshot_index;
+        for number in 0..40 {
+            let value = vec![number; VALUE_BYTES];
+            zxids.push(writer.set("/big", value, None).await.expect("a set").mzxid);
+        }
+        eventually(Duration::from_secs(20), "another snapshot, and the log is purged", async || {
+            let status = ensemble.status(leader).await.expect("the leader answers");
+            status.snapshot_index > before && status.purged_index > had
+        })
+        .await;
+    }
+    ensemble.resume(follower);
+
+    for (index, call) in sent.into_iter().enumerate() {
+        assert_eq!(call.await.expect("a set").version, index as i32 + 1);
+    }
+    for zxid in zxids {
+        assert_eq!(watcher.next().await.expect("an event").zxid(), zxid);
+    }
+    let status = ensemble.status(follower).await.expect("the follower answers");
+    assert!(status.snapshot_index > had, "there was no other way than a snapshot");
+    ensemble.wait_serving().await;
+    ensemble.wait_equal().await;
 }
 
 /// A snapshot carries sessions, their recorded answers and ephemerals: they survive a restart of everything from it.

@@ -63,8 +63,7 @@ async fn slowest_set(client: &Client, sets: usize) -> Duration {
 /// G9: whatever is thrown at the ports for clients and for peers, the node goes on, leads on, and serves on.
 #[tokio::test]
 async fn garbage_on_any_port_disturbs_nobody() {
-    let seed = rand::rng().random();
-    println!("seed {seed}");
+    let seed = coordd_tests::seed();
     let mut ensemble = Ensemble::start(3).await;
     let client = ensemble.client(TIMEOUT).await;
     client.create("/a", "", CreateMode::Persistent).await.expect("a create");

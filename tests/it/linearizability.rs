@@ -153,8 +153,7 @@ async fn break_something(ensemble: &mut Ensemble, rng: &mut StdRng) -> String {
 /// G2: under kills, stops and restarts of the leader, of followers and of all, no client sees what contradicts one order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn histories_under_random_faults_are_linearizable() {
-    let seed: u64 = rand::rng().random();
-    println!("seed {seed}");
+    let seed = coordd_tests::seed();
     let mut ensemble = Ensemble::start(3).await;
     let first = ensemble.client(TIMEOUT).await;
     for znode in 0..ZNODES {

@@ -73,8 +73,7 @@ async fn attached_to(client: &Client) -> u64 {
 /// leader are killed under a random load.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_sees_every_change_once_in_order_whichever_nodes_die() {
-    let seed: u64 = rand::rng().random();
-    println!("seed {seed}");
+    let seed = coordd_tests::seed();
     let mut ensemble = Ensemble::start(3).await;
     let options = ConnectOptions::new().session_timeout(TIMEOUT).watch_buffer(1 << 20);
     let watching = options.connect(ensemble.endpoints()).await.expect("a session");
