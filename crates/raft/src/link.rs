@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A leader's frames are due several times a second; without any for so long the stream is given up.
 const SILENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(20);
+/// A frame is closed when it has so many bytes of batches. One command is at most 12 MiB, and a frame at most 16.
+const FRAME_BYTES: usize = 2 << 20;
 /// How long a new connection may take before the leader counts as unreachable but not as dead.
 const PROBE: Duration = Duration::from_millis(250);
 
@@ -117,7 +119,7 @@ async fn lead<O: Observer>(
     leadership: &mut watch::Receiver<Leadership>,
     reign: Leadership,
 ) -> End {
-    node.clock.restart(node.shared.read().tree.time_ms());
+    node.clock.lead(reign.term, node.shared.read().tree.time_ms());
     let mut losses = node.leader.losses();
     let mut tick = interval(TOUCH_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -192,14 +194,23 @@ async fn follow<O: Observer>(
                 }
             },
             _ = tick.tick() => {
-                frame.touched = node.contact.take_touched();
                 if heard.elapsed() > SILENCE || node.shared.proposer.is_stuck(PATIENCE) { return End::Broken }
+                frame.touched = node.contact.take_touched();
                 if let Some((index, digest)) = unverified {
                     unverified = verify(node, index, digest);
                 }
             }
         }
-        frame.batches.extend(std::iter::from_fn(|| node.shared.proposer.next_batch()));
+        let mut bytes = 0;
+        while bytes < FRAME_BYTES
+            && let Some(batch) = node.shared.proposer.next_batch()
+        {
+            bytes += batch.len();
+            frame.batches.push(batch);
+        }
+        if bytes >= FRAME_BYTES {
+            node.shared.proposer.wake.notify_one();
+        }
         if frame.batches.is_empty() && frame.touched.is_empty() {
             continue;
         }

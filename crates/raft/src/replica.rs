@@ -11,7 +11,7 @@ use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::storage::RaftLogStorage as _;
 use openraft::{Raft, RaftLogReader as _, ServerState};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -209,8 +209,12 @@ impl<O: Observer> Replica<O> {
         let formation = Formation::new(data_dir.clone(), has_log);
         let stop_serving = CancellationToken::new();
         let started = Arc::new(OnceLock::new());
-        let service =
-            PeerService { peers: peers.clone(), formation: formation.clone(), node: started.clone() };
+        let service = PeerService {
+            peers: peers.clone(),
+            formation: formation.clone(),
+            node: started.clone(),
+            receiving: Arc::new(Semaphore::new(1)),
+        };
         let stopped = stop_serving.clone();
         let server = tokio::spawn(async move {
             if let Err(error) = serve(service, listener, stopped.cancelled_owned()).await {

@@ -51,7 +51,8 @@ pub(crate) async fn run_retention<O: Observer>(node: Arc<Node<O>>) {
     let mut growth = Growth::default();
     let already = node.log.log_bytes_since_purge();
     let mut at_snapshot = 0;
-    let mut snapshot_index = None;
+    // What was there when this process started is counted in `already`.
+    let mut snapshot_index = node.raft.metrics().borrow_watched().snapshot.map(|id| id.index);
     let mut asked_at = None;
     let mut asked = Instant::now();
     let mut purge_asked = 0;
@@ -85,6 +86,7 @@ pub(crate) async fn run_retention<O: Observer>(node: Arc<Node<O>>) {
             }
         }
         let cut = growth.cut(written, node.options.keep_log_bytes).min(snapshot_index).unwrap_or(0);
+        let cut = node.peers.needed_after().map_or(cut, |needed| cut.min(needed));
         if cut > purged.max(purge_asked) {
             purge_asked = cut;
             if node.raft.trigger().purge_log(cut).await.is_err() {

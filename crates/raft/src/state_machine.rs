@@ -97,10 +97,14 @@ impl<O: Observer> Shared<O> {
                 DecodedPayload::Nothing => {}
                 DecodedPayload::Membership(membership) => replicated.membership = membership,
                 DecodedPayload::Commands(commands) => {
-                    replicated.tree.apply(&commands, |tree, origin, seq, applied| {
-                        let waiter = self.proposer.applied(origin, seq);
-                        self.observer.applied(tree, applied, waiter);
-                    });
+                    replicated.tree.apply_in_term(
+                        entry.log_id.leader_id.term,
+                        &commands,
+                        |tree, origin, seq, applied| {
+                            let waiter = self.proposer.applied(origin, seq);
+                            self.observer.applied(tree, applied, waiter);
+                        },
+                    );
                 }
             }
             last_index = entry.log_id.index;

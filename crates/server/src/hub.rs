@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::convert;
 use crate::session::outbox::{Item, Outbox};
 use crate::session::tracker::SessionTracker;
-use crate::watch::WatchTable;
+use crate::watch::{Registration, WatchTable};
 
 /// The answer to a command, or that it will not come: a snapshot took the place of the log in which it was.
 pub(crate) type Answer = Option<(Zxid, OpResult)>;
@@ -108,6 +108,43 @@ impl Hub {
 
     pub(crate) fn is_attached(&self, session: SessionId) -> bool {
         lock(&self.attached).contains_key(&session)
+    }
+
+    /// Arms watches that go on from `last_zxid`, and puts what they missed into the outbox, which nobody reads yet. What is
+    /// no longer known, or does not fit, is a `Resync`. The caller holds the tree.
+    pub(crate) fn resume(
+        &self,
+        tree: &Tree,
+        outbox: &Arc<Outbox>,
+        watches: Vec<Registration>,
+        last_zxid: Zxid,
+    ) {
+        // In a table of their own: the watches of all others need not be looked through for each event.
+        let mut missed = WatchTable::default();
+        for watch in &watches {
+            missed.arm(outbox, watch.clone());
+        }
+        let is_complete = match tree.history_since(last_zxid) {
+            Some(events) => {
+                for event in events.take_while(|_| !outbox.is_overflown()) {
+                    missed.fire(tree, event);
+                }
+                !outbox.is_overflown()
+            }
+            None => false,
+        };
+        let go_on = if is_complete {
+            missed.registrations(outbox)
+        } else {
+            outbox.start_over();
+            let watch_ids = watches.iter().map(|watch| watch.watch_id).collect();
+            outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
+            watches
+        };
+        let mut table = self.watches();
+        for watch in go_on {
+            table.arm(outbox, watch);
+        }
     }
 
     fn wake_later(&self, outbox: &Arc<Outbox>) {
@@ -226,5 +263,65 @@ impl Hub {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use coordd_proto::v1::WatchKind;
+    use coordd_tree::{Batch, Command, Create, CreateMode, Entry, Origin, Write, WriteOp};
+
+    use super::*;
+
+    const VALUE: usize = 1000;
+
+    /// A tree with so many znodes of a thousand bytes, and the zxid before them.
+    fn grown(znodes: u64) -> (Tree, Zxid) {
+        let mut tree = Tree::new();
+        let before = tree.last_zxid();
+        let create = |number| {
+            let data = Bytes::from(vec![0; VALUE]);
+            let path = format!("/n{number}");
+            let mode = CreateMode::Persistent;
+            let op = WriteOp::Create(Create { path, data, acl: vec![], mode, ttl_ms: 0, parents: false });
+            Command::Write(Write { session: 0, seq: 0, acked: 0, auth: Auth::default(), guards: vec![], op })
+        };
+        let batch = Batch {
+            origin: Origin { node: 1, incarnation: 1 },
+            first_seq: 1,
+            commands: (0..znodes).map(create).collect(),
+        };
+        tree.apply(&Entry { time_ms: 1, batches: vec![batch] }, |_, _, _, _| {});
+        (tree, before)
+    }
+
+    fn resumed(znodes: u64, limit_bytes: usize) -> Vec<Item> {
+        let (tree, before) = grown(znodes);
+        let hub = Hub::new();
+        let outbox = hub.new_outbox(1, limit_bytes, Auth::default());
+        let watch = Registration {
+            watch_id: 5,
+            path: "/".into(),
+            kind: WatchKind::PersistentRecursive,
+            with_value: true,
+        };
+        hub.resume(&tree, &outbox, vec![watch], before);
+        assert_eq!(hub.watches().len(), 1, "the watch goes on");
+        assert!(!outbox.is_overflown());
+        outbox.take().into()
+    }
+
+    #[test]
+    fn a_watch_that_goes_on_gets_what_it_missed() {
+        let items = resumed(10, 1 << 20);
+        assert_eq!(items.len(), 10);
+        assert!(items.iter().all(|item| matches!(item, Item::Event(event) if event.value.is_some())));
+    }
+
+    #[test]
+    fn what_was_missed_and_does_not_fit_is_a_resync_and_not_a_stream_that_ends() {
+        let items = resumed(100, 50 * VALUE);
+        assert!(matches!(&items[..], [Item::Resync(resync)] if resync.watch_ids == [5]), "{items:?}");
     }
 }

@@ -70,10 +70,13 @@ impl Node {
 
         let stop = CancellationToken::new();
         let (health, health_service) = tonic_health::server::health_reporter();
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()?;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        // Older clients, grpcurl 1.8 among them, ask in the words of v1alpha.
+        let (reflection, reflection_alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
         let coordd = CoorddServer::new(CoorddApi { service: service.clone() })
             .max_decoding_message_size(limits.frame_bytes)
             .max_encoding_message_size(usize::MAX);
@@ -87,6 +90,7 @@ impl Node {
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .add_service(health_service)
             .add_service(reflection)
+            .add_service(reflection_alpha)
             .add_service(coordd)
             .add_service(admin);
         let incoming = accept(clients, limits.connections);

@@ -81,7 +81,7 @@ pub struct GivenOptions {
     #[arg(long, env = "COORDD_SWEEP_INTERVAL", value_name = "TIME")]
     pub sweep_interval: Option<Time>,
 
-    /// Largest value of a znode; larger writes are refused. At most 1MiB less than --frame-bytes-max. [default: 1MiB]
+    /// Largest value of a znode; larger writes are refused. At least 32KiB below --frame-bytes-max. [default: 1MiB]
     #[arg(long, env = "COORDD_VALUE_BYTES_MAX", value_name = "SIZE")]
     pub value_bytes_max: Option<ByteSize>,
 

@@ -11,6 +11,8 @@ use crate::convert::{acl_to_wire, bad_arguments, error, error_to_wire, quota_to_
 pub(crate) const LIST_MAX: usize = 10_000;
 /// Identities of one connection.
 const IDENTITIES_MAX: usize = 16;
+/// Bytes of a user's name. It goes into every write of the connection.
+const USER_BYTES_MAX: usize = 256;
 /// Reads of a multi-read.
 const READS_MAX: usize = 1000;
 /// Bytes of values that one multi-read returns.
@@ -50,6 +52,11 @@ impl Read {
             Ok(ReadLevel::Linearizable) => Ok(true),
             Err(_) => Err(bad_arguments(format!("read level {level} is not known"))),
         }
+    }
+
+    /// It looks at more than a page of znodes.
+    pub(crate) fn is_long(&self) -> bool {
+        matches!(self, Read::CountDescendants(_))
     }
 
     /// The watch to arm in the same step, and its path.
@@ -190,6 +197,9 @@ pub(crate) fn authenticate(
         let Some((user, password)) = text.filter(|(user, _)| !user.is_empty()) else {
             return Err(error(ErrorCode::AuthFailed, "a digest credential is user:password"));
         };
+        if user.len() > USER_BYTES_MAX {
+            return Err(bad_arguments(format!("a user of {} bytes; at most {USER_BYTES_MAX}", user.len())));
+        }
         let id = coordd_tree::digest_id(user, password);
         if super_digest == Some(id.as_str()) {
             auth.ids.push(coordd_tree::AuthId { scheme: "super".into(), id: id.clone() });

@@ -10,7 +10,9 @@ use crate::quota::Quotas;
 use crate::sessions::Sessions;
 use crate::znode::{Dir, Kind, Znode};
 use crate::znodes::{KeyRef, ROOT_ID, Znodes};
-use crate::{AclEntry, Applied, Command, Entry, Origin, Perms, Write, WriteOp, Zxid};
+use crate::{
+    AclEntry, Applied, Command, EndReason, Entry, ErrorKind, OpError, Origin, Perms, Write, WriteOp, Zxid,
+};
 
 /// The state of the whole ensemble as of one zxid: znodes, ACLs, quotas, sessions, and the latest events.
 ///
@@ -85,7 +87,22 @@ impl Tree {
     /// `f` is called after each command that was taken, with its origin and its number there, in the order of
     /// their zxids, while the tree is just past that command: what is read then is the state that the command's
     /// events tell of. Commands that were skipped (see [`crate::Batch`]) take no zxid, and `f` is not called.
-    pub fn apply(&mut self, entry: &Entry, mut f: impl FnMut(&Tree, Origin, u64, Applied)) {
+    pub fn apply(&mut self, entry: &Entry, f: impl FnMut(&Tree, Origin, u64, Applied)) {
+        self.apply_entry(None, entry, f);
+    }
+
+    /// The same for an entry that a leader proposed in Raft's `term`: an expiry that an earlier leader decided is refused
+    /// with [`ErrorKind::GuardFailed`], because every session has been granted a full timeout since (G6).
+    pub fn apply_in_term(&mut self, term: u64, entry: &Entry, f: impl FnMut(&Tree, Origin, u64, Applied)) {
+        self.apply_entry(Some(term), entry, f);
+    }
+
+    fn apply_entry(
+        &mut self,
+        term: Option<u64>,
+        entry: &Entry,
+        mut f: impl FnMut(&Tree, Origin, u64, Applied),
+    ) {
         self.time_ms = self.time_ms.max(entry.time_ms);
         for batch in &entry.batches {
             for (index, command) in batch.commands.iter().enumerate() {
@@ -93,7 +110,7 @@ impl Tree {
                 if !self.origins.take(batch.origin, seq) {
                     continue;
                 }
-                let applied = self.apply_command(command);
+                let applied = self.apply_command(term, command);
                 f(self, batch.origin, seq, applied);
                 // Only now: `f` may ask about the ACLs of events that are dropped at once because they are many.
                 self.shorten_history();
@@ -102,12 +119,20 @@ impl Tree {
         self.sessions.forget(self.time_ms);
     }
 
-    fn apply_command(&mut self, command: &Command) -> Applied {
+    fn apply_command(&mut self, term: Option<u64>, command: &Command) -> Applied {
         self.last_zxid += 1;
         let mut step = Step { zxid: self.last_zxid, time_ms: self.time_ms, events: Vec::new() };
         let (zxid, result) = match command {
             Command::Write(write) => self.write(&mut step, write),
             Command::OpenSession(opening) => self.open_session(&step, opening),
+            Command::EndSession { session, reason: EndReason::Expired { term: decided, .. } }
+                if term.is_some_and(|term| term != *decided) =>
+            {
+                let message = format!(
+                    "the expiry of session {session:#x} was decided in term {decided}, which is over"
+                );
+                (step.zxid, Err(OpError::new(ErrorKind::GuardFailed, "", message)))
+            }
             Command::EndSession { session, reason } => {
                 (step.zxid, self.end_session(&mut step, *session, reason))
             }

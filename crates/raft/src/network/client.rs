@@ -175,11 +175,14 @@ impl RaftNetworkV2<TypeConfig> for Network {
         };
         tracing::info!(to = self.target, bytes = file.bytes, "sending a snapshot");
         let (chunks_tx, chunks_rx) = tokio::sync::mpsc::channel(8);
+        let (peers, target) = (self.peers.clone(), self.target);
+        let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
         let reader = tokio::task::spawn_blocking(move || {
             let mut raw = file.open_raw()?;
             let mut chunk = peer::SnapshotChunk { start: Some(start), data: Bytes::new() };
             // Ends when the receiver has gone, too.
             while chunks_tx.blocking_send(chunk).is_ok() {
+                peers.note_transfer(target, index);
                 let mut data = vec![0; SNAPSHOT_CHUNK];
                 let length = raw.read(&mut data)?;
                 if length == 0 {
@@ -203,6 +206,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         match reply {
             Ok(Ok(reply)) => {
                 tracing::info!(to = self.target, bytes, "a snapshot was taken over");
+                self.peers.note_transfer(self.target, index);
                 let vote = reply.into_inner().vote;
                 let vote =
                     vote.ok_or_else(|| StreamingError::Network(NetworkError::from_string("no vote")))?;

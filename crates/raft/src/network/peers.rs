@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coordd_proto::peer;
 use coordd_proto::peer::peer_client::PeerClient;
@@ -16,7 +16,12 @@ pub(crate) struct Peers {
     cluster_id: OnceLock<String>,
     members: BTreeMap<NodeId, Member>,
     channels: Mutex<HashMap<(NodeId, Lane), Channel>>,
+    /// The last entry of the snapshot that each peer is being sent, or was a moment ago.
+    transfers: Mutex<HashMap<NodeId, (u64, Instant)>>,
 }
+
+/// How long after a snapshot its receiver may take to ask for the log behind it.
+const TRANSFER_GRACE: Duration = Duration::from_secs(20);
 
 /// What a connection is for. Large transfers and writes do not share one with Raft's own messages, which must not
 /// wait behind them.
@@ -29,7 +34,13 @@ pub(crate) enum Lane {
 
 impl Peers {
     pub(crate) fn new(own_id: NodeId, members: BTreeMap<NodeId, Member>) -> Self {
-        Peers { own_id, cluster_id: OnceLock::new(), members, channels: Mutex::new(HashMap::new()) }
+        Peers {
+            own_id,
+            cluster_id: OnceLock::new(),
+            members,
+            channels: Mutex::new(HashMap::new()),
+            transfers: Mutex::new(HashMap::new()),
+        }
     }
 
     pub(crate) fn own_id(&self) -> NodeId {
@@ -90,6 +101,22 @@ impl Peers {
         Ok(PeerClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES))
+    }
+
+    /// A peer is being sent the snapshot up to `index`; say it again while it goes on.
+    pub(crate) fn note_transfer(&self, to: NodeId, index: u64) {
+        self.transfers
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .insert(to, (index, Instant::now()));
+    }
+
+    /// The log after this entry is needed by a peer that has just got, or is getting, a snapshot up to it. Without it the
+    /// peer would need the next snapshot, and so on.
+    pub(crate) fn needed_after(&self) -> Option<u64> {
+        let mut transfers = self.transfers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        transfers.retain(|_, (_, at)| at.elapsed() < TRANSFER_GRACE);
+        transfers.values().map(|(index, _)| *index).min()
     }
 
     /// Refuses a message that is not for this node, or not of this ensemble.

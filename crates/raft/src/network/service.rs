@@ -12,7 +12,7 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -34,6 +34,8 @@ pub(crate) struct PeerService<O: Observer> {
     pub(crate) peers: Arc<Peers>,
     pub(crate) formation: Arc<Formation>,
     pub(crate) node: Arc<OnceLock<Arc<Node<O>>>>,
+    /// One place, for the snapshot that is being received.
+    pub(crate) receiving: Arc<Semaphore>,
 }
 
 /// Serves the peer API until `shutdown` is done.
@@ -156,11 +158,15 @@ impl<O: Observer> Peer for PeerService<O> {
             )?)?,
         };
         tracing::info!(bytes = start.file_bytes, last_log_id = ?meta.last_log_id, "receiving a snapshot");
+        // Each takes as much memory as the tree; one that was given up goes on for a moment.
+        let permit = self.receiving.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Status::unavailable("another snapshot is being received"))?;
         let (data_tx, mut data_rx) = mpsc::channel::<bytes::Bytes>(8);
         let snapshots = node.snapshots.clone();
         let file_meta = meta.clone();
         // The tree is built here, before openraft hears of the snapshot: installing it is then only a swap.
         let build = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let mut receiver = snapshots.receive(&file_meta, start.file_bytes)?;
             while let Some(data) = data_rx.blocking_recv() {
                 receiver.write(&data)?;
@@ -298,7 +304,11 @@ async fn take_frames<O: Observer>(
                         node.shared.observer.touched(from, &frame.touched);
                     }
                     for batch in frame.batches {
-                        node.leader.push(batch).await;
+                        tokio::select! {
+                            () = node.leader.push(batch) => {}
+                            () = replies.closed() => return None,
+                            _ = losses.changed() => return Some(Status::cancelled("batches were lost; send again")),
+                        }
                     }
                 }
                 Ok(None) => return None,

@@ -87,8 +87,12 @@ impl SnapshotStore {
         for file in std::fs::read_dir(&self.inner.dir)? {
             let path = file?.path();
             if log_id_of(&path).is_some_and(|last_log_id| last_log_id < keep.meta.last_log_id) {
-                std::fs::remove_file(&path)?;
-                deleted = true;
+                match std::fs::remove_file(&path) {
+                    Ok(()) => deleted = true,
+                    // Somebody else keeps only the newest, too.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         match deleted {

@@ -11,7 +11,6 @@ use crate::convert::{bad_arguments, error};
 use crate::reads::authenticate;
 use crate::service::{Service, from_address};
 use crate::session::connection::{Connection, Frames};
-use crate::session::outbox::Item;
 
 /// Takes the first frame of a stream, attaches it to its session and starts its task.
 pub(super) async fn attach(
@@ -36,6 +35,11 @@ pub(super) async fn attach(
         (opened.0, bytes::Bytes::copy_from_slice(&opened.1), opened.2)
     } else {
         service.catch_up(attach.last_zxid).await.map_err(refuse)?;
+        if service.replica().tree().session(attach.session_id).is_none() {
+            // It may have been opened on another node a moment ago; "no such session" is a last word.
+            let barrier = service.replica().read_barrier().await;
+            barrier.map_err(|no_quorum| refuse(error(ErrorCode::NotServing, no_quorum.to_string())))?;
+        }
         (attach.session_id, attach.password.clone(), 0)
     };
 
@@ -79,21 +83,17 @@ fn resume_watches(
     if attach.watches.is_empty() {
         return Ok(());
     }
-    let mut watch_ids = Vec::with_capacity(attach.watches.len());
+    let limit = service.options().limits.watches;
+    if attach.watches.len() > limit {
+        let message = format!("{} watches to resume; at most {limit} (--watches-max)", attach.watches.len());
+        return Err(error(ErrorCode::Throttled, message));
+    }
+    let mut resumed_watches = Vec::with_capacity(attach.watches.len());
     for resumed in &attach.watches {
         let spec = resumed.spec.as_ref().ok_or_else(|| bad_arguments("a watch to resume has no spec"))?;
         let watch = service.registration(outbox, spec, &resumed.path)?;
-        watch_ids.push(watch.watch_id);
-        service.hub().watches().arm(outbox, watch);
+        resumed_watches.push(watch);
     }
-    let mut watches = service.hub().watches();
-    match tree.history_since(attach.last_zxid) {
-        Some(events) => {
-            for event in events {
-                watches.replay(tree, event, outbox);
-            }
-        }
-        None => outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() })),
-    }
+    service.hub().resume(tree, outbox, resumed_watches, attach.last_zxid);
     Ok(())
 }

@@ -55,6 +55,7 @@ pub(super) async fn subscribe(
 /// Arms the watches at one point of history; returns where the stream starts.
 fn start(service: &Service, outbox: &Arc<Outbox>, request: &v1::SubscribeRequest) -> Result<u64, v1::Error> {
     let tree = service.replica().tree();
+    let mut watches = Vec::with_capacity(request.paths.len());
     for (index, path) in request.paths.iter().enumerate() {
         coordd_tree::validate_path(&path.path).map_err(error_to_wire)?;
         let kind = match WatchKind::try_from(path.kind).ok() {
@@ -65,23 +66,15 @@ fn start(service: &Service, outbox: &Arc<Outbox>, request: &v1::SubscribeRequest
         let spec =
             v1::WatchSpec { watch_id: index as u64 + 1, kind: kind as i32, with_value: path.with_value };
         let watch = service.registration(outbox, &spec, &path.path)?;
-        service.hub().watches().arm(outbox, watch);
+        watches.push(watch);
     }
     if request.from_zxid == 0 {
+        for watch in watches {
+            service.hub().watches().arm(outbox, watch);
+        }
         return Ok(tree.last_zxid());
     }
-    let mut watches = service.hub().watches();
-    match tree.history_since(request.from_zxid) {
-        Some(events) => {
-            for event in events {
-                watches.replay(&tree, event, outbox);
-            }
-        }
-        None => {
-            let watch_ids = (1..=request.paths.len() as u64).collect();
-            outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
-        }
-    }
+    service.hub().resume(&tree, outbox, watches, request.from_zxid);
     Ok(request.from_zxid)
 }
 

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{CoorddApi, attach, client_ip, refuse, subscribe};
-use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire};
+use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire, refusal_from_wire};
 use crate::reads::{Read, authenticate};
 use crate::service::{Service, from_address, is_same_secret};
 
@@ -72,6 +72,11 @@ impl CoorddApi {
             let barrier = self.service.replica().read_barrier().await;
             barrier.map_err(|no_quorum| refuse(error(ErrorCode::NotServing, no_quorum.to_string())))?;
         }
+        if read.is_long() {
+            let tree = self.service.replica().tree().clone();
+            let result = tokio::task::block_in_place(|| read.run(&tree, &auth, 0)).map_err(refuse)?;
+            return Ok((result, tree.last_zxid()));
+        }
         let tree = self.service.replica().tree();
         let result = read.run(&tree, &auth, 0).map_err(refuse)?;
         Ok((result, tree.last_zxid()))
@@ -83,8 +88,15 @@ impl CoorddApi {
         request: impl IntoWrite,
         session: Option<v1::SessionRef>,
     ) -> Result<reply::Result, Status> {
-        let (op, guards) = request.into_write().map_err(refuse)?;
         let session = session.unwrap_or_default();
+        let (op, guards) = match request.into_write() {
+            Ok(write) => write,
+            // It takes its number all the same, as on a stream.
+            Err(refused) if session.write_seq != 0 => {
+                (WriteOp::Refused(refusal_from_wire(&refused)), Vec::new())
+            }
+            Err(refused) => return Err(refuse(refused)),
+        };
         if session.session_id == 0 && session.write_seq != 0 {
             return Err(refuse(error(ErrorCode::BadArguments, "write_seq without session_id")));
         }
@@ -99,7 +111,14 @@ impl CoorddApi {
             guards,
             op,
         };
-        write.validate(&self.service.write_limits()).map_err(|refused| refuse(error_to_wire(refused)))?;
+        let write = match write.validate(&self.service.write_limits()) {
+            Ok(()) => write,
+            Err(refused) if write.seq != 0 => {
+                let op = WriteOp::Refused(refusal_from_wire(&error_to_wire(refused)));
+                Write { auth: Auth::default(), guards: Vec::new(), op, ..write }
+            }
+            Err(refused) => return Err(refuse(error_to_wire(refused))),
+        };
         // Where a snapshot takes the place of the log, only the answer to a numbered write can be looked up.
         let asked_in = if session.write_seq == 0 { 0 } else { session.session_id };
         let answer = self.service.propose(Command::Write(write), asked_in, session.write_seq).await;

@@ -27,8 +27,9 @@ use crate::service::Service;
 
 /// An unasked mark is sent so often.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
-/// Bytes of one frame to the client, about; a single item may be larger.
-const FRAME_BYTES: usize = 1 << 20;
+/// Bytes of one frame to the client, about; a single item may be larger. Small, because a client on a slow line takes a
+/// frame that is on its way for silence.
+const FRAME_BYTES: usize = 256 << 10;
 /// Requests of one frame: a frame of tiny ones must not become a hundred times its size in memory.
 const FRAME_REQUESTS: usize = 10_000;
 /// How long requests under way have to be answered when the node stops.
@@ -55,6 +56,8 @@ enum State {
     Submitted,
     /// A read that has not had its turn.
     Read(Read),
+    /// A watch to drop, which a read before it may be about to arm.
+    RemoveWatch(v1::RemoveWatchRequest),
     /// Answered, but an earlier request is not.
     Done(v1::Reply),
 }
@@ -82,6 +85,8 @@ pub(crate) struct Connection {
     frames: mpsc::Sender<Result<v1::ServerFrame, Status>>,
     /// The outbox called while a frame waited to be sent.
     woken: bool,
+    /// The session has ended; said when everything before is answered.
+    ended: Option<v1::SessionEnd>,
 }
 
 impl Connection {
@@ -109,6 +114,7 @@ impl Connection {
             frame_bytes: 0,
             frames,
             woken: false,
+            ended: None,
         };
         connection.say(v1::server_item::Item::Attached(attached), 64);
         tokio::spawn(async move {
@@ -126,8 +132,11 @@ impl Connection {
         if let Err(end) = self.take_frame(first) {
             return end;
         }
-        let outstanding_max = self.service.options().limits.outstanding;
+        // Twice the number, so that the pings of a client that keeps to it are heard while its window is full.
+        let unread_max = self.service.options().limits.outstanding * 2;
         let mut serving = self.service.serving();
+        // It may have changed since this stream was let in.
+        serving.mark_changed();
         let stopping = self.service.stopping().clone();
         let mut mark = interval(MARK_INTERVAL);
         mark.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,12 +144,21 @@ impl Connection {
             if let Err(end) = self.advance().await {
                 return end;
             }
-            if self.closing.is_some_and(|at| self.pending.is_empty() || Instant::now() >= at) {
+            let is_late = self.closing.is_some_and(|at| Instant::now() >= at);
+            if is_late || (self.closing.is_some() && self.pending.is_empty() && self.ended.is_none()) {
                 return Some(into_status(error(ErrorCode::NotServing, "this node is stopping")));
+            }
+            if self.pending.is_empty()
+                && let Some(end) = self.ended.take()
+            {
+                self.say(v1::server_item::Item::Ended(end), 256);
+                // The client may have gone.
+                let _ = tokio::time::timeout(LAST_WORD, self.flush()).await;
+                return None;
             }
             let outbox = self.outbox.clone();
             tokio::select! {
-                frame = requests.message(), if self.closing.is_none() && self.pending.len() < outstanding_max => match frame {
+                frame = requests.message(), if self.closing.is_none() && self.pending.len() < unread_max => match frame {
                     Ok(Some(frame)) => {
                         if let Err(end) = self.take_frame(frame) {
                             return end;
@@ -260,6 +278,7 @@ impl Connection {
                     Op::CountDescendants(op) => State::Read(Read::CountDescendants(op)),
                     Op::GetQuota(op) => State::Read(Read::GetQuota(op)),
                     Op::Sync(op) => State::Read(Read::Sync(op)),
+                    Op::RemoveWatch(op) => State::RemoveWatch(op),
                     needs_no_turn => State::Done(self.answer_now(id, needs_no_turn)?),
                 };
                 self.pending.push_back(Pending { id, state });
@@ -284,7 +303,7 @@ impl Connection {
             Ok(()) => write,
             Err(refused) => {
                 let (op, guards) = refused_write(&error_to_wire(refused));
-                Write { op, guards, ..write }
+                Write { op, guards, auth: Auth::default(), ..write }
             }
         };
         self.pending.push_back(Pending { id, state: State::Submitted });
@@ -316,7 +335,6 @@ impl Connection {
         let zxid = tree.last_zxid();
         let result = match op {
             Op::AddWatch(op) => self.add_watch(op),
-            Op::RemoveWatch(op) => self.remove_watch(&op),
             Op::AddAuth(op) => self.add_auth(op),
             _ => Ok(self.who_am_i()),
         };
@@ -398,19 +416,15 @@ impl Connection {
                 self.answer_write(v1::Reply { id: request_id, zxid: 0, result: Some(result) });
             }
             Item::Event(event) => {
-                let bytes = event.path.len() + event.value.as_ref().map_or(0, |value| value.len()) + 64;
+                let value = event.value.as_ref().map_or(0, |value| value.len());
+                let bytes = event.watch_ids.len() * 8 + event.path.len() + value + 64;
                 self.say(v1::server_item::Item::Event(event), bytes);
             }
             Item::Resync(resync) => self.say(v1::server_item::Item::Resync(resync), 64),
             Item::Ended(end) => {
-                self.say(v1::server_item::Item::Ended(end), 256);
-                let frame = std::mem::take(&mut self.frame);
-                let frames = self.frames.clone();
-                tokio::spawn(async move {
-                    // As above.
-                    let _ = tokio::time::timeout(LAST_WORD, frames.send(Ok(frame))).await;
-                });
-                return Err(None);
+                self.ended = Some(end);
+                // Reads that wait for a majority do not get for ever.
+                self.closing.get_or_insert_with(|| Instant::now() + CLOSING);
             }
             Item::Moved => {
                 let message = "another connection has attached to the session";
@@ -447,7 +461,17 @@ impl Connection {
         self.say_done();
         let mut ran = false;
         while self.barrier.is_none() && self.frame_bytes <= FRAME_BYTES {
-            let Some(Pending { id, state: State::Read(read) }) = self.pending.front() else { break };
+            let (id, read) = match self.pending.front() {
+                Some(Pending { id, state: State::Read(read) }) => (id, read),
+                Some(Pending { id, state: State::RemoveWatch(op) }) => {
+                    let result = self.remove_watch(op).unwrap_or_else(v1::reply::Result::Error);
+                    let zxid = self.service.replica().tree().last_zxid();
+                    self.answer_front(v1::Reply { id: *id, zxid, result: Some(result) })?;
+                    ran = true;
+                    continue;
+                }
+                _ => break,
+            };
             let reply = match read.is_linearizable() {
                 Ok(false) => self.read(*id, read),
                 Ok(true) if self.covered > 0 => self.read(*id, read),
@@ -464,7 +488,8 @@ impl Connection {
             self.answer_front(reply)?;
             ran = true;
         }
-        Ok(ran)
+        // What is left has its turn when the frame is sent.
+        Ok(ran || self.frame_bytes > FRAME_BYTES)
     }
 
     fn pass_barrier(&mut self, passed: Result<(), NoQuorum>) -> Result<(), End> {
@@ -495,6 +520,13 @@ impl Connection {
     /// outbox before the tree is let go; they are said before the reply.
     fn read(&self, id: u64, read: &Read) -> v1::Reply {
         let watch = read.watch().map(|(spec, path)| self.service.registration(&self.outbox, spec, path));
+        if read.is_long() {
+            // On a version of the tree, which costs nothing to keep, and off the threads that others need.
+            let tree = self.service.replica().tree().clone();
+            let result = tokio::task::block_in_place(|| read.run(&tree, &self.auth, self.outbox.session));
+            let result = result.unwrap_or_else(v1::reply::Result::Error);
+            return v1::Reply { id, zxid: tree.last_zxid(), result: Some(result) };
+        }
         let tree = self.service.replica().tree();
         let zxid = tree.last_zxid();
         let result = match watch {
@@ -524,12 +556,18 @@ impl Connection {
         }
         self.frame_bytes = 0;
         let frame = std::mem::take(&mut self.frame);
+        let has_waited = self.frames.capacity() == 0;
         loop {
             tokio::select! {
                 biased;
                 place = self.frames.reserve() => match place {
                     Ok(place) => {
                         place.send(Ok(frame));
+                        // The client has read what was in the way: that is a sign of life, and its pings may have to
+                        // wait behind what it asked for.
+                        if has_waited {
+                            self.service.replica().touch(self.outbox.session);
+                        }
                         return Ok(());
                     }
                     Err(_) => return Err(None),

@@ -31,7 +31,8 @@ impl Item {
         const FIXED: usize = 128;
         match self {
             Item::Event(event) => {
-                FIXED + event.path.len() + event.value.as_ref().map_or(0, |value| value.len())
+                let value = event.value.as_ref().map_or(0, |value| value.len());
+                FIXED + event.watch_ids.len() * 8 + event.path.len() + value
             }
             Item::Resync(resync) => FIXED + resync.watch_ids.len() * 8,
             _ => FIXED,
@@ -76,6 +77,12 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Empties a queue that has overflown before anybody read it, to say something shorter.
+    pub(crate) fn start_over(&self) {
+        *self.lock() = Queue::default();
+        self.overflown.store(false, Ordering::Relaxed);
     }
 
     /// Adds an item without waking the reader; see [`Outbox::wake`].

@@ -27,7 +27,8 @@ impl Registration {
 /// Invariant: a watch is in `by_path` exactly if it is in `by_stream`.
 #[derive(Default)]
 pub(crate) struct WatchTable {
-    by_path: HashMap<String, Vec<Armed>>,
+    /// The inner key is (stream, watch).
+    by_path: HashMap<String, HashMap<(u64, u64), Armed>>,
     by_stream: HashMap<u64, Stream>,
     /// How many watches are recursive: while there are none, no ancestors are looked up.
     recursive: usize,
@@ -48,9 +49,11 @@ struct Armed {
     with_value: bool,
 }
 
+/// What one change fires, by stream.
+type Firings = HashMap<u64, Firing>;
+
 /// The watches of one stream that one change fires with one type.
 struct Firing {
-    stream: u64,
     event_type: EventType,
     watch_ids: Vec<u64>,
     with_value: bool,
@@ -76,7 +79,7 @@ impl WatchTable {
             kind: watch.kind,
             with_value: watch.with_value,
         };
-        self.by_path.entry(watch.path.clone()).or_default().push(armed);
+        self.by_path.entry(watch.path.clone()).or_default().insert((outbox.id, watch.watch_id), armed);
         self.recursive += usize::from(watch.kind == WatchKind::PersistentRecursive);
         self.count += 1;
         let stream = self
@@ -98,7 +101,7 @@ impl WatchTable {
             self.by_stream.remove(&stream_id);
         }
         if let Some(armed) = self.by_path.get_mut(&watch.path) {
-            armed.retain(|armed| (armed.stream, armed.watch_id) != (stream_id, watch_id));
+            armed.remove(&(stream_id, watch_id));
             if armed.is_empty() {
                 self.by_path.remove(&watch.path);
             }
@@ -124,7 +127,7 @@ impl WatchTable {
     /// `tree` is just past the change, or, for a change out of the history, some way past it.
     pub(crate) fn fire(&mut self, tree: &Tree, event: &Event) {
         if self.count > 0 {
-            let (own, parents) = self.match_event(event, None);
+            let (own, parents) = self.match_event(event);
             self.deliver(tree, event, &event.path, event.acl, own);
             if let Some(parent) = parent_of(&event.path) {
                 self.deliver(tree, event, parent, event.parent_acl, parents);
@@ -132,15 +135,11 @@ impl WatchTable {
         }
     }
 
-    /// The same for one stream: what it missed.
-    pub(crate) fn replay(&mut self, tree: &Tree, event: &Event, outbox: &Outbox) {
-        if self.by_stream.contains_key(&outbox.id) {
-            let (own, parents) = self.match_event(event, Some(outbox.id));
-            self.deliver(tree, event, &event.path, event.acl, own);
-            if let Some(parent) = parent_of(&event.path) {
-                self.deliver(tree, event, parent, event.parent_acl, parents);
-            }
-        }
+    /// The watches of a stream that are still armed.
+    pub(crate) fn registrations(&self, outbox: &Outbox) -> Vec<Registration> {
+        self.by_stream
+            .get(&outbox.id)
+            .map_or_else(Vec::new, |stream| stream.watches.values().cloned().collect())
     }
 
     /// All streams, with the names of their watches.
@@ -149,17 +148,16 @@ impl WatchTable {
     }
 
     /// What fires at the path of the event, and what fires at its parent.
-    fn match_event(&self, event: &Event, only: Option<u64>) -> (Vec<Firing>, Vec<Firing>) {
+    fn match_event(&self, event: &Event) -> (Firings, Firings) {
         let path: &str = &event.path;
-        let is_one = |armed: &&Armed| only.is_none_or(|stream| armed.stream == stream);
         let structural = event.kind != EventKind::DataChanged;
         let own_type = match event.kind {
             EventKind::Created => EventType::NodeCreated,
             EventKind::Deleted => EventType::NodeDeleted,
             EventKind::DataChanged => EventType::NodeDataChanged,
         };
-        let mut own = Vec::new();
-        for armed in self.by_path.get(path).into_iter().flatten().filter(is_one) {
+        let mut own = Firings::new();
+        for armed in self.by_path.get(path).into_iter().flat_map(HashMap::values) {
             let fires = match armed.kind {
                 WatchKind::Data | WatchKind::Persistent | WatchKind::PersistentRecursive => true,
                 WatchKind::Children => event.kind == EventKind::Deleted,
@@ -171,16 +169,16 @@ impl WatchTable {
         }
         if self.recursive > 0 {
             for ancestor in ancestors(path) {
-                for armed in self.by_path.get(ancestor).into_iter().flatten().filter(is_one) {
+                for armed in self.by_path.get(ancestor).into_iter().flat_map(HashMap::values) {
                     if armed.kind == WatchKind::PersistentRecursive {
                         join(&mut own, armed, own_type);
                     }
                 }
             }
         }
-        let mut parents = Vec::new();
+        let mut parents = Firings::new();
         if structural && let Some(parent) = parent_of(path) {
-            for armed in self.by_path.get(parent).into_iter().flatten().filter(is_one) {
+            for armed in self.by_path.get(parent).into_iter().flat_map(HashMap::values) {
                 if matches!(armed.kind, WatchKind::Children | WatchKind::Persistent) {
                     join(&mut parents, armed, EventType::NodeChildrenChanged);
                 }
@@ -189,9 +187,9 @@ impl WatchTable {
         (own, parents)
     }
 
-    fn deliver(&mut self, tree: &Tree, event: &Event, path: &str, acl: u32, firings: Vec<Firing>) {
-        for firing in firings {
-            let Some(stream) = self.by_stream.get(&firing.stream) else { continue };
+    fn deliver(&mut self, tree: &Tree, event: &Event, path: &str, acl: u32, firings: Firings) {
+        for (stream_id, firing) in firings {
+            let Some(stream) = self.by_stream.get(&stream_id) else { continue };
             let auth = stream.outbox.auth();
             // A watch tells nobody of what it may not read (ZooKeeper's CVE-2024-23944). A one-shot stays armed then.
             if !tree.may_read(acl, &auth) {
@@ -221,11 +219,11 @@ impl WatchTable {
             for watch_id in firing.watch_ids {
                 let spent = self
                     .by_stream
-                    .get(&firing.stream)
+                    .get(&stream_id)
                     .and_then(|stream| stream.watches.get(&watch_id))
                     .is_some_and(Registration::is_one_shot);
                 if spent {
-                    self.disarm_of(firing.stream, watch_id);
+                    self.disarm_of(stream_id, watch_id);
                 }
             }
         }
@@ -233,19 +231,14 @@ impl WatchTable {
 }
 
 /// One event a stream, whatever number of its watches fire.
-fn join(firings: &mut Vec<Firing>, armed: &Armed, event_type: EventType) {
-    match firings.iter_mut().find(|firing| firing.stream == armed.stream) {
-        Some(firing) => {
-            firing.watch_ids.push(armed.watch_id);
-            firing.with_value |= armed.with_value;
-        }
-        None => firings.push(Firing {
-            stream: armed.stream,
-            event_type,
-            watch_ids: vec![armed.watch_id],
-            with_value: armed.with_value,
-        }),
-    }
+fn join(firings: &mut Firings, armed: &Armed, event_type: EventType) {
+    let firing = firings.entry(armed.stream).or_insert_with(|| Firing {
+        event_type,
+        watch_ids: Vec::new(),
+        with_value: false,
+    });
+    firing.watch_ids.push(armed.watch_id);
+    firing.with_value |= armed.with_value;
 }
 
 /// The parent of a path; none for the root.

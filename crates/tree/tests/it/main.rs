@@ -9,3 +9,4 @@ mod property;
 mod replica;
 mod script;
 mod script_args;
+mod terms;
