@@ -17,7 +17,7 @@ use crate::session::tracker::TICK;
 /// Sessions that are live in the tree and unknown to the tracker, or the other way round, are looked for so often.
 const RECONCILE_TICKS: u64 = 50;
 /// Free memory is looked for when the process has grown by so much.
-const GROWTH: u64 = 32 << 20;
+const GROWTH: u64 = 16 << 20;
 /// Due znodes of one command.
 const SWEEP_BATCH: usize = 1000;
 
@@ -136,7 +136,7 @@ fn sweep(replica: &Replica<Hub>) {
 /// Gives freed memory back when the process has grown: loading and writing leave holes behind.
 pub(crate) async fn run_memory_watch() {
     let mut after = 0;
-    let mut ticks = interval(Duration::from_secs(5));
+    let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

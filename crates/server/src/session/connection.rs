@@ -80,6 +80,8 @@ pub(crate) struct Connection {
     /// The node stops: nothing more is read, and the stream ends when everything is answered, or at this time.
     closing: Option<Instant>,
     acked: WriteSeq,
+    /// The session's.
+    timeout: Duration,
     frame: v1::ServerFrame,
     frame_bytes: usize,
     frames: mpsc::Sender<Result<v1::ServerFrame, Status>>,
@@ -110,6 +112,7 @@ impl Connection {
             covered: 0,
             closing: None,
             acked: 0,
+            timeout: Duration::from_millis(attached.timeout_ms.into()),
             frame: v1::ServerFrame::default(),
             frame_bytes: 0,
             frames,
@@ -218,6 +221,7 @@ impl Connection {
 
     /// A frame of the client.
     fn take_frame(&mut self, frame: v1::ClientFrame) -> Result<(), End> {
+        self.check_way_to_leader()?;
         self.service.replica().touch(self.outbox.session);
         self.acked = self.acked.max(frame.acked_write_seq);
         let count = frame.requests.len();
@@ -243,6 +247,18 @@ impl Connection {
             self.say(v1::server_item::Item::Pong(v1::Pong { nonce: ping.nonce, zxid }), 16);
         }
         Ok(())
+    }
+
+    /// A client must not be kept where its signs of life may not reach the leader: one with a short timeout would be dead
+    /// before this node as a whole stops serving. It pings every third of its timeout, and has a third to go elsewhere.
+    fn check_way_to_leader(&self) -> Result<(), End> {
+        let silence = self.service.replica().leader_silence().unwrap_or(Duration::MAX);
+        if silence <= self.timeout / 2 {
+            return Ok(());
+        }
+        let message =
+            format!("no leader was heard for {} ms, over half of the session's timeout", silence.as_millis());
+        Err(Some(into_status(error(ErrorCode::NotServing, message))))
     }
 
     /// A request; returns the command if it is a write.
