@@ -46,7 +46,7 @@ pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
 }
 
 /// A refusal at the door in the tree's form, for a write that needs its place in its session all the same.
-pub(crate) fn refusal_from_wire(refused: &v1::Error) -> OpError {
+fn refusal_from_wire(refused: &v1::Error) -> OpError {
     let kind = match refused.code() {
         ErrorCode::InvalidAcl => ErrorKind::InvalidAcl,
         _ => ErrorKind::BadArguments,
@@ -185,6 +185,12 @@ fn any_or(version: Option<i32>) -> Result<i32, v1::Error> {
 
 /// What a write request asks for, and its guards.
 pub(crate) type WriteRequest = (WriteOp, Vec<tree::Check>);
+
+/// A write that was refused at the door and still needs its number taken: the tree refuses it with the same words on every
+/// node.
+pub(crate) fn refused_write(refused: &v1::Error) -> WriteRequest {
+    (WriteOp::Refused(refusal_from_wire(refused)), Vec::new())
+}
 
 /// A request that writes, taken apart.
 pub(crate) trait IntoWrite {

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{CoorddApi, attach, client_ip, refuse, subscribe};
-use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire, refusal_from_wire};
+use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire, refused_write};
 use crate::reads::{Read, authenticate};
 use crate::service::{Service, from_address, is_same_secret};
 
@@ -92,9 +92,7 @@ impl CoorddApi {
         let (op, guards) = match request.into_write() {
             Ok(write) => write,
             // It takes its number all the same, as on a stream.
-            Err(refused) if session.write_seq != 0 => {
-                (WriteOp::Refused(refusal_from_wire(&refused)), Vec::new())
-            }
+            Err(refused) if session.write_seq != 0 => refused_write(&refused),
             Err(refused) => return Err(refuse(refused)),
         };
         if session.session_id == 0 && session.write_seq != 0 {
@@ -114,8 +112,8 @@ impl CoorddApi {
         let write = match write.validate(&self.service.write_limits()) {
             Ok(()) => write,
             Err(refused) if write.seq != 0 => {
-                let op = WriteOp::Refused(refusal_from_wire(&error_to_wire(refused)));
-                Write { auth: Auth::default(), guards: Vec::new(), op, ..write }
+                let (op, guards) = refused_write(&error_to_wire(refused));
+                Write { op, guards, auth: Auth::default(), ..write }
             }
             Err(refused) => return Err(refuse(error_to_wire(refused))),
         };

@@ -5,6 +5,8 @@
 //! requests. Everything that leaves goes through this task, in the order of the outbox, so an event is out before a reply
 //! that shows what it tells.
 
+mod requests;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -14,15 +16,14 @@ use std::time::Duration;
 use coordd_proto::status::into_status;
 use coordd_proto::v1::{self, ErrorCode};
 use coordd_raft::NoQuorum;
-use coordd_tree::{Auth, Command, Write, WriteOp, WriteSeq};
+use coordd_tree::{Auth, WriteSeq};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::{Code, Status, Streaming};
 
 use super::outbox::{Item, Outbox};
-use crate::convert::{IntoWrite, WriteRequest, bad_arguments, error, error_to_wire, outcome_to_wire};
-use crate::hub::Waiter;
-use crate::reads::{Read, authenticate};
+use crate::convert::{error, error_to_wire, outcome_to_wire};
+use crate::reads::Read;
 use crate::service::Service;
 
 /// An unasked mark is sent so often.
@@ -70,14 +71,13 @@ pub(crate) struct Connection {
     outbox: Arc<Outbox>,
     auth: Arc<Auth>,
     pending: VecDeque<Pending>,
-    /// Writes in `pending` that are on their way.
-    submitted: usize,
     /// The linearizable read at the front waits for this.
     barrier: Option<Barrier>,
     /// So many requests at the front had arrived when the barrier was asked for that is under way, or was passed last:
     /// it serves them all.
     covered: usize,
-    /// The node stops: nothing more is read, and the stream ends when everything is answered, or at this time.
+    /// The node stops, or the session has ended: nothing more is read, and the stream ends when everything is answered,
+    /// or at this time.
     closing: Option<Instant>,
     acked: WriteSeq,
     /// The session's.
@@ -107,7 +107,6 @@ impl Connection {
             outbox,
             auth,
             pending: VecDeque::new(),
-            submitted: 0,
             barrier: None,
             covered: 0,
             closing: None,
@@ -148,16 +147,16 @@ impl Connection {
                 return end;
             }
             let is_late = self.closing.is_some_and(|at| Instant::now() >= at);
-            if is_late || (self.closing.is_some() && self.pending.is_empty() && self.ended.is_none()) {
-                return Some(into_status(error(ErrorCode::NotServing, "this node is stopping")));
-            }
-            if self.pending.is_empty()
-                && let Some(end) = self.ended.take()
-            {
-                self.say(v1::server_item::Item::Ended(end), 256);
-                // The client may have gone.
-                let _ = tokio::time::timeout(LAST_WORD, self.flush()).await;
-                return None;
+            if is_late || self.pending.is_empty() {
+                if let Some(end) = self.ended.take() {
+                    self.say(v1::server_item::Item::Ended(end), 256);
+                    // The client may have gone.
+                    let _ = tokio::time::timeout(LAST_WORD, self.flush()).await;
+                    return None;
+                }
+                if self.closing.is_some() {
+                    return Some(into_status(error(ErrorCode::NotServing, "this node is stopping")));
+                }
             }
             let outbox = self.outbox.clone();
             tokio::select! {
@@ -234,12 +233,11 @@ impl Connection {
                 writes.push(write);
             }
         }
-        if !writes.is_empty() {
-            self.submitted += writes.len();
-            if let Err(overloaded) = self.service.replica().submit(writes) {
-                // The order of the session's writes must not get a hole: end the stream, and the client sends again.
-                return Err(Some(into_status(error(ErrorCode::Throttled, overloaded.to_string()))));
-            }
+        if !writes.is_empty()
+            && let Err(overloaded) = self.service.replica().submit(writes)
+        {
+            // The order of the session's writes must not get a hole: end the stream, and the client sends again.
+            return Err(Some(into_status(error(ErrorCode::Throttled, overloaded.to_string()))));
         }
         if let Some(ping) = frame.ping {
             let zxid = *self.service.hub().zxid().borrow();
@@ -261,72 +259,6 @@ impl Connection {
         Err(Some(into_status(error(ErrorCode::NotServing, message))))
     }
 
-    /// A request; returns the command if it is a write.
-    fn take_request(&mut self, request: v1::Request) -> Result<Option<(Command, Waiter)>, End> {
-        use v1::request::Op;
-        let id = request.id;
-        let seq = request.write_seq;
-        let Some(op) = request.op else {
-            return self.break_protocol(format!("request {id} has no operation"));
-        };
-        let write = match op {
-            Op::Create(op) => op.into_write(),
-            Op::Delete(op) => op.into_write(),
-            Op::Set(op) => op.into_write(),
-            Op::Multi(op) => op.into_write(),
-            Op::DeleteTree(op) => op.into_write(),
-            Op::SetAcl(op) => op.into_write(),
-            Op::SetQuota(op) => op.into_write(),
-            Op::DeleteQuota(op) => op.into_write(),
-            Op::Close(v1::CloseRequest {}) => Ok((WriteOp::CloseSession, Vec::new())),
-            other => {
-                if seq != 0 {
-                    return self
-                        .break_protocol(format!("request {id} does not write and has a write number"));
-                }
-                let state = match other {
-                    Op::Get(op) => State::Read(Read::Get(op)),
-                    Op::Exists(op) => State::Read(Read::Exists(op)),
-                    Op::List(op) => State::Read(Read::List(op)),
-                    Op::MultiRead(op) => State::Read(Read::MultiRead(op)),
-                    Op::GetAcl(op) => State::Read(Read::GetAcl(op)),
-                    Op::GetEphemerals(op) => State::Read(Read::GetEphemerals(op)),
-                    Op::CountDescendants(op) => State::Read(Read::CountDescendants(op)),
-                    Op::GetQuota(op) => State::Read(Read::GetQuota(op)),
-                    Op::Sync(op) => State::Read(Read::Sync(op)),
-                    Op::RemoveWatch(op) => State::RemoveWatch(op),
-                    needs_no_turn => State::Done(self.answer_now(id, needs_no_turn)?),
-                };
-                self.pending.push_back(Pending { id, state });
-                return Ok(None);
-            }
-        };
-        if seq == 0 {
-            return self.break_protocol(format!("request {id} writes and has no write number"));
-        }
-        // A write that is refused here still needs its place in the session's order, so it is proposed as a write that
-        // every node refuses alike.
-        let (op, guards) = write.unwrap_or_else(|refused| refused_write(&refused));
-        let write = Write {
-            session: self.outbox.session,
-            seq,
-            acked: self.acked,
-            auth: (*self.auth).clone(),
-            op,
-            guards,
-        };
-        let write = match write.validate(&self.service.write_limits()) {
-            Ok(()) => write,
-            Err(refused) => {
-                let (op, guards) = refused_write(&error_to_wire(refused));
-                Write { op, guards, auth: Auth::default(), ..write }
-            }
-        };
-        self.pending.push_back(Pending { id, state: State::Submitted });
-        let waiter = Waiter::Stream { outbox: self.outbox.clone(), request_id: id, seq };
-        Ok(Some((Command::Write(write), waiter)))
-    }
-
     /// A frame that is too large, or no frame. The client must learn why, or it would send it again for ever.
     fn unreadable(&self, status: &Status) -> Status {
         let limit = self.service.options().limits.frame_bytes;
@@ -339,55 +271,6 @@ impl Connection {
 
     fn break_protocol<T>(&self, message: String) -> Result<T, End> {
         Err(Some(into_status(error(ErrorCode::Protocol, message))))
-    }
-
-    /// Answers a request about watches or identities as of this moment. Its reply tells the client that it has all
-    /// events up to the reply's zxid, so those are said here, before whatever the reply still waits for.
-    fn answer_now(&mut self, id: u64, op: v1::request::Op) -> Result<v1::Reply, End> {
-        use v1::request::Op;
-        let service = self.service.clone();
-        // Held meanwhile, so that a watch starts at one point of history.
-        let tree = service.replica().tree();
-        let zxid = tree.last_zxid();
-        let result = match op {
-            Op::AddWatch(op) => self.add_watch(op),
-            Op::AddAuth(op) => self.add_auth(op),
-            _ => Ok(self.who_am_i()),
-        };
-        drop(tree);
-        self.take_outbox()?;
-        let result = result.unwrap_or_else(v1::reply::Result::Error);
-        Ok(v1::Reply { id, zxid, result: Some(result) })
-    }
-
-    fn add_watch(&self, op: v1::AddWatchRequest) -> Result<v1::reply::Result, v1::Error> {
-        let spec = op.watch.ok_or_else(|| bad_arguments("watch is missing"))?;
-        coordd_tree::validate_path(&op.path).map_err(error_to_wire)?;
-        let watch = self.service.registration(&self.outbox, &spec, &op.path)?;
-        self.service.hub().watches().arm(&self.outbox, watch);
-        Ok(v1::reply::Result::AddWatch(v1::AddWatchReply {}))
-    }
-
-    fn remove_watch(&self, op: &v1::RemoveWatchRequest) -> Result<v1::reply::Result, v1::Error> {
-        if self.service.hub().watches().disarm(&self.outbox, op.watch_id) {
-            Ok(v1::reply::Result::RemoveWatch(v1::RemoveWatchReply {}))
-        } else {
-            Err(error(ErrorCode::NoWatcher, format!("no watch {}", op.watch_id)))
-        }
-    }
-
-    fn add_auth(&mut self, op: v1::AddAuthRequest) -> Result<v1::reply::Result, v1::Error> {
-        let credential = op.credential.ok_or_else(|| bad_arguments("credential is missing"))?;
-        self.auth = authenticate(&self.auth, &[credential], self.service.super_digest())?;
-        self.outbox.set_auth((*self.auth).clone());
-        Ok(v1::reply::Result::AddAuth(v1::AddAuthReply {}))
-    }
-
-    fn who_am_i(&self) -> v1::reply::Result {
-        let address = self.auth.ip.map(|ip| v1::Identity { scheme: "ip".into(), id: ip.to_string() });
-        let proved =
-            self.auth.ids.iter().map(|id| v1::Identity { scheme: id.scheme.clone(), id: id.id.clone() });
-        v1::reply::Result::WhoAmI(v1::WhoAmIReply { identities: address.into_iter().chain(proved).collect() })
     }
 
     /// Takes what waits in the outbox.
@@ -456,7 +339,6 @@ impl Connection {
         let Some(pending) = found else { return };
         debug_assert_eq!(pending.id, reply.id, "answers come in order");
         pending.state = State::Done(reply);
-        self.submitted -= 1;
         self.say_done();
     }
 
@@ -609,9 +491,4 @@ async fn wait_for(barrier: &mut Option<Barrier>) -> Result<(), NoQuorum> {
         Some(barrier) => barrier.await,
         None => std::future::pending().await,
     }
-}
-
-/// A write that the tree refuses with the same words on every node.
-fn refused_write(refused: &v1::Error) -> WriteRequest {
-    (WriteOp::Refused(crate::convert::refusal_from_wire(refused)), Vec::new())
 }
