@@ -23,4 +23,8 @@ pub trait Observer: Send + Sync + 'static {
 
     /// On the leader: a node has heard from these sessions. Called without the tree's lock.
     fn touched(&self, via: NodeId, sessions: &[SessionId]);
+
+    /// On the leader of `term`: the same, and returns those whose silence it counts from now on. These are none if it has
+    /// not begun to count in this term, and not sessions that are unknown to it or whose expiry is decided.
+    fn renewed(&self, term: u64, via: NodeId, sessions: &[SessionId]) -> Vec<SessionId>;
 }

@@ -1,21 +1,27 @@
 //! Linearizable reads by ReadIndex: at most one question to the leader under way per node, shared by all reads that
-//! waited when it was asked.
+//! waited when it was asked. And renewals of sessions, which are safe for the same reason: a majority confirms the
+//! leader after it has heard.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use coordd_proto::peer;
+use coordd_tree::SessionId;
 use openraft::LinearizerOption;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::NodeId;
 use crate::network::Lane;
 use crate::observer::Observer;
 use crate::replica::Node;
+use crate::types;
 
 /// A read gives up after so long; the node is cut off from a majority then.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(20);
+/// A question to the leader gives up after so long.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// No majority could be reached in time. Nothing was read; another node may answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -58,11 +64,11 @@ async fn ask<O: Observer>(node: &Node<O>) -> u64 {
     loop {
         let leadership = *node.leadership.borrow();
         let answer = match leadership.leader {
-            Some(_) if leadership.is_own => own_read_index(node).await,
+            Some(_) if leadership.is_own => own_read_index(node).await.map(|read| read.index),
             Some(leader) => match node.peers.client(leader, Lane::Heartbeat) {
                 Ok(mut client) => {
                     let request = peer::ReadIndexRequest { header: Some(node.peers.header(leader)) };
-                    let deadline = Instant::now() + Duration::from_secs(1);
+                    let deadline = Instant::now() + QUESTION_TIMEOUT;
                     let reply = timeout_at(deadline, client.read_index(request)).await;
                     reply.ok().and_then(Result::ok).map(|reply| reply.into_inner().index)
                 }
@@ -77,10 +83,44 @@ async fn ask<O: Observer>(node: &Node<O>) -> u64 {
     }
 }
 
-/// On the leader: the index, once a majority has confirmed that it still leads.
-pub(crate) async fn own_read_index<O: Observer>(node: &Node<O>) -> Option<u64> {
+/// On the leader: the entry to wait for, once a majority has confirmed that it still leads. Its term is the leader's own.
+pub(crate) async fn own_read_index<O: Observer>(node: &Node<O>) -> Option<types::LogId> {
     // Zero: only a round that started after this read counts (ReadIndex, not a lease).
     let option = LinearizerOption::new(Some(Duration::ZERO), true);
     let linearizer = node.raft.get_read_linearizer(option).await.ok()?;
-    Some(linearizer.read_log_id().index())
+    Some(*linearizer.read_log_id().log_id())
+}
+
+/// Has the leader hear these sessions; see [`Replica::renew`](crate::Replica::renew).
+pub(crate) async fn renew<O: Observer>(
+    node: &Node<O>,
+    sessions: Vec<SessionId>,
+) -> Result<Vec<SessionId>, NoQuorum> {
+    let leadership = *node.leadership.borrow();
+    let leader = leadership.leader.ok_or(NoQuorum)?;
+    let deadline = Instant::now() + QUESTION_TIMEOUT;
+    if leadership.is_own {
+        let renewal = timeout_at(deadline, own_renewal(node, node.id(), &sessions)).await;
+        return renewal.ok().flatten().ok_or(NoQuorum);
+    }
+    let mut client = node.peers.client(leader, Lane::Heartbeat).map_err(|_| NoQuorum)?;
+    let request = peer::RenewRequest { header: Some(node.peers.header(leader)), sessions };
+    match timeout_at(deadline, client.renew(request)).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner().sessions),
+        Ok(Err(_)) | Err(_) => Err(NoQuorum),
+    }
+}
+
+/// On the leader: notes the signs of life first and is confirmed by a majority afterwards. So any other leader begins
+/// later than the signs of life, and it grants everybody a full timeout.
+pub(crate) async fn own_renewal<O: Observer>(
+    node: &Node<O>,
+    via: NodeId,
+    sessions: &[SessionId],
+) -> Option<Vec<SessionId>> {
+    let leadership = *node.leadership.borrow();
+    let renewed = node.shared.observer.renewed(leadership.term, via, sessions);
+    // If the node lost its leadership and has it again, another leader may have decided an expiry in between.
+    let confirmed = own_read_index(node).await?.leader_id.term;
+    (confirmed == leadership.term).then_some(renewed)
 }

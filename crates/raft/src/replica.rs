@@ -309,6 +309,13 @@ impl<O: Observer> Replica<O> {
         self.node.contact.touch(session);
     }
 
+    /// Passes signs of life on to the leader, and returns the sessions that no leader, present or later, expires within
+    /// their timeouts from this call on (G7: who holds a grant must know how long it surely does). Fails if the leader, or
+    /// a majority, is out of reach; ask again then.
+    pub async fn renew(&self, sessions: Vec<SessionId>) -> Result<Vec<SessionId>, NoQuorum> {
+        read_index::renew(&self.node, sessions).await
+    }
+
     /// Waits until this node's tree shows everything that was acknowledged, on any node, before the call. Cheap when many
     /// call: they share a round to the leader. Dropping the future gives the wait up.
     pub async fn read_barrier(&self) -> Result<(), NoQuorum> {

@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::hub::{Hub, Waiter};
 use crate::memory::{resident_bytes, return_free_memory};
 use crate::service::Service;
+use crate::session::outbox::Item;
 use crate::session::tracker::TICK;
 
 /// Sessions that are live in the tree and unknown to the tracker, or the other way round, are looked for so often.
@@ -36,11 +37,10 @@ async fn lead(service: &Service, leadership: &mut watch::Receiver<Leadership>) {
     if replica.read_barrier().await.is_err() {
         return;
     }
-    restart_tracker(replica);
-    let start = Instant::now();
+    restart_tracker(replica, term);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut next_sweep = start + service.options().sweep_interval;
+    let mut next_sweep = Instant::now() + service.options().sweep_interval;
     let mut count = 0;
     loop {
         tokio::select! {
@@ -55,7 +55,7 @@ async fn lead(service: &Service, leadership: &mut watch::Receiver<Leadership>) {
         }
         count += 1;
         know_sessions(replica, count % RECONCILE_TICKS == 0);
-        expire_sessions(replica, start.elapsed(), term);
+        expire_sessions(replica, term);
         if Instant::now() >= next_sweep {
             next_sweep = Instant::now() + service.options().sweep_interval;
             sweep(replica);
@@ -63,13 +63,14 @@ async fn lead(service: &Service, leadership: &mut watch::Receiver<Leadership>) {
     }
 }
 
-fn restart_tracker(replica: &Replica<Hub>) {
+fn restart_tracker(replica: &Replica<Hub>, term: u64) {
     let tree = replica.tree();
     let mut tracking = replica.observer().tracking();
     let live =
         tree.sessions().map(|session| (session.id(), Duration::from_millis(session.timeout_ms().into())));
     tracking.tracker.restart(live);
     tracking.unknown.clear();
+    tracking.term = term;
 }
 
 /// The tracker learns of sessions that were opened, and forgets those that ended.
@@ -92,8 +93,8 @@ fn know_sessions(replica: &Replica<Hub>, reconcile: bool) {
     }
 }
 
-fn expire_sessions(replica: &Replica<Hub>, now: Duration, term: u64) {
-    let mut tracking = replica.observer().tracking();
+fn expire_sessions(replica: &Replica<Hub>, term: u64) {
+    let (now, mut tracking) = (replica.observer().now(), replica.observer().tracking());
     if !replica.leads_with_quorum() {
         tracking.tracker.skip(now);
         return;
@@ -104,7 +105,7 @@ fn expire_sessions(replica: &Replica<Hub>, now: Duration, term: u64) {
     }
     for due in &due {
         // What was submitted is proposed until it is applied: once is enough.
-        tracking.tracker.ended(due.session);
+        tracking.tracker.expires(due.session);
         tracing::info!(
             session = format!("{:#x}", due.session),
             due.silent_ms,
@@ -113,13 +114,15 @@ fn expire_sessions(replica: &Replica<Hub>, now: Duration, term: u64) {
         );
     }
     drop(tracking);
-    let commands = due.into_iter().map(|due| {
+    let commands = due.iter().map(|due| {
         let reason = EndReason::Expired { silent_ms: due.silent_ms, term, last_node: due.last_node };
         (Command::EndSession { session: due.session, reason }, Waiter::Nobody)
     });
     if let Err(overloaded) = replica.submit(commands) {
         // Found again when the tracker is compared with the tree; they live a little longer.
         tracing::warn!(%overloaded, "sessions were not expired");
+        let mut tracking = replica.observer().tracking();
+        due.iter().for_each(|due| tracking.tracker.does_not_expire(due.session));
     }
 }
 
@@ -130,6 +133,27 @@ fn sweep(replica: &Replica<Hub>) {
         if let Err(overloaded) = replica.submit([(Command::ExpireZnodes(due), Waiter::Nobody)]) {
             tracing::warn!(%overloaded, "due znodes were not deleted");
         }
+    }
+}
+
+/// Asks the leader about the pings of this node's streams, ten times a second: those that it has heard are told so.
+pub(crate) async fn run_renewals(service: Arc<Service>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let mut pings = service.hub().take_renewals();
+        if pings.is_empty() {
+            continue;
+        }
+        let sessions = pings.keys().copied().collect();
+        for session in service.replica().renew(sessions).await.unwrap_or_default() {
+            if let Some((outbox, nonce)) = pings.remove(&session) {
+                outbox.push(Item::Renewed { nonce });
+                outbox.wake();
+            }
+        }
+        service.hub().return_renewals(pings);
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use coordd_proto::v1;
 use coordd_raft::{NodeId, Observer};
@@ -35,17 +36,32 @@ pub(crate) struct Hub {
     /// Streams that got something and are not woken yet.
     to_wake: Mutex<Vec<Arc<Outbox>>>,
     tracker: Mutex<Tracking>,
+    /// Streams that pinged since the leader was last asked, and the ping.
+    renewals: Mutex<HashMap<SessionId, (Arc<Outbox>, u64)>>,
     /// What is applied, and all of whose events are in the outboxes.
     zxid: watch::Sender<Zxid>,
     next_outbox_id: AtomicU64,
+    start: Instant,
 }
 
 /// The leader's tracker, and what it must look up in the tree.
 #[derive(Default)]
 pub(crate) struct Tracking {
     pub(crate) tracker: SessionTracker,
+    /// In which term it counts.
+    pub(crate) term: u64,
     /// Sessions that were heard from and that the tracker does not know.
     pub(crate) unknown: Vec<(SessionId, NodeId)>,
+}
+
+impl Tracking {
+    fn hear(&mut self, now: Duration, via: NodeId, session: SessionId) -> bool {
+        let is_known = self.tracker.touch(now, session, via);
+        if !is_known {
+            self.unknown.push((session, via));
+        }
+        is_known
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,8 +76,10 @@ impl Hub {
             watches: Mutex::default(),
             to_wake: Mutex::default(),
             tracker: Mutex::default(),
+            renewals: Mutex::default(),
             zxid: watch::Sender::new(0),
             next_outbox_id: AtomicU64::new(1),
+            start: Instant::now(),
         }
     }
 
@@ -80,6 +98,32 @@ impl Hub {
 
     pub(crate) fn tracking(&self) -> MutexGuard<'_, Tracking> {
         lock(&self.tracker)
+    }
+
+    /// The clock of the tracker.
+    pub(crate) fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// A stream wants to know when the leader has heard its ping.
+    pub(crate) fn wants_renewal(&self, outbox: &Arc<Outbox>, nonce: u64) {
+        lock(&self.renewals).insert(outbox.session, (outbox.clone(), nonce));
+    }
+
+    /// The pings since the last time.
+    pub(crate) fn take_renewals(&self) -> HashMap<SessionId, (Arc<Outbox>, u64)> {
+        std::mem::take(&mut *lock(&self.renewals))
+    }
+
+    /// These pings were not heard: they are asked about again, where no newer one is there and the stream still is.
+    pub(crate) fn return_renewals(&self, pings: HashMap<SessionId, (Arc<Outbox>, u64)>) {
+        let attached = lock(&self.attached);
+        let mut renewals = lock(&self.renewals);
+        for (session, (outbox, nonce)) in pings {
+            if attached.get(&session).is_some_and(|present| present.id == outbox.id) {
+                renewals.entry(session).or_insert((outbox, nonce));
+            }
+        }
     }
 
     /// Makes `outbox` the stream of its session; the stream before it is told. The caller holds the tree.
@@ -235,14 +279,18 @@ impl Observer for Hub {
     }
 
     fn touched(&self, via: NodeId, sessions: &[SessionId]) {
-        let mut tracking = self.tracking();
+        let (now, mut tracking) = (self.now(), self.tracking());
         for session in sessions {
-            if tracking.tracker.is_known(*session) {
-                tracking.tracker.touch(*session, via);
-            } else {
-                tracking.unknown.push((*session, via));
-            }
+            tracking.hear(now, via, *session);
         }
+    }
+
+    fn renewed(&self, term: u64, via: NodeId, sessions: &[SessionId]) -> Vec<SessionId> {
+        let (now, mut tracking) = (self.now(), self.tracking());
+        let counts = tracking.term == term;
+        let mut heard = sessions.to_vec();
+        heard.retain(|session| tracking.hear(now, via, *session) && counts);
+        heard
     }
 }
 

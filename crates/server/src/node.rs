@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::duties::{run_leader_duties, run_memory_watch, run_serving_watch};
+use crate::announce::Announcer;
+use crate::duties::{run_leader_duties, run_memory_watch, run_renewals, run_serving_watch};
 use crate::grpc::{AdminApi, CoorddApi};
 use crate::hub::Hub;
 use crate::incoming::accept;
@@ -46,9 +47,15 @@ impl Node {
         };
         let clients = bind("--listen", options.listen).await?;
         let peers = bind("--peer-listen", options.peer_listen).await?;
+        let clients_at = clients.local_addr()?;
+        let join = |group| {
+            Announcer::join(group, options.id, clients_at)
+                .with_context(|| format!("--announce: cannot join {group}"))
+        };
+        let announcer = options.announce.map(join).transpose()?;
         tracing::info!(
             node = options.id,
-            listen = %clients.local_addr()?,
+            listen = %clients_at,
             peer_listen = %peers.local_addr()?,
             data_dir = %options.data_dir.display(),
             nodes = options.members.len(),
@@ -116,12 +123,16 @@ impl Node {
                 }
             }
         });
-        let tasks = vec![
+        let mut tasks = vec![
             health_task,
             tokio::spawn(run_serving_watch(service.clone())),
             tokio::spawn(run_leader_duties(service.clone())),
+            tokio::spawn(run_renewals(service.clone())),
             tokio::spawn(run_memory_watch()),
         ];
+        if let Some(announcer) = announcer {
+            tasks.push(tokio::spawn(announcer.run(service.replica().cluster_id().to_owned())));
+        }
         Ok(Node { service, stop, api, tasks })
     }
 

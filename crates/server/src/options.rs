@@ -11,6 +11,8 @@ use clap::Args;
 use coordd_raft::{Member, NodeId, Timing};
 use serde::Deserialize;
 
+use crate::announce::AnnounceGroup;
+
 /// The options as they can be given: on the command line, as `COORDD_*` in the environment, or in the TOML file of
 /// `--config` under the same names.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -29,6 +31,11 @@ pub struct GivenOptions {
     /// Address that clients connect to. [default: 127.0.0.1:7401]
     #[arg(long, env = "COORDD_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<String>,
+
+    /// Multicast group in which this node tells clients that ask (`--endpoints multicast:GROUP:PORT`) where it listens; a
+    /// group for each ensemble. With several interfaces: GROUP:PORT@ADDRESS of the right one. [default: none]
+    #[arg(long, env = "COORDD_ANNOUNCE", value_name = "GROUP:PORT")]
+    pub announce: Option<String>,
 
     /// Address that peers connect to, if it is not the one in --ensemble (behind a NAT, or 0.0.0.0 in a container).
     /// [default: this node's address in --ensemble]
@@ -165,6 +172,8 @@ pub struct Options {
     pub members: BTreeMap<NodeId, Member>,
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// Where clients that do not know that can ask.
+    pub announce: Option<AnnounceGroup>,
     /// Where peers connect.
     pub peer_listen: SocketAddr,
     /// This node's directory.
@@ -239,6 +248,7 @@ impl GivenOptions {
             id: self.id.or(file.id),
             ensemble: self.ensemble.or(file.ensemble),
             listen: self.listen.or(file.listen),
+            announce: self.announce.or(file.announce),
             peer_listen: self.peer_listen.or(file.peer_listen),
             data_dir: self.data_dir.or(file.data_dir),
             log_format: self.log_format.or(file.log_format),
@@ -287,6 +297,8 @@ impl GivenOptions {
         if listen == peer_listen && listen.port() != 0 {
             return wrong("--listen", format!("{listen} is also the address for peers"));
         }
+        let announce = self.announce.as_deref().filter(|group| !group.is_empty()).map(str::parse);
+        let announce = announce.transpose().map_err(|cause| OptionError { option: "--announce", cause })?;
         let timing = self.timing()?;
         let (session_timeout_min, session_timeout, session_timeout_max) = self.session_timeouts()?;
         let limits = self.limits()?;
@@ -306,6 +318,7 @@ impl GivenOptions {
             id,
             members,
             listen,
+            announce,
             peer_listen,
             data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from("./coordd-data")),
             log_format: self.log_format.unwrap_or_default(),
@@ -488,6 +501,7 @@ mod tests {
                     (o.listen, o.peer_listen) = (Some("127.0.0.1:7".into()), Some("127.0.0.1:7".into()))
                 }),
             ),
+            ("--announce", Box::new(|o| o.announce = Some("10.0.0.1:7400".into()))),
             ("--peer-listen", Box::new(|o| o.peer_listen = Some("x".into()))),
             ("--heartbeat", Box::new(move |o| o.heartbeat = time("1ms"))),
             ("--election-min", Box::new(move |o| o.election_min = time("160ms"))),

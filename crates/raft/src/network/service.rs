@@ -21,7 +21,7 @@ use super::{MESSAGE_BYTES, PROTOCOL, Peers};
 use crate::convert::{self, ConvertError};
 use crate::formation::Formation;
 use crate::observer::Observer;
-use crate::read_index::own_read_index;
+use crate::read_index::{own_read_index, own_renewal};
 use crate::replica::Node;
 use crate::state_machine::{SnapshotData, load_tree};
 use crate::type_config::TypeConfig;
@@ -251,8 +251,18 @@ impl<O: Observer> Peer for PeerService<O> {
         request: Request<peer::ReadIndexRequest>,
     ) -> Result<Response<peer::ReadIndexReply>, Status> {
         self.peers.check(request.into_inner().header.as_ref())?;
-        let index = own_read_index(self.node()?).await.ok_or_else(not_leading)?;
+        let index = own_read_index(self.node()?).await.ok_or_else(not_leading)?.index;
         Ok(Response::new(peer::ReadIndexReply { index }))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<peer::RenewRequest>,
+    ) -> Result<Response<peer::RenewReply>, Status> {
+        let request = request.into_inner();
+        let from = self.peers.check(request.header.as_ref())?;
+        let sessions = own_renewal(self.node()?, from, &request.sessions).await.ok_or_else(not_leading)?;
+        Ok(Response::new(peer::RenewReply { sessions }))
     }
 
     async fn hello(

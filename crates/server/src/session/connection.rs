@@ -243,6 +243,7 @@ impl Connection {
             let zxid = *self.service.hub().zxid().borrow();
             self.take_outbox()?;
             self.say(v1::server_item::Item::Pong(v1::Pong { nonce: ping.nonce, zxid }), 16);
+            self.service.hub().wants_renewal(&self.outbox, ping.nonce);
         }
         Ok(())
     }
@@ -320,6 +321,9 @@ impl Connection {
                 self.say(v1::server_item::Item::Event(event), bytes);
             }
             Item::Resync(resync) => self.say(v1::server_item::Item::Resync(resync), 64),
+            Item::Renewed { nonce } => {
+                self.say(v1::server_item::Item::Renewed(v1::Renewed { nonce }), 16);
+            }
             Item::Ended(end) => {
                 self.ended = Some(end);
                 // Reads that wait for a majority do not get for ever.

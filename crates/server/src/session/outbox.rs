@@ -19,6 +19,8 @@ pub(crate) enum Item {
     Event(v1::Event),
     /// Watches that lost their history.
     Resync(v1::Resync),
+    /// The leader has heard a ping of this stream.
+    Renewed { nonce: u64 },
     /// The session has ended.
     Ended(v1::SessionEnd),
     /// Another stream has attached to the session.

@@ -26,6 +26,8 @@ pub(crate) struct SessionTracker {
     sessions: HashMap<SessionId, Heard>,
     by_deadline: BTreeSet<(Duration, SessionId)>,
     suspects: BTreeSet<SessionId>,
+    /// Their expiry is decided, and on its way through the log: nothing that is heard from them counts any more.
+    expiring: BTreeSet<SessionId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,37 +57,56 @@ impl SessionTracker {
         self.by_deadline.insert((heard.at + heard.timeout, session));
     }
 
+    /// What the waking time will be at the next tick if nothing stalls: what is heard between two ticks is not counted
+    /// from the tick before.
+    fn awake_at(&self, now: Duration) -> Duration {
+        self.awake + self.last_tick.map_or(Duration::ZERO, |last| now.saturating_sub(last).min(TICK_MAX))
+    }
+
     pub(crate) fn is_known(&self, session: SessionId) -> bool {
         self.sessions.contains_key(&session)
     }
 
-    /// A session that has been opened since.
+    /// A session that has been opened since. One whose expiry is decided is not taken up again.
     pub(crate) fn opened(&mut self, session: SessionId, timeout: Duration, via: u64) {
-        self.insert(session, Heard { timeout, at: self.awake, via });
-    }
-
-    /// A sign of life. An unknown session is not made known by it.
-    pub(crate) fn touch(&mut self, session: SessionId, via: u64) {
-        if let Some(heard) = self.sessions.get(&session).copied() {
-            self.suspects.remove(&session);
-            self.insert(session, Heard { at: self.awake, via, ..heard });
+        if !self.expiring.contains(&session) {
+            self.insert(session, Heard { timeout, at: self.awake, via });
         }
     }
 
-    /// The session is no more.
-    pub(crate) fn ended(&mut self, session: SessionId) {
+    /// A sign of life. An unknown session is not made known by it: then it is `false`.
+    pub(crate) fn touch(&mut self, now: Duration, session: SessionId, via: u64) -> bool {
+        let Some(heard) = self.sessions.get(&session).copied() else { return false };
+        self.suspects.remove(&session);
+        self.insert(session, Heard { at: self.awake_at(now), via, ..heard });
+        true
+    }
+
+    fn forget(&mut self, session: SessionId) {
         if let Some(heard) = self.sessions.remove(&session) {
             self.by_deadline.remove(&(heard.at + heard.timeout, session));
             self.suspects.remove(&session);
         }
     }
 
+    /// The session's expiry is decided.
+    pub(crate) fn expires(&mut self, session: SessionId) {
+        self.forget(session);
+        self.expiring.insert(session);
+    }
+
+    /// The expiry could not be proposed: the session lives a little longer.
+    pub(crate) fn does_not_expire(&mut self, session: SessionId) {
+        self.expiring.remove(&session);
+    }
+
     /// Keeps only the sessions for which `is_live` says so.
     pub(crate) fn retain(&mut self, is_live: impl Fn(SessionId) -> bool) {
         let gone: Vec<_> = self.sessions.keys().copied().filter(|session| !is_live(*session)).collect();
         for session in gone {
-            self.ended(session);
+            self.forget(session);
         }
+        self.expiring.retain(|session| is_live(*session));
     }
 
     /// Time goes on; `now` is a monotonic clock. Returns the sessions to expire. They stay due until `ended` is called.
@@ -128,6 +149,8 @@ mod tests {
     }
 
     /// Ticks as it should be, up to `to`; returns who was due at the end and before.
+    const NOBODY: [SessionId; 0] = [];
+
     fn run(tracker: &mut SessionTracker, from: Duration, to: Duration) -> Vec<SessionId> {
         let mut due = BTreeSet::new();
         let mut now = from;
@@ -141,7 +164,7 @@ mod tests {
     #[test]
     fn a_session_is_due_after_its_timeout_of_silence_and_not_before() {
         let mut tracker = tracker();
-        assert_eq!(run(&mut tracker, Duration::ZERO, SECOND), []);
+        assert_eq!(run(&mut tracker, Duration::ZERO, SECOND), NOBODY);
         assert_eq!(run(&mut tracker, SECOND + TICK, SECOND + 2 * TICK), [1]);
     }
 
@@ -149,8 +172,8 @@ mod tests {
     fn a_sign_of_life_gives_a_full_timeout() {
         let mut tracker = tracker();
         run(&mut tracker, Duration::ZERO, SECOND - TICK);
-        tracker.touch(1, 3);
-        assert_eq!(run(&mut tracker, SECOND, 2 * SECOND - TICK), []);
+        assert!(tracker.touch(SECOND - TICK, 1, 3));
+        assert_eq!(run(&mut tracker, SECOND, 2 * SECOND - TICK), NOBODY);
         assert_eq!(run(&mut tracker, 2 * SECOND, 2 * SECOND + 2 * TICK), [1]);
     }
 
@@ -160,7 +183,7 @@ mod tests {
         run(&mut tracker, Duration::ZERO, SECOND / 2);
         assert_eq!(tracker.tick(SECOND * 3600), [], "an hour of SIGSTOP is one tick");
         let resumed = SECOND * 3600;
-        assert_eq!(run(&mut tracker, resumed + TICK, resumed + 2 * TICK), []);
+        assert_eq!(run(&mut tracker, resumed + TICK, resumed + 2 * TICK), NOBODY);
         assert_eq!(run(&mut tracker, resumed + 3 * TICK, resumed + SECOND), [1]);
     }
 
@@ -169,8 +192,8 @@ mod tests {
         let mut tracker = tracker();
         run(&mut tracker, Duration::ZERO, SECOND - TICK);
         assert_eq!(tracker.tick(SECOND + SECOND), [], "suspected only");
-        tracker.touch(1, 2);
-        assert_eq!(run(&mut tracker, SECOND * 2 + TICK, SECOND * 2 + 2 * TICK), []);
+        tracker.touch(SECOND + SECOND, 1, 2);
+        assert_eq!(run(&mut tracker, SECOND * 2 + TICK, SECOND * 2 + 2 * TICK), NOBODY);
     }
 
     #[test]
@@ -179,7 +202,7 @@ mod tests {
         for tenth in 0..1000 {
             tracker.skip(TICK * tenth);
         }
-        assert_eq!(run(&mut tracker, SECOND * 100, SECOND * 101 - TICK), []);
+        assert_eq!(run(&mut tracker, SECOND * 100, SECOND * 101 - TICK), NOBODY);
     }
 
     #[test]
@@ -187,13 +210,13 @@ mod tests {
         let mut tracker = tracker();
         run(&mut tracker, Duration::ZERO, SECOND - TICK);
         tracker.restart([(1, SECOND)].into_iter());
-        assert_eq!(run(&mut tracker, Duration::ZERO, SECOND - TICK), []);
+        assert_eq!(run(&mut tracker, Duration::ZERO, SECOND - TICK), NOBODY);
     }
 
     #[test]
     fn an_expiry_tells_the_silence_and_the_last_node() {
         let mut tracker = tracker();
-        tracker.touch(1, 3);
+        tracker.touch(Duration::ZERO, 1, 3);
         let mut due = Vec::new();
         for tenth in 0..=12 {
             due = tracker.tick(TICK * tenth);
@@ -202,11 +225,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_heard_between_ticks_counts_from_when_it_was_heard() {
+        let mut tracker = tracker();
+        run(&mut tracker, Duration::ZERO, SECOND / 2);
+        let late = SECOND / 2 + TICK_MAX - TICK / 2;
+        assert!(tracker.touch(late, 1, 3));
+        assert_eq!(run(&mut tracker, late, late + SECOND - TICK), NOBODY);
+        assert_eq!(run(&mut tracker, late + SECOND, late + SECOND + 2 * TICK), [1]);
+    }
+
+    #[test]
+    fn a_session_whose_expiry_is_decided_is_not_heard_any_more() {
+        let mut tracker = tracker();
+        tracker.expires(1);
+        tracker.opened(1, SECOND, 1);
+        tracker.retain(|_| true);
+        assert!(!tracker.touch(Duration::ZERO, 1, 1));
+        tracker.does_not_expire(1);
+        tracker.opened(1, SECOND, 1);
+        assert!(tracker.touch(Duration::ZERO, 1, 1));
+    }
+
+    #[test]
     fn ended_sessions_are_forgotten() {
         let mut tracker = tracker();
-        tracker.ended(1);
+        tracker.forget(1);
         tracker.retain(|session| session != 2);
         assert!(!tracker.is_known(1) && !tracker.is_known(2));
-        assert_eq!(run(&mut tracker, Duration::ZERO, SECOND * 60), []);
+        assert_eq!(run(&mut tracker, Duration::ZERO, SECOND * 60), NOBODY);
     }
 }
