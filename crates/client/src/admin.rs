@@ -132,13 +132,14 @@ pub enum SessionRecord {
 }
 
 impl Admin {
-    /// Connects to one node ("host:port"). `timeout`: for connecting, and for each call.
+    /// Connects to one node: "host:port", or the first to answer of those that another form of
+    /// [`Endpoints`](crate::Endpoints) names. `timeout`: for connecting, and for each call.
     ///
     /// # Errors
     ///
     /// `BadArguments` for an endpoint that is none, `ConnectionLoss` if it does not answer.
     pub async fn connect(endpoint: impl Into<String>, timeout: Duration) -> Result<Self, Error> {
-        let (channel, endpoint) = Connector::new(vec![endpoint.into()], timeout)?.dial().await?;
+        let (channel, endpoint) = Connector::new(vec![endpoint.into()], timeout)?.dial_any().await?;
         Ok(Self { client: AdminClient::new(channel), endpoint, timeout })
     }
 

@@ -103,6 +103,14 @@ impl Client {
         Self { handle: self.handle.clone(), guards }
     }
 
+    /// A handle on the same session whose writes carry no guards.
+    ///
+    /// For what is given back: it has to go also when that is lost under which it was taken.
+    #[must_use]
+    pub fn unguarded(&self) -> Self {
+        Self { handle: self.handle.clone(), guards: Default::default() }
+    }
+
     /// The session's id.
     pub fn session_id(&self) -> u64 {
         self.shared().session().map_or(0, |token| token.session_id)
@@ -154,6 +162,17 @@ impl Client {
     /// who is suspended for longer than [`session_timeout`](Client::session_timeout) should act as if it were not.
     pub fn suspended_for(&self) -> Option<Duration> {
         self.shared().suspended_for()
+    }
+
+    /// For how long from now no server can have expired the session, whatever happens; zero if that is not known, and after
+    /// the end. It counts on a clock that goes on while this machine sleeps, from the moment in which the last ping was
+    /// sent that the leader has confirmed. Pings go out every quarter of the session timeout, so in quiet times this is
+    /// between 65 and 90 hundredths of it.
+    ///
+    /// Who holds something that goes with the session must stop acting on it before this is zero. An operator can end a
+    /// session at any time ([`Admin::kill_session`](crate::Admin::kill_session)); only guarded writes are safe from that.
+    pub fn alive_for(&self) -> Duration {
+        self.shared().alive_for()
     }
 
     /// Closes the session behind all requests made before; its ephemerals go in the same step. Later calls fail with

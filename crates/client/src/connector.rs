@@ -1,68 +1,99 @@
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::Rng as _;
-use rand::seq::SliceRandom as _;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::discovery::{Endpoints, Found, in_order};
 use crate::{Error, ErrorKind};
 
 const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What was resolved earlier than this is resolved again before it is dialled.
+const ROUND_MAX: Duration = Duration::from_secs(30);
+/// While no node is known nothing can be done but wait for a source.
+const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// A slow source gets more time after each round that led nowhere, up to so many times the first.
+const PATIENCE_GROWTH_MAX: u32 = 5;
 
-/// Finds nodes: the endpoints in turn, in an order of its own, names resolved anew each time.
+/// Finds nodes, round by round: in each the endpoints are resolved anew, and what was found is tried in turn, in an order of
+/// the client's own.
 pub(crate) struct Connector {
-    /// "host:port" each.
-    endpoints: Vec<String>,
-    next: usize,
+    endpoints: Endpoints,
+    /// What is not tried yet in this round.
+    round: VecDeque<Found>,
+    began: Instant,
+    /// Rounds that were tried to their end, one after the other.
+    failed_rounds: u32,
+    last: Option<SocketAddr>,
     dial_timeout: Duration,
 }
 
 impl Connector {
-    /// Clients that start together should not all meet at the first node: the order is random.
     pub(crate) fn new(endpoints: Vec<String>, dial_timeout: Duration) -> Result<Self, Error> {
-        let mut endpoints: Vec<String> =
-            endpoints.iter().map(|endpoint| host_and_port(endpoint)).collect::<Result<_, _>>()?;
-        if endpoints.is_empty() {
-            return Err(Error::new(ErrorKind::BadArguments, "no endpoints given"));
-        }
-        endpoints.shuffle(&mut rand::rng());
-        Ok(Self { endpoints, next: 0, dial_timeout })
+        Ok(Self {
+            endpoints: Endpoints::parse(endpoints)?,
+            round: VecDeque::new(),
+            began: Instant::now(),
+            failed_rounds: 0,
+            last: None,
+            dial_timeout,
+        })
     }
 
+    /// How many nodes there are, as far as that is known.
     pub(crate) fn endpoint_count(&self) -> usize {
-        self.endpoints.len()
+        self.endpoints.count()
     }
 
-    /// Opens a connection to the next endpoint; of a name with several addresses, to the first that answers.
+    /// Opens a connection to the next node.
     pub(crate) async fn dial(&mut self) -> Result<(Channel, String), Error> {
-        let index = self.next;
-        self.next = (index + 1) % self.endpoints.len();
-        let endpoint = self.endpoints[index].clone();
-        let failed = |cause: String| Error::new(ErrorKind::ConnectionLoss, format!("{endpoint}: {cause}"));
-        let resolving = tokio::net::lookup_host(self.endpoints[index].as_str());
-        let addresses = match tokio::time::timeout(self.dial_timeout, resolving).await {
-            Ok(resolved) => resolved.map_err(|error| failed(error.to_string()))?,
-            Err(_) => return Err(failed("the name was not resolved in time".into())),
+        let node = match self.round.pop_front().filter(|_| self.began.elapsed() < ROUND_MAX) {
+            Some(node) => node,
+            None => self.begin_round().await?,
         };
-        let mut last = failed("the name has no address".into());
-        for address in addresses {
-            match tokio::time::timeout(self.dial_timeout, connect(address)).await {
-                Ok(Ok(channel)) => return Ok((channel, endpoint)),
-                Ok(Err(error)) => last = failed(error_chain(&error)),
-                Err(_) => last = failed(format!("no connection within {:?}", self.dial_timeout)),
-            }
-        }
-        Err(last)
+        self.dial_node(node).await
     }
-}
 
-/// "host:port" of what a person may have written.
-fn host_and_port(endpoint: &str) -> Result<String, Error> {
-    let trimmed = endpoint.trim().trim_start_matches("http://").trim_end_matches('/');
-    let port = trimmed.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-    match port.and_then(|port| port.parse::<u16>().ok()) {
-        Some(_) => Ok(trimmed.to_owned()),
-        None => Err(Error::new(ErrorKind::BadArguments, format!("endpoint {endpoint:?} is not host:port"))),
+    /// Opens a connection to the first node of a round that takes one.
+    pub(crate) async fn dial_any(&mut self) -> Result<(Channel, String), Error> {
+        let mut dialled = self.dial().await;
+        while dialled.is_err()
+            && let Some(node) = self.round.pop_front()
+        {
+            dialled = self.dial_node(node).await;
+        }
+        dialled
+    }
+
+    async fn dial_node(&mut self, node: Found) -> Result<(Channel, String), Error> {
+        let Found { address, label, .. } = node;
+        self.last = Some(address);
+        let failed = |cause: String| {
+            let at =
+                if label == address.to_string() { label.clone() } else { format!("{label} ({address})") };
+            Error::new(ErrorKind::ConnectionLoss, format!("{at}: {cause}"))
+        };
+        match tokio::time::timeout(self.dial_timeout, connect(address)).await {
+            Ok(Ok(channel)) => Ok((channel, label)),
+            Ok(Err(error)) => Err(failed(error_chain(&error))),
+            Err(_) => Err(failed(format!("no connection within {:?}", self.dial_timeout))),
+        }
+    }
+
+    /// Resolves the endpoints; returns the first node to try.
+    async fn begin_round(&mut self) -> Result<Found, Error> {
+        let went_to_its_end = self.last.is_some() && self.began.elapsed() < ROUND_MAX;
+        self.failed_rounds = if went_to_its_end { self.failed_rounds.saturating_add(1) } else { 0 };
+        let patience = match self.endpoints.knows_some() {
+            true => self.dial_timeout * (1 + self.failed_rounds).min(PATIENCE_GROWTH_MAX),
+            false => FIRST_PATIENCE,
+        };
+        let found = self.endpoints.find(patience).await?;
+        self.round = in_order(found, self.last, &mut rand::rng()).into();
+        self.began = Instant::now();
+        self.round.pop_front().ok_or_else(|| Error::new(ErrorKind::ConnectionLoss, "no node was found"))
     }
 }
 
@@ -89,9 +120,10 @@ fn error_chain(error: &dyn std::error::Error) -> String {
 
 /// Pauses between attempts: short at first, because a new leader is usually there within a second and the gap in
 /// service is ours to keep short; longer later, because then something is broken and hammering does not help.
+#[derive(Default)]
 pub(crate) struct Backoff {
-    endpoint_count: u32,
-    failures: u32,
+    rounds: u32,
+    failures_in_round: usize,
 }
 
 impl Backoff {
@@ -100,21 +132,20 @@ impl Backoff {
     const EARLY_ROUNDS: u32 = 20;
     const LATE_MAX: Duration = Duration::from_secs(1);
 
-    pub(crate) fn new(endpoint_count: usize) -> Self {
-        Self { endpoint_count: u32::try_from(endpoint_count).unwrap_or(u32::MAX).max(1), failures: 0 }
-    }
-
     /// How often every endpoint was tried.
     pub(crate) fn rounds(&self) -> u32 {
-        self.failures / self.endpoint_count
+        self.rounds
     }
 
-    /// The pause after another failure.
-    pub(crate) fn next(&mut self) -> Duration {
-        let rounds = self.rounds();
-        self.failures = self.failures.saturating_add(1);
-        let limit = if rounds < Self::EARLY_ROUNDS { Self::EARLY_MAX } else { Self::LATE_MAX };
-        let pause = Self::FIRST.saturating_mul(1 << rounds.min(10)).min(limit);
+    /// The pause after another failure, where there are so many endpoints.
+    pub(crate) fn next(&mut self, endpoint_count: usize) -> Duration {
+        let limit = if self.rounds < Self::EARLY_ROUNDS { Self::EARLY_MAX } else { Self::LATE_MAX };
+        let pause = Self::FIRST.saturating_mul(1 << self.rounds.min(10)).min(limit);
+        self.failures_in_round += 1;
+        if self.failures_in_round >= endpoint_count {
+            self.failures_in_round = 0;
+            self.rounds = self.rounds.saturating_add(1);
+        }
         // Clients that lost the same node should not come back together.
         pause.mul_f64(rand::rng().random_range(0.5..1.0))
     }
@@ -125,20 +156,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_a_host_and_a_port() {
-        for good in ["127.0.0.1:7401", "node-1.example:1", "[::1]:7401", "http://a:1/"] {
-            assert!(host_and_port(good).is_ok(), "{good}");
-        }
-        for bad in ["", "host", ":7401", "host:", "host:70000", "host:x"] {
-            assert_eq!(host_and_port(bad).unwrap_err().kind, ErrorKind::BadArguments, "{bad}");
-        }
-    }
-
-    #[test]
     fn pauses_are_short_for_seconds_and_never_over_a_second() {
-        let mut backoff = Backoff::new(3);
-        let pauses: Vec<Duration> = (0..1000).map(|_| backoff.next()).collect();
+        let mut backoff = Backoff::default();
+        let pauses: Vec<Duration> = (0..1000).map(|_| backoff.next(3)).collect();
         assert!(pauses[..60].iter().all(|pause| *pause <= Backoff::EARLY_MAX));
         assert!(pauses.iter().all(|pause| *pause >= Backoff::FIRST / 2 && *pause <= Backoff::LATE_MAX));
+        assert_eq!(backoff.rounds(), 333);
+    }
+
+    #[tokio::test]
+    async fn a_round_tries_every_address_once_and_the_next_begins_with_another() {
+        // Nobody listens on these.
+        let endpoints = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"].map(String::from).to_vec();
+        let mut connector = Connector::new(endpoints, Duration::from_millis(400)).unwrap();
+        let mut tried = Vec::new();
+        for _ in 0..9 {
+            connector.dial().await.unwrap_err();
+            tried.extend(connector.last);
+        }
+        for round in tried.chunks(3) {
+            assert!(
+                (1..=3).all(|port| round.contains(&SocketAddr::from(([127, 0, 0, 1], port)))),
+                "{tried:?}"
+            );
+        }
+        assert!(tried.windows(2).all(|pair| pair[0] != pair[1]), "{tried:?}");
     }
 }

@@ -42,6 +42,8 @@ pub enum ErrorKind {
     InvalidAcl,
     /// An argument is wrong or over a limit.
     BadArguments,
+    /// The data of a znode are not what a recipe keeps there: somebody else wrote them.
+    MarshallingError,
     /// A hard quota would be exceeded.
     QuotaExceeded,
     /// The session has ended, and not by [`Client::close`](crate::Client::close).
@@ -76,6 +78,9 @@ pub enum ErrorKind {
     SessionMoved,
     /// No node could be reached in the time given.
     ConnectionLoss,
+    /// The grant of a recipe (a lock, a leadership, a claim) is gone, or its holder can no longer be sure of it; decided
+    /// here, before anything was sent.
+    GrantLost,
     /// The watcher did not read its events for so long that its buffer is full; it was ended.
     WatcherLagged,
 }
@@ -92,6 +97,7 @@ impl ErrorKind {
             ErrorKind::NoAuth => "NoAuth",
             ErrorKind::InvalidAcl => "InvalidAcl",
             ErrorKind::BadArguments => "BadArguments",
+            ErrorKind::MarshallingError => "MarshallingError",
             ErrorKind::QuotaExceeded => "QuotaExceeded",
             ErrorKind::SessionExpired => "SessionExpired",
             ErrorKind::SessionClosed => "SessionClosed",
@@ -109,6 +115,7 @@ impl ErrorKind {
             ErrorKind::NoWatcher => "NoWatcher",
             ErrorKind::SessionMoved => "SessionMoved",
             ErrorKind::ConnectionLoss => "ConnectionLoss",
+            ErrorKind::GrantLost => "GrantLost",
             ErrorKind::WatcherLagged => "WatcherLagged",
         }
     }
@@ -151,12 +158,14 @@ impl Error {
             | ErrorKind::NoAuth
             | ErrorKind::InvalidAcl
             | ErrorKind::BadArguments
+            | ErrorKind::MarshallingError
             | ErrorKind::QuotaExceeded
             | ErrorKind::GuardFailed
             | ErrorKind::BadEpoch
             | ErrorKind::CountMismatch
             | ErrorKind::NoSession
-            | ErrorKind::NoWatcher => false,
+            | ErrorKind::NoWatcher
+            | ErrorKind::GrantLost => false,
             // The session is over, or this client and the server do not understand each other.
             ErrorKind::SessionExpired
             | ErrorKind::SessionClosed

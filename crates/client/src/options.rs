@@ -96,7 +96,8 @@ impl ConnectOptions {
         self
     }
 
-    /// Opens a session on the first of the endpoints ("host:port") that takes it, tried in random order.
+    /// Opens a session on the first of the endpoints that takes it, tried in random order: "host:port", or any other form
+    /// of [`Endpoints`](crate::Endpoints).
     ///
     /// # Errors
     ///

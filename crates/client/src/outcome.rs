@@ -17,14 +17,14 @@ impl Client {
     pub async fn outcome(&self, session: &SessionToken, write_seq: u64) -> Result<Outcome, Error> {
         let options = &self.handle.options;
         let mut connector = Connector::new(self.handle.endpoints.clone(), options.dial_timeout)?;
-        let mut backoff = Backoff::new(connector.endpoint_count());
+        let mut backoff = Backoff::default();
         let deadline = Instant::now() + options.connect_timeout;
         loop {
             let error = match ask(&mut connector, deadline, session, write_seq).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
             };
-            let pause = error.retry_after.unwrap_or_else(|| backoff.next());
+            let pause = error.retry_after.unwrap_or_else(|| backoff.next(connector.endpoint_count()));
             if !error.is_retryable() || Instant::now() + pause >= deadline {
                 return Err(error);
             }

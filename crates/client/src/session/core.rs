@@ -5,6 +5,7 @@ use coordd_proto::v1;
 use coordd_proto::v1::request::Op;
 use tokio::time::Instant;
 
+use super::lease::{Lease, Moment};
 use super::pending::{Answer, PendingRequest, PendingRequests, Unanswered};
 use super::shared::Answers;
 use super::watches::WatchTable;
@@ -28,7 +29,9 @@ pub(super) struct Core {
     pub(super) attached: bool,
     pub(super) outbound_waker: Option<Waker>,
     pub(super) ping_due: bool,
-    pub(super) last_sent: Instant,
+    pub(super) lease: Lease,
+    /// When the present stream's `attach` was made.
+    pub(super) attach_sent: Moment,
     pub(super) last_received: Instant,
     pub(super) suspended_since: Option<Instant>,
     pub(super) closing_since: Option<Instant>,
@@ -51,7 +54,8 @@ impl Core {
             attached: false,
             outbound_waker: None,
             ping_due: false,
-            last_sent: now,
+            lease: Lease::default(),
+            attach_sent: Moment::now(),
             last_received: now,
             suspended_since: None,
             closing_since: None,

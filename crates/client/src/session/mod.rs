@@ -12,6 +12,7 @@
 //! the transport pulls frames from, so whatever has queued while the previous frame was written is the next frame.
 
 mod core;
+mod lease;
 pub(crate) mod outbound;
 pub(crate) mod pending;
 pub(crate) mod shared;

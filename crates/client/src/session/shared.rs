@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use super::core::Core;
+use super::lease::Moment;
 use super::pending::{Answer, AnswerTx, PendingRequest};
 use super::state::{EndReason, SessionEnd, SessionState};
 use super::watches::Sink;
@@ -104,6 +105,14 @@ impl Shared {
 
     pub(crate) fn suspended_for(&self) -> Option<Duration> {
         self.core().suspended_since.map(|since| since.elapsed())
+    }
+
+    pub(crate) fn alive_for(&self) -> Duration {
+        let core = self.core();
+        match core.refusal() {
+            Some(_) => Duration::ZERO,
+            None => core.lease.remaining(Moment::now(), core.timeout),
+        }
     }
 
     pub(crate) fn last_failure(&self) -> Option<Error> {
@@ -250,8 +259,8 @@ impl Shared {
         }
         let requests = core.pending.next_requests();
         let acked_write_seq = core.pending.acked_write_seq();
-        let ping = std::mem::take(&mut core.ping_due).then_some(v1::Ping { nonce: stream_id });
-        core.last_sent = Instant::now();
+        let ping =
+            std::mem::take(&mut core.ping_due).then(|| v1::Ping { nonce: core.lease.on_ping(Moment::now()) });
         NextFrame::Frame(v1::ClientFrame { attach: None, requests, acked_write_seq, ping })
     }
 
@@ -274,6 +283,7 @@ impl Shared {
         let mut core = self.core();
         core.stream_id += 1;
         core.attached = false;
+        core.attach_sent = Moment::now();
         core.pending.on_stream_lost();
         let watches = core.watches.resume();
         let (session_id, password) =
@@ -313,6 +323,8 @@ impl Shared {
         if core.session.is_none() {
             let password = attached.password.clone();
             core.session = Some(SessionToken { session_id: attached.session_id, password });
+            let sent = core.attach_sent;
+            core.lease.on_opened(sent);
             // Dropped before it was opened: it can be closed only now.
             if core.closing_since.is_some() {
                 core.push_silently(Op::Close(v1::CloseRequest {}));
@@ -322,9 +334,10 @@ impl Shared {
             core.timeout = Duration::from_millis(u64::from(attached.timeout_ms));
         }
         let now = Instant::now();
-        (core.last_sent, core.last_received) = (now, now);
+        core.last_received = now;
         core.suspended_since = None;
         core.attached = true;
+        core.lease.ping_soon();
         self.wake_outbound(core);
         let address = Arc::from(address);
         self.state_tx.send_replace(SessionState::Connected { node_id: attached.node_id, address });
@@ -379,6 +392,7 @@ impl Shared {
                 },
                 Item::Event(event) => core.on_event(event),
                 Item::Pong(pong) => core.on_mark(pong.zxid),
+                Item::Renewed(renewed) => core.lease.on_renewed(renewed.nonce),
                 Item::Resync(resync) => core.on_resync(&resync),
                 Item::Ended(end) => {
                     drop(core);
@@ -415,9 +429,10 @@ impl Shared {
         if silence > silence_max {
             return Tick::Silent;
         }
-        // Well before a third of the timeout, because the next tick may be late.
-        let quiet = core.last_sent.elapsed() >= core.timeout / 4;
-        if quiet || (silence > silence_max / 2 && !core.ping_due) {
+        // Also while there is other traffic: only pings renew the lease. Well before a third of the timeout, because the
+        // next tick may be late.
+        let is_due = core.lease.is_ping_due(Moment::now(), core.timeout);
+        if is_due || (silence > silence_max / 2 && !core.ping_due) {
             core.ping_due = true;
         }
         self.wake_outbound(core);

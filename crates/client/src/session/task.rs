@@ -41,7 +41,7 @@ enum AttachError {
 
 impl SessionTask {
     pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff::new(self.connector.endpoint_count());
+        let mut backoff = Backoff::default();
         let mut pause = Duration::ZERO;
         while let Some(mut stream) = self.attach(pause, &mut backoff).await {
             let since = Instant::now();
@@ -53,8 +53,8 @@ impl SessionTask {
             self.shared.on_stream_lost();
             // A node that takes the session and loses it at once is as good as one that does not take it.
             match since.elapsed() >= STREAM_IS_STABLE {
-                true => backoff = Backoff::new(self.connector.endpoint_count()),
-                false => pause = pause.max(backoff.next()),
+                true => backoff = Backoff::default(),
+                false => pause = pause.max(backoff.next(self.connector.endpoint_count())),
             }
         }
     }
@@ -85,7 +85,8 @@ impl SessionTask {
                 }
             };
             tracing::debug!(%error, "a node did not take the session");
-            pause = error.retry_after.unwrap_or_else(|| backoff.next());
+            let count = self.connector.endpoint_count();
+            pause = error.retry_after.unwrap_or_else(|| backoff.next(count));
             self.shared.on_attempt_failed(error);
         }
     }

@@ -1,5 +1,6 @@
 //! The SDK against an ensemble that exists only in this process and misbehaves on demand.
 
+mod boundary;
 mod fake;
 mod requests;
 mod sessions;

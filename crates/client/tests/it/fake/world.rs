@@ -259,7 +259,8 @@ impl World {
         self.changed_tx.send_replace(());
         if let Some(ping) = client_frame.ping {
             self.pings += 1;
-            stream.send(vec![Item::Pong(v1::Pong { nonce: ping.nonce, zxid: self.zxid })]);
+            let pong = Item::Pong(v1::Pong { nonce: ping.nonce, zxid: self.zxid });
+            stream.send(vec![pong, Item::Renewed(v1::Renewed { nonce: ping.nonce })]);
         }
         if client_frame.requests.is_empty() {
             return true;
