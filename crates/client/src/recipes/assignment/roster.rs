@@ -1,0 +1,341 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::de::DeserializeOwned;
+
+use super::layout::{ASSIGNED, ITEMS, Layout, OWNERS, PLAN, REBALANCE, SETTINGS, WORKERS};
+use super::records::{ItemRecord, ListRecord, OwnerRecord, PlanRecord, WorkerRecord};
+use super::worker::NUMBER_MAX;
+use super::{AssignmentSettings, Distribution, PlanItem, PlanWorker, Planner};
+use crate::recipes::{CacheChange, CachedZnode};
+
+/// A group as its znodes say, and what is to be done about it. It knows no clock and asks nobody.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Roster {
+    pub(super) settings: AssignmentSettings,
+    pub(super) items: BTreeMap<String, ItemRecord>,
+    workers: BTreeMap<String, WorkerRecord>,
+    /// By worker.
+    lists: BTreeMap<String, Vec<String>>,
+    /// By item.
+    pub(super) owners: BTreeMap<String, ItemOwner>,
+    pub(super) plan: PlanRecord,
+    /// The epoch of a request to rebalance.
+    pub(super) asked: Option<u64>,
+}
+
+/// Who owns an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemOwner {
+    /// The worker.
+    pub worker: String,
+    /// The epoch of its grant.
+    pub epoch: u64,
+}
+
+/// Lists to be written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Plan {
+    /// Of which items, by worker; empty where the list is to be deleted.
+    pub(super) lists: BTreeMap<String, Vec<String>>,
+    /// How many items go to a worker, or to another one.
+    pub(super) moves: u64,
+    /// Items were moved for the sake of balance, or it was asked for.
+    pub(super) is_rebalanced: bool,
+}
+
+impl Roster {
+    /// Takes note of a change. Returns whether it can be a reason for another plan.
+    pub(super) fn apply(&mut self, layout: &Layout, change: &CacheChange) -> bool {
+        let Some((top, name)) = layout.split(change.path()) else { return false };
+        let after = change.after();
+        match (top, name.is_empty()) {
+            (ITEMS, false) => put(&mut self.items, name, after.map(|znode| read(znode))),
+            (WORKERS, false) => put(&mut self.workers, name, after.map(|znode| read(znode))),
+            (ASSIGNED, false) => {
+                put(&mut self.lists, name, after.map(|znode| read::<ListRecord>(znode).items));
+            }
+            (OWNERS, false) => {
+                let owner = after.map(|znode| ItemOwner {
+                    worker: read::<OwnerRecord>(znode).worker,
+                    epoch: znode.stat.czxid,
+                });
+                put(&mut self.owners, name, owner);
+                return false;
+            }
+            (SETTINGS, true) => match after.map(|znode| serde_json::from_slice(&znode.data)) {
+                Some(Ok(settings)) => self.settings = settings,
+                // Better the last ones than others that nobody wanted.
+                Some(Err(error)) => tracing::warn!(%error, path = change.path(), "these are no settings"),
+                None => self.settings = AssignmentSettings::default(),
+            },
+            (PLAN, true) => {
+                self.plan = after.map(|znode| read(znode)).unwrap_or_default();
+                return false;
+            }
+            (REBALANCE, true) => self.asked = after.map(|znode| znode.stat.czxid),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Which worker each item is to belong to. Where two lists name an item, because a leader died between two of its writes,
+    /// who owns it keeps it.
+    pub(super) fn assigned(&self) -> BTreeMap<String, String> {
+        let mut assigned = BTreeMap::<&str, &str>::new();
+        for (worker, list) in &self.lists {
+            for item in list.iter().filter(|item| self.items.contains_key(*item)) {
+                let is_owner = || self.owners.get(item).is_some_and(|owner| owner.worker == *worker);
+                if !assigned.contains_key(item.as_str()) || is_owner() {
+                    assigned.insert(item, worker);
+                }
+            }
+        }
+        assigned.into_iter().map(|(item, worker)| (item.to_owned(), worker.to_owned())).collect()
+    }
+
+    /// The items whose owner is to let go of them, with it.
+    pub(super) fn draining(&self) -> impl Iterator<Item = (&str, &ItemOwner)> {
+        let lists: BTreeMap<&str, BTreeSet<&str>> = self
+            .lists
+            .iter()
+            .map(|(worker, list)| (worker.as_str(), list.iter().map(String::as_str).collect()))
+            .collect();
+        let is_listed = move |item: &str, owner: &ItemOwner| {
+            lists.get(owner.worker.as_str()).is_some_and(|list| list.contains(item))
+        };
+        let owners = self.owners.iter().map(|(item, owner)| (item.as_str(), owner));
+        owners.filter(move |(item, owner)| !is_listed(item, owner))
+    }
+
+    pub(super) fn distribution(&self) -> Distribution {
+        Distribution::of(&self.plan_workers(), &self.plan_items(), &self.assigned())
+    }
+
+    /// Whether the workers differ by so much that items would be moved, once it is time.
+    pub(super) fn should_rebalance(&self) -> bool {
+        let (workers, items, current) = (self.plan_workers(), self.plan_items(), self.assigned());
+        let planner = Planner::new(self.settings.strategy);
+        planner.should_rebalance(&workers, &items, &current, self.settings.threshold)
+    }
+
+    /// What is to be written; `None` if nothing. Items that nobody has are given out; with `rebalance`, or if it was asked for,
+    /// others are moved, too. `seed` is what chance is drawn from.
+    pub(super) fn plan(&self, rebalance: bool, seed: u64) -> Option<Plan> {
+        let rebalance = rebalance || self.asked.is_some();
+        let (workers, items, mut current) = (self.plan_workers(), self.plan_items(), self.assigned());
+        let planner = Planner::new(self.settings.strategy).seed(seed);
+        let moves = match rebalance {
+            true => planner.rebalance(&workers, &items, &current),
+            false => planner.place(&workers, &items, &current),
+        };
+        let count = moves.len() as u64;
+        current.extend(moves.into_iter().map(|step| (step.item, step.to)));
+        let mut lists = BTreeMap::<String, Vec<String>>::new();
+        for (item, worker) in current {
+            lists.entry(worker).or_default().push(item);
+        }
+        // Who has nothing any more. The list of one that is there is emptied, that of one that is gone deleted.
+        for worker in self.lists.keys() {
+            lists.entry(worker.clone()).or_default();
+        }
+        lists.retain(|worker, list| {
+            let is_gone = list.is_empty() && !self.workers.contains_key(worker);
+            is_gone || self.lists.get(worker) != Some(list)
+        });
+        let plan = Plan { lists, moves: count, is_rebalanced: rebalance };
+        (self.asked.is_some() || !plan.lists.is_empty()).then_some(plan)
+    }
+
+    pub(super) fn has_list(&self, worker: &str) -> bool {
+        self.lists.contains_key(worker)
+    }
+
+    pub(super) fn has_worker(&self, worker: &str) -> bool {
+        self.workers.contains_key(worker)
+    }
+
+    fn plan_workers(&self) -> Vec<PlanWorker> {
+        let worker = |(id, record): (&String, &WorkerRecord)| PlanWorker {
+            id: id.clone(),
+            // Whoever wrote it: sums of weights stay numbers.
+            weight: record.weight.min(NUMBER_MAX),
+            load: record.load,
+        };
+        self.workers.iter().map(worker).collect()
+    }
+
+    fn plan_items(&self) -> Vec<PlanItem> {
+        let items = self.items.iter();
+        items.map(|(id, record)| PlanItem { id: id.clone(), cost: record.cost.max(0.0) }).collect()
+    }
+}
+
+fn put<T>(map: &mut BTreeMap<String, T>, name: &str, value: Option<T>) {
+    match value {
+        Some(value) => drop(map.insert(name.to_owned(), value)),
+        None => drop(map.remove(name)),
+    }
+}
+
+fn read<T: DeserializeOwned + Default>(znode: &CachedZnode) -> T {
+    serde_json::from_slice(&znode.data).unwrap_or_else(|error| {
+        tracing::warn!(%error, path = %znode.path, "this is not what belongs there; the defaults count");
+        T::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::recipes::Strategy;
+    use crate::{Bytes, Stat};
+
+    /// A group that is told of its znodes, and carries out its plans.
+    struct Group {
+        layout: Layout,
+        roster: Roster,
+        zxid: u64,
+    }
+
+    impl Group {
+        fn new(strategy: Strategy) -> Self {
+            let mut group = Self { layout: Layout::new("/g"), roster: Roster::default(), zxid: 0 };
+            group.set("/g/settings", json!({ "strategy": strategy, "threshold": 0.0 }));
+            group
+        }
+
+        fn znode(&mut self, path: &str, data: &str) -> Arc<CachedZnode> {
+            self.zxid += 1;
+            let stat = Stat { czxid: self.zxid, ..Stat::default() };
+            let data = Bytes::copy_from_slice(data.as_bytes());
+            Arc::new(CachedZnode { path: path.into(), data, stat })
+        }
+
+        fn set(&mut self, path: &str, data: Value) -> bool {
+            let znode = self.znode(path, &data.to_string());
+            self.roster.apply(&self.layout, &CacheChange::Added(znode))
+        }
+
+        fn delete(&mut self, path: &str) -> bool {
+            let znode = self.znode(path, "");
+            self.roster.apply(&self.layout, &CacheChange::Removed(znode))
+        }
+
+        fn items(&mut self, count: usize) {
+            for item in 0..count {
+                self.set(&format!("/g/items/i{item:03}"), json!({}));
+            }
+        }
+
+        fn worker(&mut self, name: &str) {
+            assert!(self.set(&format!("/g/workers/{name}"), json!({})));
+        }
+
+        /// Writes a plan; returns how many items move.
+        fn carry_out(&mut self, rebalance: bool) -> u64 {
+            let Some(plan) = self.roster.plan(rebalance, 0) else { return 0 };
+            for (worker, list) in &plan.lists {
+                let path = format!("/g/assigned/{worker}");
+                if list.is_empty() && !self.roster.has_worker(worker) {
+                    self.delete(&path);
+                } else {
+                    self.set(&path, json!({ "items": list }));
+                }
+            }
+            if self.roster.asked.is_some() {
+                self.delete("/g/rebalance");
+            }
+            assert_eq!(self.roster.plan(false, 0), None, "a plan leaves nothing to be planned");
+            plan.moves
+        }
+
+        fn counts(&self) -> Vec<(&str, usize)> {
+            self.roster.lists.iter().map(|(worker, list)| (worker.as_str(), list.len())).collect()
+        }
+    }
+
+    #[test]
+    fn items_are_given_out_at_once_and_moved_only_to_rebalance() {
+        let mut group = Group::new(Strategy::LeastLoaded);
+        group.items(6);
+        assert_eq!(group.roster.plan(true, 0), None, "nobody is there");
+        group.worker("a");
+        assert_eq!(group.carry_out(false), 6);
+        group.worker("b");
+        assert!(group.roster.should_rebalance());
+        assert_eq!(group.carry_out(false), 0);
+        assert_eq!(group.carry_out(true), 3);
+        assert_eq!(group.counts(), [("a", 3), ("b", 3)]);
+        assert!(!group.roster.should_rebalance());
+
+        // What is removed leaves the lists; what a gone worker had goes to who is there, and its list is deleted.
+        group.delete("/g/items/i000");
+        assert_eq!(group.carry_out(false), 0);
+        assert_eq!(group.roster.assigned().len(), 5);
+        group.delete("/g/workers/b");
+        assert_eq!(group.carry_out(false), 3);
+        assert_eq!(group.counts(), [("a", 5)]);
+
+        // With nobody there the list stays, for who comes back.
+        group.delete("/g/workers/a");
+        assert_eq!(group.roster.plan(true, 0), None);
+        group.worker("a");
+        assert_eq!(group.roster.plan(true, 0), None);
+    }
+
+    #[test]
+    fn a_request_to_rebalance_is_a_plan_also_if_nothing_moves() {
+        let mut group = Group::new(Strategy::Sticky);
+        group.items(4);
+        group.worker("a");
+        group.carry_out(false);
+        assert!(group.set("/g/rebalance", json!(null)));
+        let plan = group.roster.plan(false, 0).unwrap();
+        assert!(plan.is_rebalanced && plan.lists.is_empty());
+        group.worker("b");
+        assert_eq!(group.carry_out(false), 2);
+        assert_eq!(group.roster.asked, None);
+    }
+
+    #[test]
+    fn what_a_leader_left_half_done_is_finished_in_favour_of_who_owns_it() {
+        let mut group = Group::new(Strategy::LeastLoaded);
+        group.items(2);
+        ["a", "b"].iter().for_each(|name| group.worker(name));
+        group.set("/g/assigned/a", json!({ "items": ["i000", "i001"] }));
+        group.set("/g/assigned/b", json!({ "items": ["i001"] }));
+        assert!(!group.set("/g/owners/i001", json!({ "worker": "b" })));
+        assert_eq!(group.roster.assigned()["i001"], "b");
+        assert_eq!(group.carry_out(false), 0);
+        assert_eq!(group.counts(), [("a", 1), ("b", 1)]);
+        group.set("/g/owners/i001", json!({ "worker": "a" }));
+        let draining: Vec<_> = group.roster.draining().map(|(item, owner)| (item, &*owner.worker)).collect();
+        assert_eq!(draining, [("i001", "a")]);
+    }
+
+    #[test]
+    fn a_worker_of_weight_0_is_given_nothing_and_loses_what_it_has() {
+        let mut group = Group::new(Strategy::RoundRobin);
+        group.items(4);
+        group.worker("a");
+        group.carry_out(false);
+        group.worker("b");
+        group.set("/g/workers/a", json!({ "weight": 0 }));
+        assert!(group.roster.should_rebalance());
+        assert_eq!(group.carry_out(true), 4);
+        assert_eq!(group.counts(), [("a", 0), ("b", 4)]);
+    }
+
+    #[test]
+    fn bad_settings_leave_the_last_ones_in_force() {
+        let mut group = Group::new(Strategy::ConsistentHash);
+        group.set("/g/settings", json!({ "strategy": "best" }));
+        assert_eq!(group.roster.settings.strategy, Strategy::ConsistentHash);
+        group.delete("/g/settings");
+        assert_eq!(group.roster.settings, AssignmentSettings::default());
+    }
+}

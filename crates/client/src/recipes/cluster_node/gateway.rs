@@ -1,0 +1,87 @@
+//! What a node answers by HTTP beside the calls of its services.
+
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::node::NodeView;
+use crate::ErrorKind;
+use crate::recipes::registry::{BODY_MAX, CallError};
+
+/// `GET /health/cluster`, and `POST /cluster/services/{service}/api/{method}`: a call of any service of the cluster, for those
+/// who know this node only.
+pub(super) fn router(view: NodeView) -> Router {
+    let call = post(call).layer(DefaultBodyLimit::max(BODY_MAX));
+    Router::new()
+        .route("/health/cluster", get(health))
+        .route("/cluster/services/{service}/api/{method}", call)
+        .with_state(view)
+}
+
+#[derive(Deserialize)]
+struct Body {
+    #[serde(default)]
+    args: Vec<Value>,
+}
+
+async fn health(State(view): State<NodeView>) -> Json<Value> {
+    Json(view.health().await)
+}
+
+async fn call(
+    State(view): State<NodeView>,
+    Path((service, method)): Path<(String, String)>,
+    Json(body): Json<Body>,
+) -> Response {
+    let answer = match view.context().proxy(&service).await {
+        Ok(proxy) => proxy.call(&method, body.args).await,
+        Err(error) => Err(CallError::Coordination(error)),
+    };
+    match answer {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => (status(&error), Json(json!({ "error": error.to_string() }))).into_response(),
+    }
+}
+
+fn status(error: &CallError) -> StatusCode {
+    match error {
+        // As the service said it.
+        CallError::Refused { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY),
+        CallError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+        CallError::NotSent { .. } | CallError::Broken { .. } => StatusCode::BAD_GATEWAY,
+        CallError::Coordination(error)
+            if matches!(error.kind, ErrorKind::NoNode | ErrorKind::BadArguments) =>
+        {
+            StatusCode::NOT_FOUND
+        }
+        CallError::Unavailable { .. } | CallError::Coordination(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    #[test]
+    fn who_calls_through_a_node_is_told_whose_fault_it_is() {
+        let instance = || "a".to_owned();
+        let refused = |status| CallError::Refused { instance: instance(), status, message: String::new() };
+        let cases = [
+            (refused(422), 422),
+            (refused(0), 502),
+            (CallError::NotSent { instance: instance(), reason: String::new() }, 502),
+            (CallError::TimedOut { instance: instance(), after: std::time::Duration::ZERO }, 504),
+            (CallError::Unavailable { service: "s".into(), reason: String::new() }, 503),
+            (CallError::Coordination(Error::new(ErrorKind::NoNode, "no such service")), 404),
+            (CallError::Coordination(Error::new(ErrorKind::SessionClosed, "closed")), 503),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(status(&error), expected, "{error}");
+        }
+    }
+}

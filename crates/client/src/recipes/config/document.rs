@@ -1,0 +1,303 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::history::{self, ConfigVersion, Record};
+use super::key::ConfigKey;
+use super::options::ConfigOptions;
+use super::snapshot::Config;
+use crate::recipes::replace_if::BackOff;
+use crate::recipes::znode::{found, to_json};
+use crate::recipes::{SharedValue, Versioned};
+use crate::{Check, Client, CreateMode, CreateOptions, Error, ErrorKind, MultiResult, ReadLevel, Stat};
+
+const HISTORY: &str = "history";
+
+/// A configuration in the tree, read and changed by means of one session: what a [`ConfigManager`](super::ConfigManager) does
+/// without following it.
+///
+/// Made with a client [that is guarded](Client::guarded), its changes are refused once the grant is gone.
+#[derive(Debug)]
+pub struct ConfigDocument<T> {
+    client: Client,
+    path: Arc<str>,
+    options: Arc<ConfigOptions<T>>,
+}
+
+/// What is to be written.
+struct Change {
+    document: Value,
+    restored: Option<i32>,
+}
+
+impl From<Value> for Change {
+    fn from(document: Value) -> Self {
+        Self { document, restored: None }
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
+    /// The configuration at a path. Nothing happens yet.
+    ///
+    /// # Errors
+    ///
+    /// `BadArguments` if the options contradict each other: the default is not valid.
+    pub fn new(client: &Client, path: impl AsRef<str>, options: ConfigOptions<T>) -> Result<Self, Error> {
+        options.check()?;
+        Ok(Self::with(client, path.as_ref().into(), Arc::new(options)))
+    }
+
+    pub(super) fn with(client: &Client, path: Arc<str>, options: Arc<ConfigOptions<T>>) -> Self {
+        Self { client: client.clone(), path, options }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The configuration, or the default if there is none.
+    ///
+    /// # Errors
+    ///
+    /// `MarshallingError` if what is stored is not JSON of a `T`, or not valid; `NoAuth`; those of the session.
+    pub async fn get(&self, level: ReadLevel) -> Result<Config<T>, Error> {
+        self.parse(self.read(level).await?.as_ref())
+    }
+
+    /// Replaces the configuration, whatever it was. What is stored already is not written again.
+    ///
+    /// # Errors
+    ///
+    /// `BadArguments` if the value is not valid: then nothing is written. `NoAuth`, `QuotaExceeded`, `GuardFailed`; those of the
+    /// session.
+    ///
+    /// # Cancellation
+    ///
+    /// It may be replaced all the same.
+    pub async fn set(&self, value: &T) -> Result<Config<T>, Error> {
+        let document = self.options.to_document(value)?;
+        self.edit(|_| Ok(document.clone().into())).await
+    }
+
+    /// Changes the configuration: `change` is given what is stored, or the default, and again, after a short random pause,
+    /// while others are faster. No update is lost; the last call of `change` counts, and changes that change nothing are not
+    /// written.
+    ///
+    /// Members of the document that `T` does not know are dropped; [`set_key`](Self::set_key) keeps them.
+    ///
+    /// # Errors
+    ///
+    /// That of `change`; those of [`get`](Self::get) and [`set`](Self::set).
+    ///
+    /// # Cancellation
+    ///
+    /// It may be changed all the same, once.
+    pub async fn update(
+        &self,
+        mut change: impl FnMut(&mut T) -> Result<(), Error>,
+    ) -> Result<Config<T>, Error> {
+        self.edit(|found| {
+            let mut value = T::clone(&self.parse(found)?.value);
+            change(&mut value)?;
+            Ok(self.options.to_document(&value)?.into())
+        })
+        .await
+    }
+
+    /// Replaces the configuration if it is still what was [read](Self::get), which may be the default because there was none.
+    /// `None`: it is not, and nothing was changed. One that was deleted and made again counts as changed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set`](Self::set).
+    ///
+    /// # Cancellation
+    ///
+    /// It may be replaced all the same.
+    pub async fn compare_and_set(&self, seen: &Config<T>, value: &T) -> Result<Option<Config<T>>, Error> {
+        let document = self.options.to_document(value)?;
+        let Some(stat) = self.replace(seen.stat.as_ref(), &document.clone().into()).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Config::new(value.clone(), document, Some(stat))))
+    }
+
+    /// Sets the value of one key ([`ConfigKey`]), and leaves the others as they are, also those that `T` does not know.
+    ///
+    /// # Errors
+    ///
+    /// `BadArguments` for a malformed key, one that cannot be set, and if the document is not valid then; those of
+    /// [`set`](Self::set).
+    ///
+    /// # Cancellation
+    ///
+    /// It may be set all the same.
+    pub async fn set_key(&self, key: &str, value: impl Into<Value>) -> Result<Config<T>, Error> {
+        let (key, value) = (key.parse::<ConfigKey>()?, value.into());
+        self.edit_document(|document| key.set(document, value.clone())).await
+    }
+
+    /// Removes one key; one that is not there is removed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set_key`](Self::set_key).
+    ///
+    /// # Cancellation
+    ///
+    /// It may be removed all the same.
+    pub async fn remove_key(&self, key: &str) -> Result<Config<T>, Error> {
+        let key = key.parse::<ConfigKey>()?;
+        self.edit_document(|document| {
+            key.remove(document);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn edit_document(
+        &self,
+        mut change: impl FnMut(&mut Value) -> Result<(), Error>,
+    ) -> Result<Config<T>, Error> {
+        self.edit(|found| {
+            let config = self.parse(found)?;
+            // As it is stored, which may be more than `T` knows.
+            let stored = found.and_then(|found| serde_json::from_slice(&found.value).ok());
+            let mut document = stored.unwrap_or_else(|| config.document().clone());
+            change(&mut document)?;
+            self.options.check_document(&document)?;
+            Ok(document.into())
+        })
+        .await
+    }
+
+    /// The versions that are kept, the newest first. What was written past this recipe is not among them.
+    ///
+    /// # Errors
+    ///
+    /// `MarshallingError` if the history was written by something else; `NoAuth`; those of the session.
+    pub async fn history(&self) -> Result<Vec<ConfigVersion>, Error> {
+        let mut versions = self.versions(ReadLevel::Linearizable).await?;
+        versions.sort_unstable_by(|a, b| b.cmp(a));
+        let mut found = Vec::with_capacity(versions.len());
+        for version in versions {
+            // Local will do: this session has seen the znode. It may have been pruned meanwhile.
+            found.extend(self.version(version).await?);
+        }
+        Ok(found)
+    }
+
+    /// Writes an earlier version again, as a new one.
+    ///
+    /// # Errors
+    ///
+    /// `NoNode` if the version is not kept; `BadArguments` if it is not valid any more; those of [`set`](Self::set).
+    ///
+    /// # Cancellation
+    ///
+    /// It may be written all the same.
+    pub async fn rollback(&self, version: i32) -> Result<Config<T>, Error> {
+        // For a session that has not seen what others wrote.
+        self.client.sync().await?;
+        let Some(former) = self.version(version).await? else {
+            let message = format!("version {version} of {} is not in its history", self.path);
+            return Err(Error { path: self.path.to_string(), ..Error::new(ErrorKind::NoNode, message) });
+        };
+        self.options.check_document(&former.value)?;
+        self.edit(|_| Ok(Change { document: former.value.clone(), restored: Some(version) })).await
+    }
+
+    async fn read(&self, level: ReadLevel) -> Result<Option<Versioned<Bytes>>, Error> {
+        SharedValue::new(&self.client, &*self.path).get(level).await
+    }
+
+    fn parse(&self, found: Option<&Versioned<Bytes>>) -> Result<Config<T>, Error> {
+        self.options.read(&self.path, found.map(|found| (&found.value, found.stat)))
+    }
+
+    /// Writes what `decide` makes of what is stored, until nobody else was faster. `decide` has seen everything that was
+    /// acknowledged before: that nothing is to be written is a decision, too.
+    async fn edit(
+        &self,
+        mut decide: impl FnMut(Option<&Versioned<Bytes>>) -> Result<Change, Error>,
+    ) -> Result<Config<T>, Error> {
+        let mut back_off = BackOff::default();
+        loop {
+            let found = self.read(ReadLevel::Linearizable).await?;
+            let change = decide(found.as_ref())?;
+            let stored = found.as_ref().and_then(|found| serde_json::from_slice::<Value>(&found.value).ok());
+            let stat = match stored.as_ref() == Some(&change.document) {
+                true => found.map(|found| found.stat),
+                false => self.replace(found.as_ref().map(|found| &found.stat), &change).await?,
+            };
+            match stat {
+                Some(stat) => {
+                    let data = to_json(&change.document)?;
+                    return self.options.read(&self.path, Some((&data, stat)));
+                }
+                None => back_off.pause().await,
+            }
+        }
+    }
+
+    /// Writes document and history in one step, if the document is as it was seen. `None`: it is not.
+    async fn replace(&self, seen: Option<&Stat>, change: &Change) -> Result<Option<Stat>, Error> {
+        let data = to_json(&change.document)?;
+        let persistent = CreateOptions::new(CreateMode::Persistent).parents(true);
+        let (mut multi, version) = match seen {
+            None => (self.client.multi().create(&*self.path, data, persistent.clone()), 0),
+            Some(seen) => {
+                // The version alone would take a znode that was deleted and created again for the same.
+                let multi = self.client.multi().check(Check::epoch(&*self.path, seen.czxid));
+                (multi.set(&*self.path, data, Some(seen.version)), seen.version.wrapping_add(1))
+            }
+        };
+        let kept = self.versions(ReadLevel::Local).await?;
+        for pruned in history::pruned(kept, version, self.options.history) {
+            multi = multi.delete(self.version_path(pruned), None);
+        }
+        if self.options.history > 0 {
+            let Change { document, restored } = change;
+            let (author, value) = (self.options.author.clone(), document.clone());
+            let record = Record { author, restored: *restored, value };
+            multi = multi.create(self.version_path(version), record.to_bytes()?, persistent);
+        }
+        match multi.commit().await {
+            Ok(results) => {
+                let stat = results.into_iter().find_map(|result| match result {
+                    MultiResult::Create(created) => Some(created.stat),
+                    MultiResult::Set(stat) => Some(stat),
+                    MultiResult::Delete | MultiResult::Check => None,
+                });
+                let missing = || Error::new(ErrorKind::Protocol, "the multi has no result of its write");
+                Ok(Some(stat.ok_or_else(missing)?))
+            }
+            Err(error) => match error.kind {
+                ErrorKind::BadVersion | ErrorKind::BadEpoch | ErrorKind::NoNode | ErrorKind::NodeExists => {
+                    Ok(None)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn version_path(&self, version: i32) -> String {
+        format!("{}/{HISTORY}/{}", self.path, history::name(version))
+    }
+
+    async fn versions(&self, level: ReadLevel) -> Result<Vec<i32>, Error> {
+        let names = found(self.client.children(format!("{}/{HISTORY}", self.path), level).await)?;
+        Ok(names.unwrap_or_default().iter().filter_map(|name| history::version(name)).collect())
+    }
+
+    async fn version(&self, version: i32) -> Result<Option<ConfigVersion>, Error> {
+        let path = self.version_path(version);
+        match found(self.client.get(&path, ReadLevel::Local).await)? {
+            Some((data, stat)) => Ok(Some(Record::parse(&path, &data)?.into_version(version, &stat))),
+            None => Ok(None),
+        }
+    }
+}

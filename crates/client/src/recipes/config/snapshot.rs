@@ -1,0 +1,43 @@
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::Stat;
+
+/// A configuration as it is, or was, at one time. It does not change; clones are cheap.
+#[derive(Debug)]
+pub struct Config<T> {
+    /// What programs use.
+    pub value: Arc<T>,
+    /// The stat of its znode; `None` if there is none, and this is the default.
+    pub stat: Option<Stat>,
+    document: Arc<Value>,
+}
+
+impl<T> Clone for Config<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), stat: self.stat, document: self.document.clone() }
+    }
+}
+
+impl<T> Config<T> {
+    pub(super) fn new(value: T, document: Value, stat: Option<Stat>) -> Self {
+        Self { value: Arc::new(value), stat, document: Arc::new(document) }
+    }
+
+    /// Its number: 0 for the first, one more with every change. `None`: it is the default.
+    pub fn version(&self) -> Option<i32> {
+        self.stat.map(|stat| stat.version)
+    }
+
+    /// The value as JSON, as `T` writes it: without members that `T` does not know, and with the defaults of those that are
+    /// missing in the tree.
+    pub fn document(&self) -> &Value {
+        &self.document
+    }
+
+    /// What tells one state of the znode from another.
+    pub(super) fn identity(&self) -> Option<(u64, u64)> {
+        self.stat.map(|stat| (stat.czxid, stat.mzxid))
+    }
+}

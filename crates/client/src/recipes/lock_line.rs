@@ -1,0 +1,159 @@
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::grant::{Grant, check_grace};
+use super::participant::{Owner, Participant};
+use super::waiting_line::{Position, WaitingLine};
+use crate::{Client, Error, ReadLevel, Stat};
+
+/// What a place in the line of a lock stands for: the kind of its znode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LockMode {
+    /// Together with other readers.
+    Read,
+    /// Alone.
+    Write,
+}
+
+impl LockMode {
+    const ALL: [Self; 2] = [Self::Read, Self::Write];
+
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            LockMode::Read => "read-",
+            LockMode::Write => "write-",
+        }
+    }
+
+    /// `None` for somebody else's znode, which holds nobody up.
+    fn of(position: &Position) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.kind() == position.kind())
+    }
+
+    /// Whether it has to wait for who came before.
+    fn waits_for(self, before: &Position) -> bool {
+        Self::of(before).is_some_and(|before| [self, before].contains(&Self::Write))
+    }
+}
+
+/// Who has to be gone first: the nearest before it that it cannot share the lock with. The others before that one, it waits for
+/// by waiting for that one, or as soon as that one has given up.
+pub(super) fn blocker(positions: &[Position], index: usize) -> Option<String> {
+    let own = LockMode::of(&positions[index])?;
+    let before = positions[..index].iter().rev().find(|before| own.waits_for(before))?;
+    Some(before.name.clone())
+}
+
+/// `None` if it takes longer.
+pub(super) async fn within<T>(
+    patience: Duration,
+    acquiring: impl Future<Output = Result<T, Error>>,
+) -> Result<Option<T>, Error> {
+    match tokio::time::timeout(patience, acquiring).await {
+        Ok(acquired) => acquired.map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The line in front of a lock, and who asks for the lock. In order of arrival, but readers who stand together go together.
+#[derive(Clone, Debug)]
+pub(super) struct LockLine {
+    line: WaitingLine,
+    owner: Owner,
+    grace: Option<Duration>,
+}
+
+impl LockLine {
+    pub(super) fn new(client: &Client, path: impl Into<String>) -> Self {
+        Self { line: WaitingLine::new(client, path), owner: Owner::default(), grace: None }
+    }
+
+    pub(super) fn with_owner(self, owner: Owner) -> Self {
+        Self { owner, ..self }
+    }
+
+    pub(super) fn with_grace(self, grace: Duration) -> Self {
+        Self { grace: Some(grace), ..self }
+    }
+
+    pub(super) fn line(&self) -> &WaitingLine {
+        &self.line
+    }
+
+    pub(super) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    pub(super) fn grace(&self) -> Option<Duration> {
+        self.grace
+    }
+
+    pub(super) async fn acquire(&self, mode: LockMode) -> Result<Grant, Error> {
+        check_grace(self.line.client(), self.grace)?;
+        let place = self.line.join(mode.kind(), self.owner.to_bytes()?).await?;
+        place.wait_until_free(blocker).await?;
+        place.into_grant(self.grace).await
+    }
+
+    /// Whether somebody stands there whom one who comes now would have to wait for.
+    pub(super) async fn is_taken(&self, mode: LockMode) -> Result<bool, Error> {
+        let positions = self.line.positions(ReadLevel::Linearizable).await?;
+        Ok(positions.iter().any(|position| mode.waits_for(position)))
+    }
+
+    pub(super) async fn try_acquire(&self, mode: LockMode) -> Result<Option<Grant>, Error> {
+        check_grace(self.line.client(), self.grace)?;
+        // Asked first, so that who tries often and in vain writes nothing and is in nobody's way.
+        if self.is_taken(mode).await? {
+            return Ok(None);
+        }
+        let place = self.line.join(mode.kind(), self.owner.to_bytes()?).await?;
+        match place.blocked_by(blocker).await? {
+            None => place.into_grant(self.grace).await.map(Some),
+            Some(_) => Ok(None),
+        }
+    }
+
+    pub(super) async fn queue(&self) -> Result<Vec<Participant>, Error> {
+        let mut positions = self.line.positions(ReadLevel::Linearizable).await?;
+        positions.retain(|position| LockMode::of(position).is_some());
+        // Before the reads: who is gone by then did stand in the way.
+        let holders: HashSet<_> = (0..positions.len())
+            .filter(|index| blocker(&positions, *index).is_none())
+            .map(|index| positions[index].number)
+            .collect();
+        let participant = |(position, data, stat): (Position, Bytes, Stat)| {
+            let path = format!("{}/{}", self.line.path(), position.name);
+            Participant::new(path, &data, &stat, holders.contains(&position.number))
+        };
+        Ok(self.line.read(positions).await?.into_iter().map(participant).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocker_of(name: &str, names: &[&str]) -> Option<String> {
+        let positions: Vec<_> = names.iter().filter_map(|name| Position::parse(name)).collect();
+        let index = positions.iter().position(|position| position.name == name).unwrap();
+        blocker(&positions, index)
+    }
+
+    #[test]
+    fn a_writer_waits_for_the_one_before_it_and_a_reader_for_the_nearest_writer() {
+        let names = ["read-1", "alien-2", "read-3", "write-4", "other-5", "write-6", "read-7", "read-8"];
+        for (name, expected) in [
+            ("read-1", None),
+            ("read-3", None),
+            ("write-4", Some("read-3")),
+            ("write-6", Some("write-4")),
+            ("read-7", Some("write-6")),
+            ("read-8", Some("write-6")),
+        ] {
+            assert_eq!(blocker_of(name, &names).as_deref(), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use rand::Rng as _;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio_stream::wrappers::WatchStream;
+
+use crate::{Client, ConnectOptions, Error, ErrorKind};
+
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// One session after the other: when one has ended, for whatever reason, the next is opened.
+///
+/// For what has to be there for as long as the process: a registration, a candidacy, a cache. Everything that belonged to
+/// the session that ended, its ephemerals, grants and watches, is gone; who uses this makes it anew in the next
+/// session. Clones share the sessions; when the last one is dropped the present session is closed.
+///
+/// Curator's `CuratorFramework` does the same under its handle; here the change of sessions is visible, because what was
+/// held has been lost.
+#[derive(Clone)]
+pub struct Sessions {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// `None` once closed.
+    newest: watch::Sender<Option<Client>>,
+    renewal: AbortHandle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+impl std::fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sessions").field("newest", &*self.inner.newest.borrow()).finish()
+    }
+}
+
+impl Sessions {
+    /// Opens the first session.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ConnectOptions::connect`]. Later sessions are tried for until one opens; failures are logged.
+    pub async fn connect<I>(endpoints: I, options: ConnectOptions) -> Result<Self, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
+        let first = options.clone().connect(endpoints.clone()).await?;
+        let newest = watch::Sender::new(Some(first));
+        let renewal = tokio::spawn(renew(newest.clone(), endpoints, options)).abort_handle();
+        Ok(Self { inner: Arc::new(Inner { newest, renewal }) })
+    }
+
+    /// The newest session; it may have ended a moment ago.
+    ///
+    /// # Errors
+    ///
+    /// `SessionClosed` after [`close`](Self::close).
+    pub fn newest(&self) -> Result<Client, Error> {
+        self.inner.newest.borrow().clone().ok_or_else(closed)
+    }
+
+    /// A session that has not ended, as far as this client knows. Waits for one where none is in reach.
+    ///
+    /// # Errors
+    ///
+    /// `SessionClosed` after [`close`](Self::close).
+    pub async fn live(&self) -> Result<Client, Error> {
+        let mut newest = self.inner.newest.subscribe();
+        let is_live =
+            |client: &Option<Client>| client.as_ref().is_none_or(|client| !client.state().is_terminal());
+        match newest.wait_for(is_live).await {
+            Ok(client) => client.clone().ok_or_else(closed),
+            Err(_) => Err(closed()),
+        }
+    }
+
+    /// The present session and each that follows; ends after [`close`](Self::close). A session that ended before it was
+    /// read is skipped.
+    pub fn stream(&self) -> impl Stream<Item = Client> + Send + Unpin + 'static {
+        let newest = WatchStream::new(self.inner.newest.subscribe());
+        Box::pin(
+            newest
+                .take_while(|client| std::future::ready(client.is_some()))
+                .filter_map(std::future::ready)
+                .filter(|client| std::future::ready(!client.state().is_terminal())),
+        )
+    }
+
+    /// Closes the present session, and opens no other.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::close`].
+    pub async fn close(&self) -> Result<(), Error> {
+        self.inner.renewal.abort();
+        match self.inner.newest.send_replace(None) {
+            Some(client) if !client.state().is_terminal() => client.close().await,
+            _ => Ok(()),
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::SessionClosed, "the sessions were closed by this client")
+}
+
+/// Opens a session whenever the last one has ended; runs until it is aborted.
+async fn renew(newest: watch::Sender<Option<Client>>, endpoints: Vec<String>, options: ConnectOptions) {
+    loop {
+        let Some(client) = newest.borrow().clone() else { return };
+        let end = client.ended().await;
+        drop(client);
+        tracing::info!(?end, "the session has ended; opening another");
+        let mut pause = PAUSE_FIRST;
+        let next = loop {
+            match options.clone().connect(endpoints.clone()).await {
+                Ok(client) => break client,
+                Err(error) => {
+                    tracing::warn!(%error, ?pause, "no new session; trying again");
+                    // Clients that lost their sessions together should not all come back at the same moment.
+                    let spread = rand::rng().random_range(0.5..1.0);
+                    tokio::time::sleep(pause.mul_f64(spread)).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        };
+        let replaced = newest.send_if_modified(|newest| match newest {
+            Some(newest) => {
+                *newest = next;
+                true
+            }
+            // Closed meanwhile: the new session is dropped, and so closed.
+            None => false,
+        });
+        if !replaced {
+            return;
+        }
+    }
+}
