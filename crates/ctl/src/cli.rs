@@ -1,8 +1,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    acl, completions, create, delete, get, health, ls, man, multi, outcome, quota, session, set, shell, stat,
-    status, sync, tree, watch,
+    acl, completions, config, create, delete, elect, get, health, lock, ls, man, members, multi, outcome,
+    queue, quota, register, services, session, set, shell, stat, status, supervise, sync, tree, watch,
 };
 use crate::context::{Context, GlobalOptions};
 use crate::exit::{EXIT_CODES, Failure};
@@ -38,6 +38,22 @@ pub(crate) enum Command {
     Watch(watch::Watch),
     /// Carry out several writes, all or none.
     Multi(multi::Multi),
+    /// Run a command only while this candidate leads; print who leads.
+    Elect(elect::Elect),
+    /// Keep so many copies of a command running across hosts: an agent of this one.
+    Supervise(supervise::Supervise),
+    /// Read, change and follow a JSON configuration with a history.
+    Config(config::Config),
+    /// Run a command only while holding a lock; print who holds it and who waits.
+    Lock(lock::Lock),
+    /// Print or watch the members of a group, or join it.
+    Members(members::Members),
+    /// Register an instance of a service while it, and a command, works.
+    Register(register::Register),
+    /// Print the services, or the instances of one.
+    Services(services::Services),
+    /// Put tasks into a queue, and work at them.
+    Queue(queue::Queue),
     /// Print or replace the ACL of a znode.
     Acl(acl::Acl),
     /// Print, set or remove the quota of a subtree.
@@ -72,6 +88,14 @@ impl Command {
             Command::Stat(command) => command.run(context).await,
             Command::Watch(command) => command.run(context).await,
             Command::Multi(command) => command.run(context).await,
+            Command::Elect(command) => command.run(context).await,
+            Command::Supervise(command) => command.run(context).await,
+            Command::Config(command) => command.run(context).await,
+            Command::Lock(command) => command.run(context).await,
+            Command::Members(command) => command.run(context).await,
+            Command::Register(command) => command.run(context).await,
+            Command::Services(command) => command.run(context).await,
+            Command::Queue(command) => command.run(context).await,
             Command::Acl(command) => command.run(context).await,
             Command::Quota(command) => command.run(context).await,
             Command::Session(command) => command.run(context).await,

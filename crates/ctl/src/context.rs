@@ -1,24 +1,30 @@
 use std::time::Duration;
 
 use clap::Args;
-use coordd_client::{Admin, Client, ConnectOptions, Credential, Error, ErrorKind};
+use coordd_client::recipes::Sessions;
+use coordd_client::{Admin, Client, ConnectOptions, Credential, Endpoints, Error, ErrorKind};
 use tokio::sync::OnceCell;
 
 use crate::exit::Failure;
+use crate::guard::GuardArg;
 use crate::output::{Format, Output};
 use crate::progress::Progress;
+use crate::supervised::Signals;
+
+/// Giving back at the end what a session holds is a courtesy: it goes with the session.
+pub(crate) const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What all commands share.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct GlobalOptions {
-    /// Where the nodes are: host:port, separated by commas.
+    /// Where the nodes are: host:port, srv:NAME, multicast:GROUP:PORT or file:PATH, separated by commas.
     #[arg(
         long,
         global = true,
         env = "COORDCTL_ENDPOINTS",
         value_delimiter = ',',
         default_value = "127.0.0.1:7401",
-        value_name = "HOST:PORT,..."
+        value_name = "ENDPOINT,..."
     )]
     pub(crate) endpoints: Vec<String>,
 
@@ -37,6 +43,17 @@ pub(crate) struct GlobalOptions {
     /// An identity of the digest scheme.
     #[arg(long, global = true, env = "COORDCTL_AUTH", hide_env_values = true, value_name = "USER:PASSWORD")]
     pub(crate) auth: Vec<String>,
+
+    /// Write only while the znode at PATH is the one that was created by the zxid EPOCH: a lock or leadership that is still
+    /// held. May be repeated. Commands that run under `elect` and `lock` have it from the environment.
+    #[arg(
+        long,
+        global = true,
+        env = "COORDCTL_GUARD",
+        value_delimiter = GuardArg::DELIMITER,
+        value_name = "PATH:EPOCH"
+    )]
+    pub(crate) guard: Vec<GuardArg>,
 }
 
 /// The options of this run and its session, which is opened by the first command that needs it.
@@ -65,7 +82,49 @@ impl Context {
         self.client.get_or_try_init(|| self.connect()).await
     }
 
+    /// The same session; its writes are guarded by what `--guard` says.
+    pub(crate) async fn writer(&self) -> Result<Client, Failure> {
+        Ok(self.guard(self.client().await?))
+    }
+
+    /// The same for a session of [`sessions`](Self::sessions).
+    pub(crate) fn guard(&self, client: &Client) -> Client {
+        client.guarded(self.options.guard.iter().filter_map(GuardArg::check))
+    }
+
     async fn connect(&self) -> Result<Client, Failure> {
+        let connecting = self.connect_options().connect(self.options.endpoints.clone());
+        Ok(Progress::new("looking for a node").during(connecting).await?)
+    }
+
+    /// One session after the other, for what goes on when one has ended.
+    pub(crate) async fn sessions(&self) -> Result<Sessions, Failure> {
+        let connecting = Sessions::connect(self.options.endpoints.clone(), self.connect_options());
+        Ok(Progress::new("looking for a node").during(connecting).await?)
+    }
+
+    /// The same, for what goes on until it is ended: a signal that asks for that ends the search for a node.
+    pub(crate) async fn sessions_until(&self, signals: &mut Signals) -> Result<Sessions, Failure> {
+        tokio::select! {
+            sessions = self.sessions() => sessions,
+            signal = signals.end() => Err(Failure::ended_by(signal)),
+        }
+    }
+
+    /// Runs what needs one session after the other until it is ended, and closes the last one.
+    pub(crate) async fn in_sessions(
+        &self,
+        run: impl AsyncFnOnce(&Sessions, &mut Signals) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut signals = Signals::new()?;
+        let sessions = self.sessions_until(&mut signals).await?;
+        let result = run(&sessions, &mut signals).await;
+        // If no node is in reach the session expires by itself, and the result is what matters.
+        let _ = tokio::time::timeout(GOODBYE, sessions.close()).await;
+        result
+    }
+
+    fn connect_options(&self) -> ConnectOptions {
         let name =
             std::env::var("USER").map_or_else(|_| "coordctl".into(), |user| format!("coordctl {user}"));
         let mut connect = ConnectOptions::new()
@@ -75,8 +134,7 @@ impl Context {
         for auth in &self.options.auth {
             connect = connect.credential(Credential::new("digest", auth.clone()));
         }
-        let connecting = connect.connect(self.options.endpoints.clone());
-        Ok(Progress::new("looking for a node").during(connecting).await?)
+        connect
     }
 
     /// Waits for an answer as long as some node holds the session, and for the timeout where none does.
@@ -96,6 +154,26 @@ impl Context {
                 let message = format!("no node was in reach for {:?}", self.options.timeout);
                 Err(Error::new(ErrorKind::ConnectionLoss, message).into())
             }
+        }
+    }
+
+    /// The nodes that the endpoints name, one by one. What is written as host:port stays as it is.
+    pub(crate) async fn nodes(&self) -> Result<Vec<String>, Failure> {
+        let (mut nodes, mut last) = (Vec::new(), None);
+        for endpoint in &self.options.endpoints {
+            let mut source = Endpoints::parse([endpoint])?;
+            if source.is_one_host() {
+                nodes.push(endpoint.clone());
+                continue;
+            }
+            match source.resolve(self.options.timeout.min(Duration::from_secs(3))).await {
+                Ok(found) => nodes.extend(found),
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            Some(error) if nodes.is_empty() => Err(error.into()),
+            _ => Ok(nodes),
         }
     }
 

@@ -15,7 +15,16 @@ Exit codes:
   7   NoAuth, AuthFailed: not allowed
   8   SessionExpired, SessionClosed, NoSession: the session has ended, or there is none
   9   ConnectionLoss, NotServing, Throttled: no node could do it in time
-  10  reading or writing here failed";
+  10  reading or writing here failed
+  11  GrantLost: the lock or leadership was lost, and the command was stopped
+  12  NotFree: the lock was not to be had at once, or in the time given
+A command that was run under a lock or a leadership and ended by itself: its own exit code, 128 and the number of the signal
+that ended it, 126 if it cannot be executed, 127 if there is none.";
+
+/// What a command that was run has said with its exit code.
+pub(crate) fn exit_with(code: u8) -> Result<(), Failure> {
+    if code == 0 { Ok(()) } else { Err(Failure::Exit(code)) }
+}
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -26,6 +35,12 @@ pub(crate) enum Failure {
     Usage(String),
     /// Something on this machine failed.
     Io { what: String, error: std::io::Error },
+    /// A lock at this path was not to be had in the time given.
+    NotFree(String),
+    /// A command that was to run cannot be started; the exit code is a shell's.
+    NotStarted { code: u8, message: String },
+    /// A command has run, or a signal has ended this program: nothing to say but the exit code.
+    Exit(u8),
 }
 
 impl Failure {
@@ -33,9 +48,19 @@ impl Failure {
         Failure::Io { what: what.into(), error }
     }
 
-    /// Whoever read the output has gone: nothing to complain about.
-    pub(crate) fn is_broken_pipe(&self) -> bool {
-        matches!(self, Failure::Io { error, .. } if error.kind() == std::io::ErrorKind::BrokenPipe)
+    /// This program was ended by a signal, with nothing left to tidy up.
+    pub(crate) fn ended_by(signal: rustix::process::Signal) -> Self {
+        Failure::Exit(u8::try_from(128 + signal.as_raw()).unwrap_or(1))
+    }
+
+    /// Nothing to complain about: whoever read the output has gone, or the exit code is that of a command that had its own
+    /// say.
+    pub(crate) fn is_silent(&self) -> bool {
+        match self {
+            Failure::Io { error, .. } => error.kind() == std::io::ErrorKind::BrokenPipe,
+            Failure::Exit(_) => true,
+            _ => false,
+        }
     }
 
     /// The name that programs look at.
@@ -44,6 +69,9 @@ impl Failure {
             Failure::Operation(error) => error.kind.name(),
             Failure::Usage(_) => "Usage",
             Failure::Io { .. } => "Io",
+            Failure::NotFree(_) => "NotFree",
+            Failure::NotStarted { .. } => "NotStarted",
+            Failure::Exit(_) => "Exit",
         }
     }
 
@@ -51,7 +79,7 @@ impl Failure {
     pub(crate) fn message(&self) -> String {
         match self {
             Failure::Operation(error) => error.message.clone(),
-            Failure::Usage(_) | Failure::Io { .. } => self.to_string(),
+            _ => self.to_string(),
         }
     }
 
@@ -60,6 +88,8 @@ impl Failure {
             Failure::Operation(error) => error,
             Failure::Usage(_) => return 2,
             Failure::Io { .. } => return 10,
+            Failure::NotFree(_) => return 12,
+            Failure::NotStarted { code, .. } | Failure::Exit(code) => return *code,
         };
         match error.kind {
             ErrorKind::BadArguments | ErrorKind::InvalidAcl => 2,
@@ -73,6 +103,7 @@ impl Failure {
             ErrorKind::NoAuth | ErrorKind::AuthFailed => 7,
             ErrorKind::SessionExpired | ErrorKind::SessionClosed | ErrorKind::NoSession => 8,
             ErrorKind::ConnectionLoss | ErrorKind::NotServing | ErrorKind::Throttled => 9,
+            ErrorKind::GrantLost => 11,
             _ => 1,
         }
     }
@@ -88,7 +119,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Operation(error) => error.fmt(f),
-            Failure::Usage(message) => f.write_str(message),
+            Failure::Usage(message) | Failure::NotStarted { message, .. } => f.write_str(message),
+            Failure::NotFree(path) => write!(f, "NotFree: {path} was not to be had in time"),
+            Failure::Exit(code) => write!(f, "exit code {code}"),
             Failure::Io { what, error } => write!(f, "{what}: {error}"),
         }
     }

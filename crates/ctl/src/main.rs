@@ -4,12 +4,16 @@ mod cli;
 mod commands;
 mod context;
 mod exit;
+mod guard;
 mod history;
 mod interrupt;
 mod output;
+mod owner;
 mod path_completion;
 mod progress;
 mod session_id;
+mod supervised;
+mod table;
 mod value;
 mod words;
 
@@ -22,6 +26,9 @@ use crate::context::Context;
 use crate::exit::Failure;
 
 fn main() -> ExitCode {
+    if supervised::keeper::is_keeper() {
+        return supervised::keeper::main();
+    }
     let cli = Cli::parse();
     let context = Context::new(cli.global);
     // One worker keeps the session alive while the shell waits for a line on the main thread.

@@ -77,7 +77,7 @@ impl Output {
 
     /// Why a command failed, on the standard error.
     pub(crate) fn failure(self, failure: &Failure) {
-        if failure.is_broken_pipe() {
+        if failure.is_silent() {
             return;
         }
         let text = match self.format {

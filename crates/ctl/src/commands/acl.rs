@@ -100,7 +100,7 @@ impl fmt::Display for AclSetOutput {
 
 impl Acl {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
-        let client = context.client().await?;
+        let client = context.writer().await?;
         match self.command {
             AclCommand::Get { path, freshness } => {
                 let (acl, stat) = context.answer(client.get_acl(&path, freshness.level())).await?;

@@ -111,7 +111,7 @@ impl Create {
             .parents(self.parents)
             .acl(self.acl.into_iter().map(|entry| entry.0));
         let data = self.value.read()?.unwrap_or_default();
-        let client = context.client().await?;
+        let client = context.writer().await?;
         let created = context.answer(client.create(self.path, data, options)).await?;
         context.output().result(&CreateOutput { path: created.path, stat: created.stat.into() })?;
         if !self.kind.is_ephemeral() || context.in_shell {

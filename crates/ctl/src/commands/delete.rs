@@ -49,13 +49,13 @@ impl fmt::Display for DeleteOutput {
 
 impl Delete {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
-        let client = context.client().await?;
+        let client = context.writer().await?;
         if !self.recursive {
             context.answer(client.delete(&self.path, self.version)).await?;
             return context.output().quiet_result(&DeleteOutput { path: self.path, count: 1 });
         }
         let count = if self.gradually {
-            delete_gradually(context, client, &self.path).await?
+            delete_gradually(context, &client, &self.path).await?
         } else {
             let deleting = context.answer(client.delete_tree(&self.path, self.expect));
             Progress::new(format!("deleting {}", self.path)).during(deleting).await?

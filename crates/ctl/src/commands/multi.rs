@@ -108,7 +108,7 @@ impl fmt::Display for MultiOutput {
 impl Multi {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let lines = parse(&self.read()?)?;
-        let client = context.client().await?;
+        let client = context.writer().await?;
         let mut multi = client.multi();
         for line in lines {
             multi = match line {

@@ -91,7 +91,7 @@ struct QuotaChanged {
 
 impl Quota {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
-        let client = context.client().await?;
+        let client = context.writer().await?;
         match self.command {
             QuotaCommand::Get { path } => {
                 let usage = context.answer(client.get_quota(&path, ReadLevel::Local)).await?;

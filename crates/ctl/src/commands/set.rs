@@ -42,7 +42,7 @@ impl Set {
                 "no value given: DATA, --file FILE, or `-` for the standard input".into(),
             ));
         };
-        let client = context.client().await?;
+        let client = context.writer().await?;
         let stat = context.answer(client.set(&self.path, data, self.version)).await?;
         context.output().result(&SetOutput { path: self.path, version: stat.version, stat: stat.into() })
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::table::Table;
 
 /// Prints the state of every node: of the endpoints, and of the members that they name.
 ///
@@ -64,7 +65,7 @@ struct StatusOutput {
 impl Status {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let timeout = context.options.timeout.min(Duration::from_secs(3));
-        let endpoints: Vec<String> = context.options.endpoints.clone();
+        let endpoints = context.nodes().await?;
         let mut answers = ask_all(endpoints, timeout).await;
         // The members that were not among the endpoints.
         let asked: BTreeSet<u64> =
@@ -150,18 +151,9 @@ const HEADINGS: [&str; 12] = [
 
 impl fmt::Display for StatusOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rows = vec![HEADINGS.map(str::to_owned)];
-        for node in &self.nodes {
-            rows.push(row(node));
-        }
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
-        for row in &rows {
-            let cells: Vec<String> =
-                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-            writeln!(f, "{}", cells.join("  ").trim_end())?;
-        }
-        Ok(())
+        let mut table = Table::new(HEADINGS);
+        self.nodes.iter().for_each(|node| table.row(row(node)));
+        table.fmt(f)
     }
 }
 

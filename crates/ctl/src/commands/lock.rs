@@ -1,0 +1,211 @@
+use std::fmt;
+use std::time::Duration;
+
+use clap::Args;
+use coordd_client::recipes::{self, Grant, Participant, ReadWriteLock, Semaphore, Sessions};
+use coordd_client::{Client, Error, ErrorKind};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::context::{Context, GOODBYE};
+use crate::exit::{Failure, exit_with};
+use crate::output::time;
+use crate::owner::OwnerArgs;
+use crate::session_id::SessionId;
+use crate::supervised::{CommandLine, ENVIRONMENT, Ending, Signals, hold};
+
+const PAUSE: Duration = Duration::from_secs(1);
+/// The list does not depend on it.
+const ANY_PERMITS: u32 = 1;
+
+/// Takes a lock, and runs a command only while it has it.
+///
+/// When the command ends by itself, the lock is given back and its exit code is that of coordctl. When the lock is lost, the
+/// command is stopped, and the exit code is 11. Without a command the lock is held until the program is ended.
+#[derive(Args, Debug)]
+#[command(after_help = ENVIRONMENT)]
+pub(crate) struct Lock {
+    /// The lock: everybody who asks for the same path takes turns, in the order in which they came.
+    path: String,
+
+    /// Share it with other readers.
+    #[arg(long, conflicts_with = "permits")]
+    read: bool,
+
+    /// Have it alone, which is the default.
+    #[arg(long, conflicts_with_all = ["read", "permits"])]
+    write: bool,
+
+    /// Take a permit of a semaphore that has so many. Everybody must name the same number.
+    #[arg(long, value_name = "N")]
+    permits: Option<u32>,
+
+    #[command(flatten)]
+    owner: OwnerArgs,
+
+    /// Take it at once, or end with exit code 12.
+    #[arg(long = "try", conflicts_with = "wait")]
+    at_once: bool,
+
+    /// Wait for so long, and then end with exit code 12.
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    wait: Option<Duration>,
+
+    /// Print who has the lock or a permit, and who waits, instead.
+    #[arg(long, conflicts_with_all = ["command", "read", "write", "permits", "at_once", "wait"])]
+    list: bool,
+
+    #[command(flatten)]
+    line: CommandLine,
+}
+
+#[derive(Serialize)]
+struct ParticipantOutput {
+    holds: bool,
+    path: String,
+    id: String,
+    address: String,
+    data: Value,
+    epoch: u64,
+    session_id: SessionId,
+    since: String,
+}
+
+impl From<Participant> for ParticipantOutput {
+    fn from(participant: Participant) -> Self {
+        let Participant { owner, holds, path, epoch, session_id, since_ms } = participant;
+        let (id, address, data) = (owner.id, owner.address, owner.data);
+        Self {
+            holds,
+            path,
+            id,
+            address,
+            data,
+            epoch,
+            session_id: SessionId(session_id),
+            since: time(since_ms),
+        }
+    }
+}
+
+impl fmt::Display for ParticipantOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (holds, name) =
+            (if self.holds { "holds" } else { "waits" }, self.path.rsplit('/').next().unwrap_or_default());
+        write!(f, "{holds}  {name} epoch {} since {} {}", self.epoch, self.since, self.id)?;
+        if !self.address.is_empty() {
+            write!(f, " {}", self.address)?;
+        }
+        if !self.data.is_null() {
+            write!(f, " {}", self.data)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Serialize)]
+struct Listed {
+    participants: Vec<ParticipantOutput>,
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.participants.is_empty() {
+            return writeln!(f, "nobody holds");
+        }
+        self.participants.iter().try_for_each(|participant| writeln!(f, "{participant}"))
+    }
+}
+
+impl Lock {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.list {
+            return self.list(context).await;
+        }
+        context.in_sessions(async |sessions, signals| self.hold(context, sessions, signals).await).await
+    }
+
+    async fn hold(
+        &self,
+        context: &Context,
+        sessions: &Sessions,
+        signals: &mut Signals,
+    ) -> Result<(), Failure> {
+        let (client, grant) = tokio::select! {
+            acquired = self.acquire_in_time(context, sessions) => acquired?,
+            signal = signals.end() => return Err(Failure::ended_by(signal)),
+        };
+        eprintln!("coordctl: holding {} with epoch {}", self.path, grant.epoch());
+        let ending = hold(&grant, &client, &self.line, context, signals).await;
+        // The command is gone by now.
+        tokio::select! {
+            released = tokio::time::timeout(GOODBYE, grant.release()) => drop(released),
+            signal = signals.end() => return Err(Failure::ended_by(signal)),
+        }
+        match ending? {
+            Ending::Exited(code) | Ending::AskedToEnd(code) => exit_with(code),
+            Ending::Lost(loss) => Err(Error::new(ErrorKind::GrantLost, loss.to_string()).into()),
+        }
+    }
+
+    async fn acquire_in_time(
+        &self,
+        context: &Context,
+        sessions: &Sessions,
+    ) -> Result<(Client, Grant), Failure> {
+        let acquiring = self.acquire(context, sessions);
+        let acquired = match self.wait {
+            Some(wait) => tokio::time::timeout(wait, acquiring).await.unwrap_or(Ok(None)),
+            None => acquiring.await,
+        };
+        acquired?.ok_or_else(|| Failure::NotFree(self.path.clone()))
+    }
+
+    /// In this session or in a later one.
+    async fn acquire(
+        &self,
+        context: &Context,
+        sessions: &Sessions,
+    ) -> Result<Option<(Client, Grant)>, Error> {
+        loop {
+            let client = context.guard(&sessions.live().await?);
+            match self.ask(&client).await {
+                Ok(grant) => return Ok(grant.map(|grant| (client, grant))),
+                // The next session asks anew, and so does who was struck from the list.
+                Err(error)
+                    if error.is_terminal() || error.is_retryable() || error.kind == ErrorKind::GrantLost =>
+                {
+                    eprintln!("coordctl: asking again: {error}");
+                    tokio::time::sleep(error.retry_after.unwrap_or(PAUSE)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn ask(&self, client: &Client) -> Result<Option<Grant>, Error> {
+        let (owner, grace) = (self.owner.owner(), self.line.grace_before_deadline(client.session_timeout()));
+        if let Some(permits) = self.permits {
+            let semaphore = Semaphore::new(client, &self.path, permits)?.owner(owner).grace(grace);
+            return match self.at_once {
+                true => semaphore.try_acquire().await,
+                false => semaphore.acquire().await.map(Some),
+            };
+        }
+        if self.read {
+            let lock = ReadWriteLock::new(client, &self.path).owner(owner).grace(grace);
+            return if self.at_once { lock.try_read().await } else { lock.read().await.map(Some) };
+        }
+        let lock = recipes::Lock::new(client, &self.path).owner(owner).grace(grace);
+        if self.at_once { lock.try_lock().await } else { lock.lock().await.map(Some) }
+    }
+
+    async fn list(&self, context: &Context) -> Result<(), Failure> {
+        let client = context.client().await?;
+        let mut participants = context.answer(recipes::Lock::new(client, &self.path).queue()).await?;
+        let semaphore = Semaphore::new(client, &self.path, ANY_PERMITS)?;
+        participants.extend(context.answer(semaphore.queue()).await?);
+        let participants = participants.into_iter().map(ParticipantOutput::from).collect();
+        context.output().result(&Listed { participants })
+    }
+}

@@ -1,0 +1,36 @@
+use clap::Args;
+use coordd_client::recipes::Owner;
+use serde_json::Value;
+
+/// Who asks for a leadership or a lock, as others see it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct OwnerArgs {
+    /// The name, as others see it. Default: the name of the machine.
+    #[arg(long)]
+    id: Option<String>,
+
+    /// Where others reach it while it holds.
+    #[arg(long, default_value = "")]
+    address: String,
+
+    /// What else others should know: JSON, or a text.
+    #[arg(long)]
+    data: Option<String>,
+}
+
+impl OwnerArgs {
+    pub(crate) fn owner(&self) -> Owner {
+        let owner = Owner::new(self.id.clone().unwrap_or_else(machine_name)).address(&self.address);
+        match &self.data {
+            Some(data) => {
+                owner.data(serde_json::from_str(data).unwrap_or_else(|_| Value::from(data.as_str())))
+            }
+            None => owner,
+        }
+    }
+}
+
+/// What others see of who gives no name.
+pub(crate) fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
