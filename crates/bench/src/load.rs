@@ -8,6 +8,7 @@ use coordd_client::{Bytes, Call, Client, ConnectOptions, CreateMode, Error, Erro
 use futures::future::try_join_all;
 use rand::{Rng as _, RngCore as _};
 
+use crate::handover;
 use crate::options::{Operation, Options};
 use crate::recorder::Recorder;
 use crate::report::Report;
@@ -19,9 +20,21 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// When the phases of a run begin and end.
 #[derive(Clone, Copy)]
-struct Schedule {
-    measure_from: Instant,
-    until: Instant,
+pub(crate) struct Schedule {
+    pub(crate) measure_from: Instant,
+    pub(crate) until: Instant,
+}
+
+impl Schedule {
+    fn new(options: &Options) -> Self {
+        let measure_from = Instant::now() + options.warmup;
+        Self { measure_from, until: measure_from + options.duration }
+    }
+
+    /// The measured time.
+    pub(crate) fn duration(&self) -> Duration {
+        self.until - self.measure_from
+    }
 }
 
 /// A request that is in flight.
@@ -65,7 +78,19 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
     remove_root(&admin, &options.root).await?;
     let names = (0..options.connections).map(|index| connect(format!("coordbench-{index}")));
     let clients = try_join_all(names).await.context("no session")?;
+    let (total, connection_gap_ms) = match options.op {
+        Operation::Lock => handover::run(clients, &options.root, Schedule::new(options)).await?,
+        _ => put_load(clients, options).await?,
+    };
+    if !options.keep {
+        remove_root(&admin, &options.root).await?;
+    }
+    admin.close().await.context("closing the session")?;
+    Ok(Report::new(options, &total, connection_gap_ms))
+}
 
+/// Returns what all connections saw, and the longest gap of the one that fared worst.
+async fn put_load(clients: Vec<Client>, options: &Options) -> anyhow::Result<(Recorder, u64)> {
     let mut value = vec![0; options.value_bytes as usize];
     rand::rng().fill_bytes(&mut value);
     let value = Bytes::from(value);
@@ -87,8 +112,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
     }
     try_join_all(workers.iter().map(Worker::set_up)).await.context("setting up")?;
 
-    let measure_from = Instant::now() + options.warmup;
-    let schedule = Schedule { measure_from, until: measure_from + options.duration };
+    let schedule = Schedule::new(options);
     let progress = options.progress.then(|| tokio::spawn(print_progress(successes)));
     let depth = options.depth as usize;
     let tasks = workers.into_iter().map(|worker| tokio::spawn(worker.run(depth, schedule)));
@@ -96,17 +120,18 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
     if let Some(progress) = progress {
         progress.abort();
     }
-    let mut total = Recorder::new(options.duration);
+    Ok(merge(&recorders, schedule))
+}
+
+/// What all connections saw together, and the longest gap of the one that fared worst.
+pub(crate) fn merge(recorders: &[Recorder], schedule: Schedule) -> (Recorder, u64) {
+    let mut total = Recorder::new(schedule.duration());
     let mut connection_gap_ms = 0;
-    for recorder in &recorders {
+    for recorder in recorders {
         total.add(recorder);
         connection_gap_ms = connection_gap_ms.max(recorder.longest_gap_ms());
     }
-    if !options.keep {
-        remove_root(&admin, &options.root).await?;
-    }
-    admin.close().await.context("closing the session")?;
-    Ok(Report::new(options, &total, connection_gap_ms))
+    (total, connection_gap_ms)
 }
 
 async fn remove_root(client: &Client, root: &str) -> anyhow::Result<()> {
@@ -148,7 +173,7 @@ impl Worker {
 
     /// Loads until the end, and gives what is then in flight a while.
     async fn run(mut self, depth: usize, schedule: Schedule) -> Recorder {
-        let mut recorder = Recorder::new(schedule.until - schedule.measure_from);
+        let mut recorder = Recorder::new(schedule.duration());
         let deadline = schedule.until + DRAIN;
         let load = self.load(depth, schedule, &mut recorder);
         let late = tokio::time::timeout_at(deadline.into(), load).await.is_err();
@@ -206,6 +231,7 @@ impl Worker {
                 let path = format!("{}/{}", self.create_prefix, self.turn);
                 InFlight::Create(self.client.create(path, self.value.clone(), CreateMode::Persistent))
             }
+            Operation::Lock => unreachable!("a lock is not put as load, but handed over"),
         }
     }
 }

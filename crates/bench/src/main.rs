@@ -4,6 +4,7 @@
 //! another is answered. So the figures say what the ensemble does with that much concurrency, and a stall shows as
 //! what it is to a client: no answers.
 
+mod handover;
 mod load;
 mod options;
 mod recorder;

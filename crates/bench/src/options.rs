@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 #[derive(Parser, Debug)]
 #[command(name = "coordbench", version)]
 pub(crate) struct Options {
-    /// Where the nodes are: host:port, separated by commas.
+    /// Where the nodes are: host:port, multicast:GROUP:PORT or file:PATH, separated by commas.
     #[arg(
         long,
         env = "COORDBENCH_ENDPOINTS",
@@ -86,6 +86,9 @@ pub(crate) enum Operation {
     GetLinearizable,
     /// Local gets and sets, see --read-percent.
     Mixed,
+    /// Take a lock that all connections want, and give it back at once; the latency is that of the hand-over. --depth,
+    /// --keys and --value-bytes do not matter.
+    Lock,
 }
 
 impl Operation {
@@ -96,6 +99,7 @@ impl Operation {
             Operation::Get => "get",
             Operation::GetLinearizable => "get-linearizable",
             Operation::Mixed => "mixed",
+            Operation::Lock => "lock",
         }
     }
 }
