@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coordd_client::{
-    Client, ConnectOptions, CreateMode, ErrorKind, EventType, MultiResult, SessionState, WatchEvent,
-    WatchMode,
+    Client, ConnectOptions, CreateMode, ErrorKind, EventType, MultiResult, WatchEvent, WatchMode,
 };
-use coordd_tests::{Ensemble, eventually};
+use coordd_tests::{Ensemble, attached_to};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -55,20 +54,6 @@ async fn write_randomly(client: Client, seed: u64, stop: Arc<AtomicBool>) -> Vec
     changes
 }
 
-/// The node a client is attached to.
-async fn attached_to(client: &Client) -> u64 {
-    let mut node = 0;
-    eventually(TIMEOUT, "the watching client is attached", async || match client.state() {
-        SessionState::Connected { node_id, .. } => {
-            node = node_id;
-            true
-        }
-        _ => false,
-    })
-    .await;
-    node
-}
-
 /// G5: a recursive watch is told of every change once, in the order of the zxids, while the node it is attached to and the
 /// leader are killed under a random load.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,7 +74,7 @@ async fn a_watch_sees_every_change_once_in_order_whichever_nodes_die() {
     for round in 0..4 {
         tokio::time::sleep(Duration::from_millis(700)).await;
         let victim = match round % 2 {
-            0 => attached_to(&watching).await,
+            0 => attached_to(&watching, TIMEOUT).await,
             _ => ensemble.leader().await,
         };
         ensemble.kill9(victim);

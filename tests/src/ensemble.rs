@@ -260,8 +260,13 @@ impl Ensemble {
 
     /// Runs `coordctl` against these nodes; returns what it printed if it succeeded.
     pub async fn coordctl(&self, args: &[&str]) -> Result<String, String> {
+        self.coordctl_at(&self.endpoints().join(","), args).await
+    }
+
+    /// The same with endpoints of the test's own.
+    pub async fn coordctl_at(&self, endpoints: &str, args: &[&str]) -> Result<String, String> {
         let mut command = tokio::process::Command::new(crate::coordctl());
-        command.env_remove("COORDCTL_AUTH").args(args).args(["--endpoints", &self.endpoints().join(",")]);
+        command.env_remove("COORDCTL_AUTH").args(args).args(["--endpoints", endpoints]);
         let output = command.output().await.expect("coordctl starts");
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),

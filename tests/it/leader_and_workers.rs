@@ -1,0 +1,120 @@
+//! The example `leader_and_workers`: a leader that is no worker, workers that it finds, and work that is counted once, whoever
+//! is killed, stopped or cut off.
+
+use std::process::Command;
+use std::time::Duration;
+
+use coordd_client::{Client, ReadLevel};
+use coordd_tests::{Contender, Ensemble, Line, eventually, example, free_port};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(10);
+/// As in the example.
+const SPAN: u64 = 10_000;
+
+async fn node(ensemble: &Ensemble, name: &str) -> Contender {
+    let mut command = Command::new(example("leader_and_workers"));
+    command.args([name, &format!("127.0.0.1:{}", free_port()), "2"]);
+    Contender::start(ensemble, command, "COORDD_ENDPOINTS").await
+}
+
+async fn says(node: &mut Contender, what: &str) -> Line {
+    node.wait_for(SOON, what, |line| line.text.contains(what)).await
+}
+
+fn epoch(line: &Line) -> u64 {
+    let (_, epoch) = line.text.split_once("epoch ").expect("it says its epoch");
+    let digits: String = epoch.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().expect("a number")
+}
+
+async fn workers(client: &Client) -> Vec<String> {
+    let workers = client.children("/leader_and_workers/workers", ReadLevel::Linearizable).await;
+    workers.unwrap_or_default()
+}
+
+async fn progress(client: &Client) -> (u64, u64, u64) {
+    let read = client.get("/leader_and_workers/progress", ReadLevel::Linearizable).await;
+    let (data, stat) = read.expect("a round was counted");
+    let progress: Value = serde_json::from_slice(&data).expect("JSON");
+    let number = |field: &str| progress[field].as_u64().expect("a number");
+    (number("round"), number("primes"), u64::try_from(stat.version).expect("no negative version"))
+}
+
+/// Counts otherwise than the example does: by a sieve.
+fn primes_below(limit: u64) -> u64 {
+    let mut is_prime = vec![true; usize::try_from(limit).expect("a small number")];
+    let mut primes = 0;
+    for number in 2..is_prime.len() {
+        if is_prime[number] {
+            primes += 1;
+            (number * number..is_prime.len()).step_by(number).for_each(|multiple| is_prime[multiple] = false);
+        }
+    }
+    primes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_and_workers_are_killed_stopped_and_cut_off_and_every_round_counts_once() {
+    let ensemble = Ensemble::start(3).await;
+    let client = ensemble.client(SOON).await;
+    let mut a = node(&ensemble, "a").await;
+    let first = epoch(&says(&mut a, "leader: elected").await);
+    let mut others = Vec::new();
+    // One after the other, so that it is known who is next.
+    for name in ["b", "c", "d"] {
+        let mut other = node(&ensemble, name).await;
+        says(&mut other, "worker: registered").await;
+        says(&mut a, &format!("{name} joined")).await;
+        others.push(other);
+    }
+    let [mut b, mut c, mut d] = others.try_into().unwrap_or_else(|_| panic!("three nodes"));
+    assert_eq!(workers(&client).await, ["b", "c", "d"], "the leader is none of them");
+    says(&mut a, "\"by\":\"b c d\"").await;
+
+    // A worker that is killed.
+    d.kill9();
+    says(&mut a, "d left; workers: b c").await;
+    says(&mut a, "\"by\":\"b c\"").await;
+
+    // A worker that is cut off stops before the leader sees it go, and comes back as another.
+    c.cut_off();
+    let left = says(&mut a, "c left; workers: b").await;
+    let stopped = says(&mut c, "worker: stopped").await;
+    assert!(stopped.at < left.at, "stopped at {:?}, gone at {:?}", stopped.at, left.at);
+    c.heal();
+    says(&mut c, "worker: registered").await;
+    says(&mut a, "c joined").await;
+
+    // A leader that is stopped: the next one leaves the workers. It knows better when it goes on.
+    a.pause();
+    let second = says(&mut b, "leader: elected").await;
+    assert!(epoch(&second) > first, "epochs grow");
+    assert!(b.lines().iter().any(|line| line.text.contains("worker: stopped") && line.at <= second.at));
+    says(&mut b, "\"by\":\"c\"").await;
+    assert_eq!(workers(&client).await, ["c"]);
+    a.resume();
+    says(&mut a, "leader: stopped").await;
+    says(&mut a, "worker: registered").await;
+    says(&mut b, "a joined").await;
+    says(&mut b, "\"by\":\"a c\"").await;
+
+    // A leader that is killed.
+    b.kill9();
+    says(&mut c, "leader: elected").await;
+    says(&mut c, "\"by\":\"a\"").await;
+    let before = progress(&client).await.0;
+    eventually(SOON, "the work goes on", async || progress(&client).await.0 > before).await;
+
+    // Who leaves is gone at once, not when its session would have ended.
+    assert!(a.terminate().await.success());
+    assert!(workers(&client).await.is_empty());
+    assert!(c.terminate().await.success());
+    let candidates = client.children("/leader_and_workers/election", ReadLevel::Linearizable).await;
+    assert!(candidates.unwrap_or_default().is_empty());
+
+    let (rounds, primes, version) = progress(&client).await;
+    assert_eq!(version, rounds, "each round was written once");
+    assert_eq!(primes, primes_below(rounds * SPAN), "after {rounds} rounds");
+    println!("{rounds} rounds, {primes} primes");
+}
