@@ -19,6 +19,7 @@ Usage: scripts/ensemble.sh [--dir DIR] [--base-port PORT] [--nodes N] COMMAND
   --base-port PORT  clients connect to PORT+1, PORT+2, ..., peers to PORT+101, ...; default 7400, or $COORDD_BASE_PORT
   --nodes N         how many; default 3
   --debug           build and run without optimisation
+  --no-build        run what was built before
   Options of coordd itself: in the environment, as COORDD_*.
 TEXT
 }
@@ -27,12 +28,14 @@ dir=${COORDD_ENSEMBLE_DIR:-./data}
 base=${COORDD_BASE_PORT:-7400}
 nodes=3
 profile=release
+build=yes
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --dir) dir=${2:?--dir needs a directory}; shift 2 ;;
         --base-port) base=${2:?--base-port needs a port}; shift 2 ;;
         --nodes) nodes=${2:?--nodes needs a number}; shift 2 ;;
         --debug) profile=debug; shift ;;
+        --no-build) build=no; shift ;;
         --help) usage; exit 0 ;;
         *) echo "unknown option $1" >&2; usage >&2; exit 2 ;;
     esac
@@ -66,6 +69,7 @@ running() {
 }
 
 build() {
+    [[ $build == yes ]] || return 0
     local flags=()
     [[ $profile == release ]] && flags=(--release)
     cargo build --quiet "${flags[@]}" -p coordd-server -p coordctl
