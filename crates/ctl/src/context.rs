@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::Args;
 use coordd_client::recipes::Sessions;
-use coordd_client::{Admin, Client, ConnectOptions, Credential, Endpoints, Error, ErrorKind};
+use coordd_client::{Admin, Check, Client, ConnectOptions, Credential, Endpoints, Error, ErrorKind};
 use tokio::sync::OnceCell;
 
 use crate::exit::Failure;
@@ -84,12 +84,11 @@ impl Context {
 
     /// The same session; its writes are guarded by what `--guard` says.
     pub(crate) async fn writer(&self) -> Result<Client, Failure> {
-        Ok(self.guard(self.client().await?))
+        Ok(self.client().await?.guarded(self.guards()))
     }
 
-    /// The same for a session of [`sessions`](Self::sessions).
-    pub(crate) fn guard(&self, client: &Client) -> Client {
-        client.guarded(self.options.guard.iter().filter_map(GuardArg::check))
+    fn guards(&self) -> impl Iterator<Item = Check> {
+        self.options.guard.iter().filter_map(GuardArg::check)
     }
 
     async fn connect(&self) -> Result<Client, Failure> {
@@ -97,10 +96,10 @@ impl Context {
         Ok(Progress::new("looking for a node").during(connecting).await?)
     }
 
-    /// One session after the other, for what goes on when one has ended.
+    /// One session after the other, for what goes on when one has ended. Their writes are guarded as those of `writer`.
     pub(crate) async fn sessions(&self) -> Result<Sessions, Failure> {
         let connecting = Sessions::connect(self.options.endpoints.clone(), self.connect_options());
-        Ok(Progress::new("looking for a node").during(connecting).await?)
+        Ok(Progress::new("looking for a node").during(connecting).await?.guarded(self.guards()))
     }
 
     /// The same, for what goes on until it is ended: a signal that asks for that ends the search for a node.
@@ -139,7 +138,15 @@ impl Context {
 
     /// Waits for an answer as long as some node holds the session, and for the timeout where none does.
     pub(crate) async fn answer<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
-        let client = self.client().await?;
+        self.answer_in(self.client().await?, call).await
+    }
+
+    /// The same for a call in another session.
+    pub(crate) async fn answer_in<T>(
+        &self,
+        client: &Client,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Failure> {
         let cut_off = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -291,11 +291,14 @@ impl Keeper {
     /// Watches over the znode and sets its data, until it is gone or is to go.
     async fn hold(&mut self, client: &Client, created: &Created) -> Stop {
         let epoch = created.stat.czxid;
-        let guarded = client.guarded([Check::epoch(created.path.clone(), epoch)]);
+        let own = Check::epoch(created.path.clone(), epoch);
+        let guarded = client.guarded([own.clone()]);
+        // It has to go also when that is lost under which it was made.
+        let undoing = client.unguarded().guarded([own]);
         loop {
             let armed = tokio::select! {
                 biased;
-                _ = self.gone.changed() => return self.delete(&guarded).await,
+                _ = self.gone.changed() => return self.delete(&undoing).await,
                 armed = client.exists_and_watch(self.path.clone(), ReadLevel::Local) => armed,
             };
             let mut changed = match armed {
@@ -311,7 +314,7 @@ impl Keeper {
             loop {
                 tokio::select! {
                     biased;
-                    _ = self.gone.changed() => return self.delete(&guarded).await,
+                    _ = self.gone.changed() => return self.delete(&undoing).await,
                     // Whatever it was, the next look shows it.
                     _ = &mut changed => break,
                     Some(set) = next_set(&mut self.pending, &mut self.sets_rx) => {
@@ -343,9 +346,9 @@ impl Keeper {
         None
     }
 
-    async fn delete(&self, guarded: &Client) -> Stop {
+    async fn delete(&self, undoing: &Client) -> Stop {
         // If it fails the znode is gone already, or goes with its session.
-        if let Err(error) = guarded.delete(self.path.clone(), None).await {
+        if let Err(error) = undoing.delete(self.path.clone(), None).await {
             tracing::debug!(path = self.path, %error, "the ephemeral was gone before it was deleted");
         }
         Stop::Done

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::WatchStream;
 
-use crate::{Client, ConnectOptions, Error, ErrorKind};
+use crate::{Check, Client, ConnectOptions, Error, ErrorKind};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -23,6 +23,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Sessions {
     inner: Arc<Inner>,
+    /// What the writes of each session's client carry.
+    guards: Arc<[Check]>,
 }
 
 struct Inner {
@@ -58,7 +60,17 @@ impl Sessions {
         let first = options.clone().connect(endpoints.clone()).await?;
         let newest = watch::Sender::new(Some(first));
         let renewal = tokio::spawn(renew(newest.clone(), endpoints, options)).abort_handle();
-        Ok(Self { inner: Arc::new(Inner { newest, renewal }) })
+        Ok(Self { inner: Arc::new(Inner { newest, renewal }), guards: Arc::from([]) })
+    }
+
+    /// The same sessions, with clients whose writes carry these guards; see [`Client::guarded`].
+    ///
+    /// For recipes that are to have no effect once a leadership or a lock is lost under which they were started. What was created
+    /// before that stays until it is given back or its session ends.
+    #[must_use]
+    pub fn guarded(&self, guards: impl IntoIterator<Item = Check>) -> Self {
+        let guards = self.guards.iter().cloned().chain(guards).collect();
+        Self { inner: self.inner.clone(), guards }
     }
 
     /// The newest session; it may have ended a moment ago.
@@ -67,7 +79,7 @@ impl Sessions {
     ///
     /// `SessionClosed` after [`close`](Self::close).
     pub fn newest(&self) -> Result<Client, Error> {
-        self.inner.newest.borrow().clone().ok_or_else(closed)
+        self.inner.newest.borrow().as_ref().map(|client| with(&self.guards, client)).ok_or_else(closed)
     }
 
     /// A session that has not ended, as far as this client knows. Waits for one where none is in reach.
@@ -80,7 +92,7 @@ impl Sessions {
         let is_live =
             |client: &Option<Client>| client.as_ref().is_none_or(|client| !client.state().is_terminal());
         match newest.wait_for(is_live).await {
-            Ok(client) => client.clone().ok_or_else(closed),
+            Ok(client) => client.as_ref().map(|client| with(&self.guards, client)).ok_or_else(closed),
             Err(_) => Err(closed()),
         }
     }
@@ -89,11 +101,13 @@ impl Sessions {
     /// read is skipped.
     pub fn stream(&self) -> impl Stream<Item = Client> + Send + Unpin + 'static {
         let newest = WatchStream::new(self.inner.newest.subscribe());
+        let guards = self.guards.clone();
         Box::pin(
             newest
                 .take_while(|client| std::future::ready(client.is_some()))
                 .filter_map(std::future::ready)
-                .filter(|client| std::future::ready(!client.state().is_terminal())),
+                .filter(|client| std::future::ready(!client.state().is_terminal()))
+                .map(move |client| with(&guards, &client)),
         )
     }
 
@@ -109,6 +123,10 @@ impl Sessions {
             _ => Ok(()),
         }
     }
+}
+
+fn with(guards: &[Check], client: &Client) -> Client {
+    client.guarded(guards.iter().cloned())
 }
 
 fn closed() -> Error {

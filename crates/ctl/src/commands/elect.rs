@@ -136,7 +136,7 @@ impl Elect {
         let candidate = self.candidate(sessions.newest()?.session_timeout());
         loop {
             let (client, leadership) = tokio::select! {
-                elected = campaign(context, sessions, &self.path, &candidate) => elected?,
+                elected = campaign(sessions, &self.path, &candidate) => elected?,
                 signal = signals.end() => return Err(Failure::ended_by(signal)),
             };
             eprintln!("coordctl: leading {} with epoch {}", self.path, leadership.epoch());
@@ -197,13 +197,12 @@ impl Elect {
 
 /// In this session or in a later one.
 async fn campaign(
-    context: &Context,
     sessions: &Sessions,
     path: &str,
     candidate: &Candidate,
 ) -> Result<(Client, Leadership), Error> {
     loop {
-        let client = context.guard(&sessions.live().await?);
+        let client = sessions.live().await?;
         match LeaderElection::new(&client, path).campaign(candidate).await {
             Ok(leadership) => return Ok((client, leadership)),
             // The next session campaigns anew, and so does who was struck from the list.

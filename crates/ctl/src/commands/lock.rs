@@ -132,7 +132,7 @@ impl Lock {
         signals: &mut Signals,
     ) -> Result<(), Failure> {
         let (client, grant) = tokio::select! {
-            acquired = self.acquire_in_time(context, sessions) => acquired?,
+            acquired = self.acquire_in_time(sessions) => acquired?,
             signal = signals.end() => return Err(Failure::ended_by(signal)),
         };
         eprintln!("coordctl: holding {} with epoch {}", self.path, grant.epoch());
@@ -148,12 +148,8 @@ impl Lock {
         }
     }
 
-    async fn acquire_in_time(
-        &self,
-        context: &Context,
-        sessions: &Sessions,
-    ) -> Result<(Client, Grant), Failure> {
-        let acquiring = self.acquire(context, sessions);
+    async fn acquire_in_time(&self, sessions: &Sessions) -> Result<(Client, Grant), Failure> {
+        let acquiring = self.acquire(sessions);
         let acquired = match self.wait {
             Some(wait) => tokio::time::timeout(wait, acquiring).await.unwrap_or(Ok(None)),
             None => acquiring.await,
@@ -162,13 +158,9 @@ impl Lock {
     }
 
     /// In this session or in a later one.
-    async fn acquire(
-        &self,
-        context: &Context,
-        sessions: &Sessions,
-    ) -> Result<Option<(Client, Grant)>, Error> {
+    async fn acquire(&self, sessions: &Sessions) -> Result<Option<(Client, Grant)>, Error> {
         loop {
-            let client = context.guard(&sessions.live().await?);
+            let client = sessions.live().await?;
             match self.ask(&client).await {
                 Ok(grant) => return Ok(grant.map(|grant| (client, grant))),
                 // The next session asks anew, and so does who was struck from the list.

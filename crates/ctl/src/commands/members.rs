@@ -2,6 +2,7 @@ use std::fmt;
 use std::pin::pin;
 
 use clap::Args;
+use coordd_client::Client;
 use coordd_client::recipes::{GroupMembership, Member, MemberChange};
 use futures::StreamExt as _;
 use serde::Serialize;
@@ -109,11 +110,12 @@ impl Members {
             sessions = context.sessions() => sessions?,
             () = interrupted() => return Ok(()),
         };
+        let client = sessions.newest()?;
         let group = GroupMembership::new(&sessions, &self.path);
         let result = match &self.join {
             Some(name) => self.join(context, &group, name).await,
-            None if self.watch => watch(context, &group).await,
-            None => list(context, &group).await,
+            None if self.watch => watch(context, &client, &group).await,
+            None => list(context, &client, &group).await,
         };
         // If no node is in reach the session expires by itself, and the result is what matters.
         let _ = tokio::time::timeout(GOODBYE, sessions.close()).await;
@@ -134,23 +136,22 @@ impl Members {
     }
 }
 
-async fn watch(context: &Context, group: &GroupMembership) -> Result<(), Failure> {
+async fn watch(context: &Context, client: &Client, group: &GroupMembership) -> Result<(), Failure> {
     let (mut changes, mut ended) = (group.watch(), pin!(interrupted()));
     loop {
         let change = tokio::select! {
             change = changes.next() => change,
             () = &mut ended => return Ok(()),
         };
-        let Some(change) = change else {
-            return Err(Failure::Usage("the group cannot be read".into()));
-        };
+        // It ends where the group may not be read: another look says why.
+        let Some(change) = change else { return list(context, client, group).await };
         context.output().result(&Changed::from(change))?;
     }
 }
 
-async fn list(context: &Context, group: &GroupMembership) -> Result<(), Failure> {
+async fn list(context: &Context, client: &Client, group: &GroupMembership) -> Result<(), Failure> {
     let members = tokio::select! {
-        members = group.members() => members?,
+        members = context.answer_in(client, group.members()) => members?,
         () = interrupted() => return Ok(()),
     };
     context.output().result(&Listed { members: members.into_iter().map(MemberOutput::from).collect() })

@@ -375,6 +375,8 @@ impl Task {
     }
 
     async fn remove(&mut self, client: &Client, epoch: u64) {
+        // It has to go also when that is lost under which it was made.
+        let client = &client.unguarded();
         let mut paths = self.paths();
         let checked = client.multi().check(Check::epoch(paths[0].clone(), epoch));
         // The announcements first: who sees the changes one by one finds no announcement without a record.
