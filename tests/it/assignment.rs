@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use coordd_client::recipes::{
-    AssignedItem, AssignmentChange, AssignmentSettings, AssignmentStatus, AssignmentWorker, Loss, Strategy,
-    WorkAssignment, WorkItem, WorkerProfile,
+    AssignedItem, AssignmentChange, AssignmentSettings, AssignmentStatus, AssignmentWorker, Loss, Sessions,
+    Strategy, WorkAssignment, WorkItem, WorkerProfile, participate,
 };
-use coordd_client::{Client, CreateMode, CreateOptions, ErrorKind, ReadLevel};
+use coordd_client::{Client, ConnectOptions, CreateMode, CreateOptions, ErrorKind, ReadLevel};
 use coordd_tests::{Contender, Ensemble, eventually, seed};
 use futures::future::join_all;
 use rand::rngs::StdRng;
@@ -119,6 +119,15 @@ async fn an_item_moves_when_it_was_revoked_drained_and_given_back_and_not_before
     drop(x);
     let x = assigned(&mut first).await;
     assert_eq!(x.id(), "x");
+
+    // Removed and put again at once, it is revoked all the same, and comes back as what it is now.
+    assert_eq!(group.remove("x").await, Ok(true));
+    group.put("x", &WorkItem::new().data("another one")).await.expect("put");
+    assert_eq!(revoked(&mut first).await, "x");
+    nothing(&mut first).await;
+    drop(x);
+    let x = assigned(&mut first).await;
+    assert_eq!((x.id(), x.data()), ("x", &Value::from("another one")));
 
     // Given up without having been revoked, it comes back to the same worker, and not at once.
     let (id, epoch) = (z.id().to_owned(), z.epoch());
@@ -401,7 +410,10 @@ async fn with_items(client: &Client, settings: &AssignmentSettings, items: usize
     for item in 0..items {
         let path = format!("{LOG}/i{item}");
         let options = CreateOptions::new(CreateMode::Persistent).parents(true);
-        client.create(path, "", options).await.expect("a znode");
+        match client.create(path, "", options).await {
+            Err(error) if error.kind != ErrorKind::NodeExists => panic!("{error}"),
+            _ => {}
+        }
         group.put(&format!("i{item}"), &WorkItem::new()).await.expect("put");
     }
     group
@@ -562,4 +574,72 @@ async fn whoever_dies_in_the_middle_of_a_move_items_have_one_owner_after_the_oth
     let owners = owners_one_after_the_other(&client, ITEMS).await;
     println!("owners of each item, one after the other: {owners:?}");
     assert!(owners.iter().sum::<usize>() > 2 * ITEMS, "items have moved: {owners:?}");
+}
+
+/// Somebody writes whatever they like into the znodes of a group, and deletes them. When they stop, everything is as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_other_hands_have_done_to_its_znodes_a_group_recovers() {
+    const WORKERS: [&str; 3] = ["a", "b", "c"];
+    const ITEMS: usize = 12;
+    let ensemble = Ensemble::start(3).await;
+    let mut rng = StdRng::seed_from_u64(seed());
+    let client = ensemble.client(TIMEOUT).await;
+    let group = with_items(&client, &eager(), ITEMS).await;
+    let mut working = Vec::new();
+    for name in WORKERS {
+        let options = ConnectOptions::new().session_timeout(TIMEOUT);
+        let sessions = Sessions::connect(ensemble.endpoints(), options).await.expect("a session");
+        working.push(tokio::spawn(async move {
+            participate(&sessions, GROUP, &WorkerProfile::new(name), async |item| item.revoked().await).await
+        }));
+    }
+    let workers = BTreeMap::from(WORKERS.map(|name| (name.to_owned(), ())));
+    balanced(&group, ITEMS, &workers).await;
+    for _ in 0..100 {
+        let (worker, item) = (WORKERS.choose(&mut rng).expect("some"), rng.random_range(0..ITEMS));
+        let directories = ["assigned", "owners", "workers", "election"];
+        let znodes = [
+            format!("assigned/{worker}"),
+            format!("workers/{worker}"),
+            format!("owners/i{item}"),
+            format!("items/i{item}"),
+            "settings".to_owned(),
+            "plan".to_owned(),
+            "rebalance".to_owned(),
+        ];
+        let garbage =
+            ["", "}{", "[]", r#"{"items": ["i0", "i1", "i1", "no/name", "nobody"]}"#, r#"{"worker": "c"}"#];
+        let znode = format!("{GROUP}/{}", znodes.choose(&mut rng).expect("some"));
+        let garbage = *garbage.choose(&mut rng).expect("some");
+        // Some of them are not there at the moment, and some do exist already.
+        let done = match rng.random_range(0..8) {
+            0 => {
+                let directory = directories.choose(&mut rng).expect("some");
+                client.delete_tree(format!("{GROUP}/{directory}"), None).await.map(drop)
+            }
+            1..4 => client.set(znode, garbage, None).await.map(drop),
+            4 => client.create(znode, garbage, CreateMode::Persistent).await.map(drop),
+            _ => client.delete(znode, None).await.map(drop),
+        };
+        if let Err(error) = done {
+            let expected = [ErrorKind::NoNode, ErrorKind::NodeExists];
+            assert!(expected.contains(&error.kind), "{error}");
+        }
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..50))).await;
+    }
+    // What nobody would undo: znodes that look like those of workers and owners without a session, and items.
+    for directory in ["workers", "owners"] {
+        for name in
+            client.children(format!("{GROUP}/{directory}"), ReadLevel::Linearizable).await.unwrap_or_default()
+        {
+            let path = format!("{GROUP}/{directory}/{name}");
+            let stat = client.exists(&path, ReadLevel::Linearizable).await.expect("a read");
+            if stat.is_some_and(|stat| stat.ephemeral_owner == 0) {
+                client.delete(path, None).await.expect("deleted");
+            }
+        }
+    }
+    let group = with_items(&client, &eager(), ITEMS).await;
+    balanced(&group, ITEMS, &workers).await;
+    assert!(working.iter().all(|working| !working.is_finished()), "nobody has given up");
 }

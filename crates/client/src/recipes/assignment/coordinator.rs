@@ -144,7 +144,11 @@ impl Leader<'_> {
             roster.plan(rebalance, seed)
         });
         let Some(plan) = planning.await.map_err(|_| closed())? else { return Ok(false) };
-        self.write(plan).await?;
+        match self.write(plan).await {
+            // Somebody has asked for more while this was planned, with a change in mind that is to be seen first.
+            Err(error) if error.kind == ErrorKind::BadVersion => self.is_changed = true,
+            written => written?,
+        }
         Ok(true)
     }
 
@@ -188,9 +192,9 @@ impl Leader<'_> {
         }
         // Last, so that what it counts has been done.
         multi = multi.set(self.layout.top(PLAN), to_bytes(record), None);
-        if let Some(epoch) = self.roster.asked {
+        if let Some((epoch, version)) = self.roster.asked {
             let path = self.layout.top(REBALANCE);
-            multi = multi.check(Check::epoch(&path, epoch)).delete(path, None);
+            multi = multi.check(Check::epoch(&path, epoch)).delete(path, Some(version));
         }
         send(multi).await
     }

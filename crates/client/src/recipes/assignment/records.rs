@@ -52,6 +52,8 @@ pub(super) struct ListRecord {
 #[serde(default)]
 pub(super) struct OwnerRecord {
     pub(super) worker: String,
+    /// The creation zxid of the item that the worker was told of; 0: whichever.
+    pub(super) item: u64,
 }
 
 /// `plan`: what a leader leaves to the next one.

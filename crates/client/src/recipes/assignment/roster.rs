@@ -13,14 +13,18 @@ use crate::recipes::{CacheChange, CachedZnode};
 pub(super) struct Roster {
     pub(super) settings: AssignmentSettings,
     pub(super) items: BTreeMap<String, ItemRecord>,
+    /// The creation zxids of the items.
+    epochs: BTreeMap<String, u64>,
     workers: BTreeMap<String, WorkerRecord>,
     /// By worker.
     lists: BTreeMap<String, Vec<String>>,
     /// By item.
     pub(super) owners: BTreeMap<String, ItemOwner>,
+    /// The creation zxids of the items that the owners were told of, where they say so.
+    told: BTreeMap<String, u64>,
     pub(super) plan: PlanRecord,
-    /// The epoch of a request to rebalance.
-    pub(super) asked: Option<u64>,
+    /// The epoch and the version of a request to rebalance.
+    pub(super) asked: Option<(u64, i32)>,
 }
 
 /// Who owns an item.
@@ -49,18 +53,24 @@ impl Roster {
         let Some((top, name)) = layout.split(change.path()) else { return false };
         let after = change.after();
         match (top, name.is_empty()) {
-            (ITEMS, false) => put(&mut self.items, name, after.map(|znode| read(znode))),
+            (ITEMS, false) => {
+                put(&mut self.items, name, after.map(|znode| read(znode)));
+                put(&mut self.epochs, name, after.map(|znode| znode.stat.czxid));
+            }
             (WORKERS, false) => put(&mut self.workers, name, after.map(|znode| read(znode))),
             (ASSIGNED, false) => {
                 put(&mut self.lists, name, after.map(|znode| read::<ListRecord>(znode).items));
             }
             (OWNERS, false) => {
-                let owner = after.map(|znode| ItemOwner {
-                    worker: read::<OwnerRecord>(znode).worker,
-                    epoch: znode.stat.czxid,
-                });
+                let was_removed = self.was_removed(name);
+                let record = after.map(|znode| read::<OwnerRecord>(znode));
+                let told = record.as_ref().map(|record| record.item).filter(|epoch| *epoch != 0);
+                put(&mut self.told, name, told);
+                let owner = after
+                    .zip(record)
+                    .map(|(znode, record)| ItemOwner { worker: record.worker, epoch: znode.stat.czxid });
                 put(&mut self.owners, name, owner);
-                return false;
+                return self.was_removed(name) != was_removed;
             }
             (SETTINGS, true) => match after.map(|znode| serde_json::from_slice(&znode.data)) {
                 Some(Ok(settings)) => self.settings = settings,
@@ -72,10 +82,23 @@ impl Roster {
                 self.plan = after.map(|znode| read(znode)).unwrap_or_default();
                 return false;
             }
-            (REBALANCE, true) => self.asked = after.map(|znode| znode.stat.czxid),
+            (REBALANCE, true) => self.asked = after.map(|znode| (znode.stat.czxid, znode.stat.version)),
             _ => return false,
         }
         true
+    }
+
+    /// Whether the item was removed, and put again, since its owner was told of it: it is revoked first, and then assigned as
+    /// another one.
+    fn was_removed(&self, item: &str) -> bool {
+        match (self.told.get(item), self.epochs.get(item)) {
+            (Some(told), Some(epoch)) => told != epoch,
+            _ => false,
+        }
+    }
+
+    fn is_assignable(&self, item: &str) -> bool {
+        self.items.contains_key(item) && !self.was_removed(item)
     }
 
     /// Which worker each item is to belong to. Where two lists name an item, because a leader died between two of its writes,
@@ -83,7 +106,7 @@ impl Roster {
     pub(super) fn assigned(&self) -> BTreeMap<String, String> {
         let mut assigned = BTreeMap::<&str, &str>::new();
         for (worker, list) in &self.lists {
-            for item in list.iter().filter(|item| self.items.contains_key(*item)) {
+            for item in list.iter().filter(|item| self.is_assignable(item)) {
                 let is_owner = || self.owners.get(item).is_some_and(|owner| owner.worker == *worker);
                 if !assigned.contains_key(item.as_str()) || is_owner() {
                     assigned.insert(item, worker);
@@ -165,7 +188,7 @@ impl Roster {
     }
 
     fn plan_items(&self) -> Vec<PlanItem> {
-        let items = self.items.iter();
+        let items = self.items.iter().filter(|(id, _)| !self.was_removed(id));
         items.map(|(id, record)| PlanItem { id: id.clone(), cost: record.cost.max(0.0) }).collect()
     }
 }
@@ -315,6 +338,27 @@ mod tests {
         group.set("/g/owners/i001", json!({ "worker": "a" }));
         let draining: Vec<_> = group.roster.draining().map(|(item, owner)| (item, &*owner.worker)).collect();
         assert_eq!(draining, [("i001", "a")]);
+    }
+
+    #[test]
+    fn an_item_that_was_removed_and_put_again_is_revoked_and_then_assigned_as_another_one() {
+        let mut group = Group::new(Strategy::Sticky);
+        group.items(2);
+        group.worker("a");
+        group.carry_out(false);
+        let epoch = group.roster.epochs["i001"];
+        assert!(!group.set("/g/owners/i001", json!({ "worker": "a", "item": epoch })));
+        assert!(!group.set("/g/owners/i000", json!({ "worker": "a" })), "one that does not say of which");
+        assert_eq!(group.roster.draining().count(), 0);
+        // Both at once, as a cache may tell of it.
+        group.set("/g/items/i001", json!({}));
+        group.set("/g/items/i000", json!({}));
+        assert_eq!(group.carry_out(false), 0);
+        assert_eq!(group.counts(), [("a", 1)]);
+        assert_eq!(group.roster.draining().map(|(item, _)| item).collect::<Vec<_>>(), ["i001"]);
+        assert!(group.delete("/g/owners/i001"), "now it can be planned");
+        assert_eq!(group.carry_out(false), 1);
+        assert_eq!(group.counts(), [("a", 2)]);
     }
 
     #[test]

@@ -98,10 +98,17 @@ impl WorkAssignment {
         let options = CreateOptions::new(CreateMode::Persistent).parents(true);
         let making = [ITEMS, WORKERS, ASSIGNED, OWNERS].map(|directory| {
             let making = client.create(layout.top(directory), "", options.clone());
-            async {
+            let layout = &layout;
+            async move {
                 match making.await {
-                    Err(error) if error.kind != ErrorKind::NodeExists => Err(error),
-                    _ => Ok(()),
+                    Ok(_) => Ok(()),
+                    Err(error) if error.kind == ErrorKind::NodeExists => Ok(()),
+                    // Where somebody else has made them, who takes part need not be allowed to.
+                    Err(error) if error.kind == ErrorKind::NoAuth => {
+                        let there = client.exists(layout.top(directory), ReadLevel::Linearizable).await?;
+                        there.map(drop).ok_or(error)
+                    }
+                    Err(error) => Err(error),
                 }
             }
         });
@@ -130,7 +137,8 @@ impl WorkAssignment {
         Ok(())
     }
 
-    /// Adds an item, or changes it. Who owns it keeps it, and what it was told of it: remove it first to tell it anew.
+    /// Adds an item, or changes it. Who owns it keeps it, and what it was told of it. To tell it anew, remove the item first: it
+    /// is revoked then, drained, and assigned as another one.
     ///
     /// # Errors
     ///
@@ -220,10 +228,8 @@ impl WorkAssignment {
     /// It is rebalanced all the same, as soon as somebody leads.
     pub async fn rebalance(&self) -> Result<(), Error> {
         let path = self.layout().top(REBALANCE);
-        match self.client().create(&path, "", CreateMode::Persistent).await {
-            Err(error) if error.kind != ErrorKind::NodeExists => return Err(error),
-            _ => {}
-        }
+        // Written anew where somebody has asked already: what is planned for them may be without what this caller has seen.
+        put(self.client(), &path, "").await?;
         until_gone(self.client(), &path).await?;
         Ok(())
     }
@@ -237,7 +243,7 @@ impl WorkAssignment {
         check_name("an item's name", id)?;
         let owner = self.client().get(self.layout().node(OWNERS, id), ReadLevel::Linearizable).await;
         Ok(found(owner)?.map(|(data, stat)| {
-            let OwnerRecord { worker } = serde_json::from_slice(&data).unwrap_or_default();
+            let OwnerRecord { worker, .. } = serde_json::from_slice(&data).unwrap_or_default();
             ItemOwner { worker, epoch: stat.czxid }
         }))
     }

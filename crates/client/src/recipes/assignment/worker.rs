@@ -239,9 +239,17 @@ struct List {
     changed: BoxFuture<'static, Result<WatchEvent, Error>>,
 }
 
+/// An item as it was put.
+struct PutItem {
+    id: String,
+    record: ItemRecord,
+    /// Its creation zxid.
+    epoch: u64,
+}
+
 /// What became of an attempt to take items.
 enum Taken {
-    Items(Vec<(String, ItemRecord, Grant)>),
+    Items(Vec<(PutItem, Grant)>),
     /// Somebody else has one of them by now.
     Beaten,
     /// The list is another one by now, or the worker is no member.
@@ -296,13 +304,17 @@ impl Claimant {
     }
 
     /// The items as they were put; those are left out that were removed.
-    async fn read(&self, items: Vec<String>) -> Result<Vec<(String, ItemRecord)>, Error> {
+    async fn read(&self, items: Vec<String>) -> Result<Vec<PutItem>, Error> {
         let reads = items.into_iter().map(|item| {
             // All are sent before the first is awaited.
             let reading = self.client.get(self.layout.node(ITEMS, &item), ReadLevel::Local);
             async move {
                 let read = found(reading.await)?;
-                Ok(read.map(|(data, _)| (item, serde_json::from_slice(&data).unwrap_or_default())))
+                Ok(read.map(|(data, stat)| PutItem {
+                    id: item,
+                    record: serde_json::from_slice(&data).unwrap_or_default(),
+                    epoch: stat.czxid,
+                }))
             }
         });
         let items: Result<Vec<_>, Error> = join_all(reads).await.into_iter().collect();
@@ -310,16 +322,16 @@ impl Claimant {
     }
 
     /// Takes all of the items or none. Runs to its end also if nobody waits: what was taken is given back then.
-    async fn take(&self, items: Vec<(String, ItemRecord)>, checks: Vec<Check>) -> Result<Taken, Error> {
+    async fn take(&self, items: Vec<PutItem>, checks: Vec<Check>) -> Result<Taken, Error> {
         wait_for_lease(&self.client, self.grace).await?;
         let (claimant, conditions) = (self.clone(), checks.len());
         owned(async move {
             let Claimant { client, layout, id, grace, .. } = claimant;
-            let owner = to_bytes(&OwnerRecord { worker: id });
             let multi = checks.into_iter().fold(client.multi(), Multi::check);
-            let multi = items.iter().fold(multi, |multi, (item, _)| {
+            let multi = items.iter().fold(multi, |multi, item| {
+                let owner = to_bytes(&OwnerRecord { worker: id.clone(), item: item.epoch });
                 let options = CreateOptions::new(CreateMode::Ephemeral).parents(true);
-                multi.create(layout.node(OWNERS, item), owner.clone(), options)
+                multi.create(layout.node(OWNERS, &item.id), owner, options)
             });
             let results = match multi.commit().await {
                 Ok(results) => results,
@@ -335,8 +347,7 @@ impl Claimant {
                 }
                 _ => None,
             });
-            let taken = items.into_iter().zip(grants);
-            Ok(Taken::Items(taken.map(|((item, record), grant)| (item, record, grant)).collect()))
+            Ok(Taken::Items(items.into_iter().zip(grants).collect()))
         })
         .await
     }
@@ -503,7 +514,7 @@ impl WorkerTask {
             }
         }
         let items = self.claimant.read(free.clone()).await?;
-        for item in free.iter().filter(|item| items.iter().all(|(there, _)| there != *item)) {
+        for item in free.iter().filter(|item| items.iter().all(|there| there.id != **item)) {
             // Removed a moment ago, and about to leave the list.
             self.rest(item.clone());
         }
@@ -511,7 +522,7 @@ impl WorkerTask {
             return Ok(true);
         }
         match self.claimant.take(items, checks.to_vec()).await? {
-            Taken::Items(taken) => taken.into_iter().for_each(|taken| self.hand_out(taken)),
+            Taken::Items(taken) => taken.into_iter().for_each(|(item, grant)| self.hand_out(item, grant)),
             Taken::Beaten => {}
             Taken::Outdated => return Ok(false),
         }
@@ -532,7 +543,7 @@ impl WorkerTask {
         Ok(true)
     }
 
-    fn hand_out(&mut self, (id, record, grant): (String, ItemRecord, Grant)) {
+    fn hand_out(&mut self, PutItem { id, record, .. }: PutItem, grant: Grant) {
         let revoked = watch::Sender::new(false);
         let held = Held { epoch: grant.epoch(), loss: grant.loss(), revoked };
         let item =
