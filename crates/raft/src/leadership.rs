@@ -22,6 +22,13 @@ pub struct Leadership {
     pub(crate) vote: Option<Vote>,
 }
 
+impl Leadership {
+    /// Nothing has happened between the two that changes who leads.
+    pub(crate) fn is_same_reign(&self, other: Leadership) -> bool {
+        (self.term, self.leader, self.is_own) == (other.term, other.leader, other.is_own)
+    }
+}
+
 /// Keeps `leadership` at what openraft says, until openraft stops. Then the process ends: a node whose log has failed
 /// must not go on as if it had one.
 pub(crate) async fn follow_leadership<O: Observer>(

@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A leader's frames are due several times a second; without any for so long the stream is given up.
 const SILENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(20);
+/// How long a leader's successor may take, after it has resigned.
+const SUCCESSION: Duration = Duration::from_millis(100);
 /// A frame is closed when it has so many bytes of batches. One command is at most 12 MiB, and a frame at most 16.
 const FRAME_BYTES: usize = 2 << 20;
 /// How long a new connection may take before the leader counts as unreachable but not as dead.
@@ -96,9 +98,16 @@ pub(crate) async fn run_link<O: Observer>(node: Arc<Node<O>>) {
             End::Stopped => return,
             End::LeadershipChanged => {}
             End::Broken if current.is_own => tokio::time::sleep(RETRY / 2).await,
-            End::NotLeading => depose(&node, &mut leadership, current).await,
+            End::NotLeading => {
+                // It has resigned, and an election is under way that must not be disturbed by another; or it has just been
+                // started again, and nobody leads.
+                let other = leadership.wait_for(|now| !now.is_same_reign(current));
+                if timeout(SUCCESSION, other).await.is_err() {
+                    depose(&node, &mut leadership, current).await;
+                }
+            }
             End::Broken => {
-                if is_refused(&node, current.leader).await && is_same_reign(&leadership, current) {
+                if is_refused(&node, current.leader).await && leadership.borrow().is_same_reign(current) {
                     depose(&node, &mut leadership, current).await;
                 } else {
                     tokio::time::sleep(RETRY).await;
@@ -106,11 +115,6 @@ pub(crate) async fn run_link<O: Observer>(node: Arc<Node<O>>) {
             }
         }
     }
-}
-
-fn is_same_reign(leadership: &watch::Receiver<Leadership>, reign: Leadership) -> bool {
-    let now = *leadership.borrow();
-    (now.term, now.leader, now.is_own) == (reign.term, reign.leader, reign.is_own)
 }
 
 /// This node leads: its batches go straight into the leader's queue.
@@ -132,7 +136,7 @@ async fn lead<O: Observer>(
             _ = losses.changed() => return End::Broken,
             changed = leadership.changed() => {
                 if changed.is_err() { return End::Stopped }
-                if !is_same_reign(leadership, reign) { return End::LeadershipChanged }
+                if !leadership.borrow().is_same_reign(reign) { return End::LeadershipChanged }
             }
             _ = tick.tick() => {
                 let touched = node.contact.take_touched();
@@ -176,7 +180,7 @@ async fn follow<O: Observer>(
             () = node.shared.proposer.wake.notified() => {}
             changed = leadership.changed() => {
                 if changed.is_err() { return End::Stopped }
-                if !is_same_reign(leadership, reign) { return End::LeadershipChanged }
+                if !leadership.borrow().is_same_reign(reign) { return End::LeadershipChanged }
             }
             reply = replies.message() => match reply {
                 Ok(Some(reply)) => {
@@ -255,13 +259,11 @@ async fn depose<O: Observer>(
         return;
     }
     for _ in 0..4 {
-        if !is_same_reign(leadership, reign) || node.raft.trigger().elect(true).await.is_err() {
+        if !leadership.borrow().is_same_reign(reign) || node.raft.trigger().elect(true).await.is_err() {
             return;
         }
         // Different on each node, so that two that ask for each other's vote do not stay in step.
         let wait = Duration::from_millis(40 + 25 * (node.id() % 4));
-        let _ =
-            timeout(wait, leadership.wait_for(|now| (now.term, now.leader) != (reign.term, reign.leader)))
-                .await;
+        let _ = timeout(wait, leadership.wait_for(|now| !now.is_same_reign(reign))).await;
     }
 }
