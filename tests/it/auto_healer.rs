@@ -36,21 +36,27 @@ async fn supervise(ensemble: &Ensemble, host: &str, rest: &[&str]) -> Contender 
     Contender::start(ensemble, program, "COORDCTL_ENDPOINTS").await
 }
 
-/// Waits until so many copies run and the status is as it should be; returns it.
+/// Waits until all copies run, so many, and the status is as it should be; returns it.
 async fn until(
     healer: &AutoHealer,
     copies: usize,
     what: &str,
     is_so: impl Fn(&HealerStatus) -> bool,
 ) -> HealerStatus {
-    let mut last = HealerStatus::default();
+    let all_run = |status: &HealerStatus| status.running() == copies && status.copies.len() == copies;
+    status_when(healer, what, |status| all_run(status) && is_so(status)).await
+}
+
+async fn status_when(healer: &AutoHealer, what: &str, is_so: impl Fn(&HealerStatus) -> bool) -> HealerStatus {
     let start = std::time::Instant::now();
-    while last.running() != copies || last.copies.len() != copies || !is_so(&last) {
-        assert!(start.elapsed() < SOON, "not in time: {what}: {last:#?}");
+    loop {
+        let status = healer.status().await.expect("a status");
+        if is_so(&status) {
+            return status;
+        }
+        assert!(start.elapsed() < SOON, "not in time: {what}: {status:#?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
-        last = healer.status().await.expect("a status");
     }
-    last
 }
 
 fn pids_on(status: &HealerStatus, agent: &str) -> Vec<u32> {
@@ -217,13 +223,11 @@ async fn copies_move_when_they_keep_failing_and_follow_spec_capacity_and_session
     .await;
     healer.define(&HealerSpec { copies: 5, ..other }).await.expect("defined");
     bad.stop().await;
-    eventually(SOON, "as many as there is room for", async || {
-        let status = healer.status().await.expect("a status");
+    let status = status_when(&healer, "as many as there is room for", |status| {
         let unplaced = status.copies.iter().filter(|copy| copy.state == CopyState::Unplaced).count();
         (status.running(), unplaced, status.agents.len()) == (2, 3, 1)
     })
     .await;
-    let status = healer.status().await.expect("a status");
     let pids = pids_on(&status, "good");
     drop(good);
     eventually(SOON, "a dropped agent leaves", async || {

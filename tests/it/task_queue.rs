@@ -311,6 +311,21 @@ async fn what_others_have_done_to_the_znodes_stops_no_worker() {
         client.delete(format!("/r/{directory}"), None).await.expect("deleted");
     }
     claim(&queue).await.complete().await.expect("completed");
+    client.delete("/r/pending", None).await.expect("deleted");
+    put(&queue, "x", TaskOptions::new()).await;
+    claim(&queue).await.complete().await.expect("completed");
+    let waiting = queue.clone();
+    let waiting = tokio::spawn(async move { waiting.claim().await });
+    eventually(SOON, "it waits", async || {
+        client.children("/r/waiters", ReadLevel::Local).await.is_ok_and(|names| names.len() == 1)
+    })
+    .await;
+    client.delete("/r/pending", None).await.expect("deleted");
+    put(&queue, "after all", TaskOptions::new()).await;
+    let claimed =
+        tokio::time::timeout(SOON, waiting).await.expect("in time").expect("no panic").expect("a claim");
+    assert_eq!(text(&claimed), "after all");
+    claimed.complete().await.expect("completed");
 
     // Who may only read can open a queue that is there, and look at it.
     let readable = CreateOptions::new(CreateMode::Persistent).acl([AclEntry::world(Perms::READ)]);

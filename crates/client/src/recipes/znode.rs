@@ -1,9 +1,10 @@
 //! What recipes do with the paths, the data and the answers of znodes, whatever these stand for.
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use serde::Serialize;
 
-use crate::{Error, ErrorKind};
+use crate::{Client, CreateMode, CreateOptions, Error, ErrorKind, ReadLevel};
 
 /// The last part of a path.
 pub(super) fn name_of(path: &str) -> &str {
@@ -42,4 +43,27 @@ pub(super) fn unless_changed<T>(result: Result<T, Error>) -> Result<Option<T>, E
         Err(error) if is_changed(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Makes those that are not there, with missing parents.
+pub(super) async fn make_directories(
+    client: &Client,
+    paths: impl IntoIterator<Item = String>,
+) -> Result<(), Error> {
+    let options = CreateOptions::new(CreateMode::Persistent).parents(true);
+    let making = paths.into_iter().map(|path| {
+        let making = client.create(path.clone(), "", options.clone());
+        async {
+            match making.await {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind == ErrorKind::NodeExists => Ok(()),
+                // Who may only look is refused also where nothing is to be made.
+                Err(error) if error.kind == ErrorKind::NoAuth => {
+                    client.exists(path, ReadLevel::Linearizable).await?.map(drop).ok_or(error)
+                }
+                Err(error) => Err(error),
+            }
+        }
+    });
+    try_join_all(making).await.map(drop)
 }

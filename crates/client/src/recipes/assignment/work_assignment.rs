@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use futures::future::try_join_all;
 use tokio::task::AbortHandle;
 
 use super::coordinator;
@@ -12,9 +11,9 @@ use super::{AssignmentSettings, AssignmentStatus, AssignmentWorker, WorkItem, Wo
 use crate::recipes::registry::check_name;
 use crate::recipes::replace_if::{BackOff, put};
 use crate::recipes::waiting_line::until_gone;
-use crate::recipes::znode::found;
+use crate::recipes::znode::{found, make_directories};
 use crate::recipes::{LeaderElection, TreeCache};
-use crate::{Client, CreateMode, CreateOptions, Error, ErrorKind, ReadLevel, ReadResult};
+use crate::{Client, CreateMode, Error, ErrorKind, ReadLevel, ReadResult};
 
 /// Items that are put in one step.
 const BATCH: usize = 256;
@@ -95,24 +94,8 @@ impl WorkAssignment {
     /// `BadArguments` for a malformed path; `NoAuth`; those of the session.
     pub async fn open(client: &Client, path: impl AsRef<str>) -> Result<Self, Error> {
         let layout = Layout::new(path.as_ref());
-        let options = CreateOptions::new(CreateMode::Persistent).parents(true);
-        let making = [ITEMS, WORKERS, ASSIGNED, OWNERS].map(|directory| {
-            let making = client.create(layout.top(directory), "", options.clone());
-            let layout = &layout;
-            async move {
-                match making.await {
-                    Ok(_) => Ok(()),
-                    Err(error) if error.kind == ErrorKind::NodeExists => Ok(()),
-                    // Where somebody else has made them, who takes part need not be allowed to.
-                    Err(error) if error.kind == ErrorKind::NoAuth => {
-                        let there = client.exists(layout.top(directory), ReadLevel::Linearizable).await?;
-                        there.map(drop).ok_or(error)
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-        });
-        try_join_all(making).await?;
+        make_directories(client, [ITEMS, WORKERS, ASSIGNED, OWNERS].map(|directory| layout.top(directory)))
+            .await?;
         let inner = Inner { client: client.clone(), layout, coordinator: OnceLock::new() };
         Ok(Self { inner: Arc::new(inner) })
     }

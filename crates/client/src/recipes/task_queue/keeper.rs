@@ -54,6 +54,8 @@ pub(super) async fn run(tree: Tree) {
             return;
         }
         tracing::warn!(%error, queue = %tree.root, "the keeper begins anew");
+        // What cannot be mended is met again.
+        let _ = tree.mend(error).await;
         tokio::time::sleep(RETRY).await;
     }
 }

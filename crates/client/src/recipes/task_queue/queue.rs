@@ -124,7 +124,14 @@ impl TaskQueue {
                 tree.node(DELAYED, &DelayedName { due_ms, delay_ms, id: &id }.to_string())
             }
         };
-        let created = tree.client.create(path, record.to_bytes(), CreateMode::PersistentSequential).await?;
+        let create = || tree.client.create(&*path, record.to_bytes(), CreateMode::PersistentSequential);
+        let created = match create().await {
+            Ok(created) => created,
+            Err(error) => {
+                tree.mend(error).await?;
+                create().await?
+            }
+        };
         tree.observe(&created.stat);
         let name = name_of(&created.path);
         Ok(DelayedName::parse(name).map_or(name, |name| name.id).to_owned())
@@ -144,6 +151,15 @@ impl TaskQueue {
     /// Leaves the line. A task that was claimed meanwhile is pending again, and no attempt is counted.
     pub async fn claim(&self) -> Result<Claim, Error> {
         self.keep();
+        loop {
+            match self.wait_for_first().await {
+                Ok(claim) => return Ok(claim),
+                Err(error) => self.tree().mend(error).await?,
+            }
+        }
+    }
+
+    async fn wait_for_first(&self) -> Result<Claim, Error> {
         if let Some(claim) = self.first(ReadLevel::Local).await? {
             return Ok(claim);
         }
@@ -171,7 +187,14 @@ impl TaskQueue {
     /// As [`claim`](Self::claim).
     pub async fn try_claim(&self) -> Result<Option<Claim>, Error> {
         self.keep();
-        match self.first(ReadLevel::Local).await? {
+        let first = match self.first(ReadLevel::Local).await {
+            Ok(first) => first,
+            Err(error) => {
+                self.tree().mend(error).await?;
+                None
+            }
+        };
+        match first {
             Some(claim) => Ok(Some(claim)),
             None => self.first(ReadLevel::Linearizable).await,
         }
@@ -245,8 +268,7 @@ impl TaskQueue {
                 && error.kind == ErrorKind::NoNode
                 && error.path != pending
             {
-                tracing::warn!(%error, "a queue's directories are gone and are made again");
-                tree.make_directories().await?;
+                tree.mend(error.clone()).await?;
                 result = step().await;
             }
             let created = match result {

@@ -1,12 +1,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::try_join_all;
-
 use super::record::{DelayedName, Record};
 use crate::recipes::server_clock::ServerClock;
-use crate::recipes::znode::{found, unless_changed};
-use crate::{Bytes, Check, Client, CreateMode, CreateOptions, Error, ErrorKind, Multi, ReadLevel, Stat};
+use crate::recipes::znode::{found, make_directories, unless_changed};
+use crate::{Bytes, Check, Client, CreateMode, Error, ErrorKind, Multi, ReadLevel, Stat};
 
 pub(super) const PENDING: &str = "pending";
 pub(super) const DELAYED: &str = "delayed";
@@ -34,27 +32,17 @@ impl Tree {
     }
 
     pub(super) async fn make_directories(&self) -> Result<(), Error> {
-        let options = CreateOptions::new(CreateMode::Persistent).parents(true);
-        let making = [PENDING, DELAYED, RUNNING, CLAIMS, DEAD].map(|name| {
-            let path = self.directory(name);
-            let making = self.client.create(path.clone(), "", options.clone());
-            async {
-                match making.await {
-                    Ok(_) => Ok(()),
-                    Err(error) if error.kind == ErrorKind::NodeExists => Ok(()),
-                    // Who may only look is refused also where nothing is to be made.
-                    Err(error) if error.kind == ErrorKind::NoAuth => {
-                        match self.client.exists(path, ReadLevel::Linearizable).await? {
-                            Some(_) => Ok(()),
-                            None => Err(error),
-                        }
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-        });
-        try_join_all(making).await?;
-        Ok(())
+        let directories = [PENDING, DELAYED, RUNNING, CLAIMS, DEAD];
+        make_directories(&self.client, directories.map(|name| self.directory(name))).await
+    }
+
+    /// After a step that has failed because somebody has deleted a directory: makes them again. Another error is returned.
+    pub(super) async fn mend(&self, error: Error) -> Result<(), Error> {
+        if error.kind != ErrorKind::NoNode {
+            return Err(error);
+        }
+        tracing::warn!(%error, "a queue's directories are gone and are made again");
+        self.make_directories().await
     }
 
     pub(super) fn directory(&self, name: &str) -> String {
