@@ -12,7 +12,7 @@ use crate::report::{error, report};
 
 /// A node of a registry that detects failures. Says `registered`, `recovering` for each attempt to recover from a loss, which
 /// creates a znode below `--log`, and `alert`. Commands: `claim` takes a task and keeps it (`claimed`), `complete` completes all it
-/// has (`done` or `refused` each), `retire` leaves on purpose.
+/// has (`done` or `refused` each), `drain` begins to leave (`drained`), `retire` leaves on purpose.
 #[derive(Args)]
 pub(crate) struct Detector {
     #[arg(long, default_value = "/registry")]
@@ -102,6 +102,10 @@ impl Detector {
                             Err(failure) => report("refused", error(&failure)),
                         }
                     }
+                }
+                "drain" => {
+                    registration.drain().await?;
+                    report("drained", json!({}));
                 }
                 "retire" => {
                     registration.drain().await?;

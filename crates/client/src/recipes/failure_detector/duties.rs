@@ -104,16 +104,19 @@ impl<'a> Duties<'a> {
                     None => return Err(self.nodes.end().unwrap_or_else(ended)),
                 },
                 // Before the first view there is nothing to judge.
-                _ = look.tick() => if self.directory.is_in_doubt(limit, Instant::now()) {
-                    // It may only not have been heard here.
-                    let at = Instant::now();
-                    let view = self.nodes.wait_for(self.client.sync().await?).await?;
-                    self.on_view(view, alert).await?;
-                    self.directory.confirm(at);
+                _ = look.tick() => {
+                    if self.directory.is_in_doubt(limit, Instant::now()) {
+                        // It may only not have been heard here.
+                        let at = Instant::now();
+                        let view = self.nodes.wait_for(self.client.sync().await?).await?;
+                        self.on_view(view, alert).await?;
+                        self.directory.confirm(at);
+                    }
+                    // Also those for which it was refused the last time, because something had changed.
                     for member in self.directory.stale(limit) {
                         self.evict(&member, alert).await?;
                     }
-                },
+                }
             }
         }
     }
@@ -197,7 +200,9 @@ impl<'a> Duties<'a> {
             return Ok(());
         }
         // The very state that was seen: a node that has drained since must not be remembered, because nobody would forget it.
-        let multi = self.client.multi().check(Check::version(self.detector.layout.node(id), present.version));
+        let node = self.detector.layout.node(id);
+        let multi = self.client.multi().check(Check::epoch(&node, present.epoch));
+        let multi = multi.check(Check::version(node, present.version));
         let multi = match self.known.contains_key(id) {
             true => multi.set(path, json(&known), None),
             false => {
@@ -216,23 +221,26 @@ impl<'a> Duties<'a> {
         id: &str,
         alert: &impl Fn(NodeFailure) -> F,
     ) -> Result<(), Error> {
-        let Some(known) = self.known.remove(id) else { return Ok(()) };
+        let Some(known) = self.known.get(id).cloned() else { return Ok(()) };
         self.record(id, &known, FailureCause::Gone, self.client.multi(), alert).await?;
+        // If it was not recorded, it has been dismissed.
+        self.known.remove(id);
         Ok(())
     }
 
-    /// Removes a node whose heartbeat is too old, in the step that records its loss; none if a heartbeat comes before.
+    /// Removes a node whose heartbeat is too old, in the step that records its loss; none if a heartbeat comes before. Also one
+    /// that is draining, and so not watched: it has stopped before it had given back what it has.
     async fn evict<F: Future<Output = ()>>(
         &mut self,
         member: &Member,
         alert: &impl Fn(NodeFailure) -> F,
     ) -> Result<(), Error> {
         let id = &member.instance.id;
-        let (Some(known), layout) = (self.known.get(id).cloned(), &self.detector.layout) else {
-            return Ok(());
-        };
+        let layout = &self.detector.layout;
         let node = layout.node(id);
         let Some(stat) = self.seen.get(&node).map(|znode| znode.stat) else { return Ok(()) };
+        let known = self.known.get(id).cloned();
+        let known = known.unwrap_or_else(|| Known::new(&member.instance, member.epoch, stat.ephemeral_owner));
         let announced = member.instance.services.iter().map(|service| layout.instance(service, id));
         let announced: Vec<_> = announced.collect();
         let read =
@@ -278,7 +286,11 @@ impl<'a> Duties<'a> {
             failure.services.iter().filter(|service| !is_offered(service)).cloned().collect();
         let path = format!("{}/{:020}", self.detector.records(), failure.epoch);
         let options = CreateOptions::new(CreateMode::Persistent).parents(true);
-        let multi = multi.delete(self.detector.known_path(id), None).create(&path, json(&failure), options);
+        let multi = match self.known.contains_key(id) {
+            true => multi.delete(self.detector.known_path(id), None),
+            false => multi,
+        };
+        let multi = multi.create(&path, json(&failure), options);
         let Some(results) = unless_changed(multi.commit().await)? else { return Ok(false) };
         let Some(MultiResult::Create(created)) = results.into_iter().next_back() else {
             return Err(no_result());
