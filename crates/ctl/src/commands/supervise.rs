@@ -13,6 +13,9 @@ use crate::exit::Failure;
 use crate::owner::machine_name;
 use crate::supervised::{CommandLine, Ending, Signals, run_beside};
 
+/// After so long it is told what is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 const ENVIRONMENT: &str = "\
 Each copy finds in its environment:
   COORDD_COPY, COORDD_AGENT         its number, from 0, and the agent that runs it
@@ -136,9 +139,17 @@ impl Supervise {
             options = options.capacity(copies);
         }
         let runner = KeptRunner { options: context.options.clone() };
-        let mut agent = tokio::select! {
-            agent = Agent::start(&sessions, &self.path, options, runner) => agent?,
-            signal = signals.end() => return Err(Failure::ended_by(signal)),
+        let mut starting = std::pin::pin!(Agent::start(&sessions, &self.path, options, runner));
+        let mut is_told = false;
+        let mut agent = loop {
+            tokio::select! {
+                agent = &mut starting => break agent?,
+                () = tokio::time::sleep(PATIENCE), if !is_told => {
+                    is_told = true;
+                    eprintln!("coordctl: there is an agent {host} in {}, which may be the last life of this one; waiting", self.path);
+                }
+                signal = signals.end() => return Err(Failure::ended_by(signal)),
+            }
         };
         eprintln!("coordctl: agent {host} takes part in {}", self.path);
         let ended = tokio::select! {

@@ -18,7 +18,8 @@ use super::wire::{Order, Report, send_descriptor};
 use super::{keeper, signals};
 use crate::exit::Failure;
 
-/// The keepers of this process that are alive as far as is known: what one of them keeps is not for another's end.
+/// The keepers of this process that are alive as far as is known: what one of them keeps is not for another's end. Locked while
+/// one is started, and while processes are killed, so that none is taken for a process that was left behind.
 static KEEPERS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// What a command has for its standard input.
@@ -53,17 +54,21 @@ impl Handle {
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let shares_terminal = !matches!(input, Input::Nothing) && signals::shares_terminal();
         let group = if shares_terminal { getpgrp().as_raw_nonzero().get() } else { 0 };
-        let keeper = Command::new(own_program().map_err(failed)?)
-            .arg0(keeper::NAME)
-            .arg(group.to_string())
-            .args(command)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            // What a terminal sends is not for the keeper.
-            .process_group(0)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .spawn()
-            .map_err(failed)?;
-        keepers().push(Pid::from_child(&keeper));
+        let keeper = {
+            let mut keepers = keepers();
+            let keeper = Command::new(own_program().map_err(failed)?)
+                .arg0(keeper::NAME)
+                .arg(group.to_string())
+                .args(command)
+                .envs(environment.iter().map(|(name, value)| (name, value)))
+                // What a terminal sends is not for the keeper.
+                .process_group(0)
+                .stdin(Stdio::from(OwnedFd::from(theirs)))
+                .spawn()
+                .map_err(failed)?;
+            keepers.push(Pid::from_child(&keeper));
+            keeper
+        };
         match input {
             Input::Own => send_descriptor(&ours, std::io::stdin()),
             Input::From(input) => send_descriptor(&ours, input),
@@ -94,16 +99,20 @@ impl Handle {
     pub(super) async fn kill(&mut self) {
         let own = Pid::from_child(&self.keeper);
         loop {
-            let others: Vec<_> = keepers().iter().copied().filter(|keeper| *keeper != own).collect();
-            let left = descendants_but(getpid(), &others);
-            for pid in &left {
-                // Whoever has ended meanwhile does not need it.
-                let _ = kill_process(*pid, Signal::KILL);
-            }
+            let is_over = {
+                let keepers = keepers();
+                let others: Vec<_> = keepers.iter().copied().filter(|keeper| *keeper != own).collect();
+                let left = descendants_but(getpid(), &others);
+                for pid in &left {
+                    // Whoever has ended meanwhile does not need it.
+                    let _ = kill_process(*pid, Signal::KILL);
+                }
+                left.is_empty()
+            };
             // The keepers are the only children that were started here; others have come through a keeper's death, and
             // nobody else asks how they ended.
             let _ = self.keeper.try_wait();
-            if left.is_empty() {
+            if is_over {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
