@@ -80,6 +80,7 @@ async fn a_cluster_routes_calls_fails_over_requeues_and_is_configured_while_its_
     let positions: Vec<_> = steps.iter().map(|step| position(step)).collect();
     assert!(positions.iter().all(Option::is_some) && positions.is_sorted(), "{up:?}");
     first.says("this node leads scheduling").await;
+    first.says("this node leads workflow").await;
     let mut second = Node::start(&ensemble, "node-2").await;
     let mut third = Node::start(&ensemble, "node-3").await;
     first.says("node node-3 joined").await;
@@ -102,6 +103,17 @@ async fn a_cluster_routes_calls_fails_over_requeues_and_is_configured_while_its_
         health["cluster"]["healthyNodes"] == 3 && health["cluster"]["leaders"]["workflow"] == "node-1"
     })
     .await;
+
+    let (status, metrics) = second.http("GET", "/metrics/cluster", "").await.expect("the node answers");
+    let (own, cluster) = (&metrics["nodeMetrics"], &metrics["clusterMetrics"]);
+    assert_eq!((status, &own["nodeId"]), (200, &json!("node-2")), "{metrics}");
+    assert_eq!((&cluster["totalNodes"], &cluster["answeringNodes"]), (&json!(3), &json!(3)), "{metrics}");
+    assert!(own["memoryUsage"].as_u64() > Some(1 << 20) && own["cpuUsage"].is_number(), "{metrics}");
+    // Put, three times get and status, info, and the one that was refused, which is no error of the node.
+    assert!(cluster["totalRequests"].as_u64() >= Some(9), "{metrics}");
+    assert!(cluster["requestsPerSecond"].as_f64() > Some(0.1), "{metrics}");
+    assert!(cluster["averageLatency"].as_f64() > Some(0.0), "{metrics}");
+    assert_eq!(cluster["errorRate"], 0.0, "{metrics}");
 
     // A changed configuration is seen by all: more jobs than one engine can do, so that some wait.
     let options = CreateOptions::new(CreateMode::Persistent).parents(true);

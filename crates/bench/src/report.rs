@@ -3,7 +3,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::options::Options;
+use crate::options::{Operation, Options};
 use crate::recorder::Recorder;
 
 /// The figures of a run. Field names are the JSON output's.
@@ -74,11 +74,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{}: {} connections x {} in flight, {}-byte values, {} s after {} s of warm-up",
-            self.op, self.connections, self.depth, self.value_bytes, self.duration_s, self.warmup_s
-        )?;
+        write!(f, "{}: {} connections", self.op, self.connections)?;
+        if self.op != Operation::Lock.name() {
+            write!(f, " x {} in flight, {}-byte values", self.depth, self.value_bytes)?;
+        }
+        writeln!(f, ", {} s after {} s of warm-up", self.duration_s, self.warmup_s)?;
         writeln!(f, "operations    {} ({:.0}/s)", self.operations, self.operations_per_second)?;
         let Latency { p50, p99, p999, max } = self.latency_ms;
         writeln!(f, "latency       p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, max {max:.2} ms")?;

@@ -10,7 +10,7 @@
 //!
 //! `curl -d '{"args": ["greeting", "hello"]}' -H 'Content-Type: application/json' 127.0.0.1:3002/cluster/services/caching/api/put`
 //! `curl -d '{"args": []}' -H 'Content-Type: application/json' 127.0.0.1:3003/cluster/services/scheduling/api/status`
-//! `curl 127.0.0.1:3001/health/cluster`
+//! `curl 127.0.0.1:3001/health/cluster` or `/metrics/cluster`
 //! `coordctl config set /nooblyjs-core/config/global job_interval_ms 250`
 //!
 //! `COORDD_ENDPOINTS` says where the ensemble is; a third argument is the session timeout in seconds.

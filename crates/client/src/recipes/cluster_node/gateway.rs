@@ -8,16 +8,19 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::metrics::NodeMetrics;
 use super::node::NodeView;
 use crate::ErrorKind;
 use crate::recipes::registry::{BODY_MAX, CallError};
 
-/// `GET /health/cluster`, and `POST /cluster/services/{service}/api/{method}`: a call of any service of the cluster, for those
+/// `GET /health/cluster`, `GET /metrics/cluster`, which asks the nodes for `GET /metrics/node`, and `POST /cluster/services/{service}/api/{method}`: a call of any service of the cluster, for those
 /// who know this node only.
 pub(super) fn router(view: NodeView) -> Router {
     let call = post(call).layer(DefaultBodyLimit::max(BODY_MAX));
     Router::new()
         .route("/health/cluster", get(health))
+        .route("/metrics/cluster", get(cluster_metrics))
+        .route("/metrics/node", get(node_metrics))
         .route("/cluster/services/{service}/api/{method}", call)
         .with_state(view)
 }
@@ -30,6 +33,14 @@ struct Body {
 
 async fn health(State(view): State<NodeView>) -> Json<Value> {
     Json(view.health().await)
+}
+
+async fn cluster_metrics(State(view): State<NodeView>) -> Json<Value> {
+    Json(view.cluster_metrics().await)
+}
+
+async fn node_metrics(State(view): State<NodeView>) -> Json<NodeMetrics> {
+    Json(view.metrics())
 }
 
 async fn call(

@@ -1,8 +1,10 @@
 //! A node of a cluster that runs services, from its connection to its shutdown. See [`ClusterNode`].
 
 mod builder;
+mod calls;
 mod event;
 mod gateway;
+mod metrics;
 mod node;
 mod parts;
 mod service;

@@ -4,11 +4,13 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::builder::ClusterNodeBuilder;
+use super::calls::Calls;
 use super::event::Step;
+use super::metrics::{self, NodeMetrics, load_average, resident_bytes};
 use super::parts::Parts;
 use super::service::{NodeContext, NodeService};
 use crate::ReadLevel;
-use crate::recipes::registry::{InstanceStatus, Registration, ServiceInstance};
+use crate::recipes::registry::{HttpClient, InstanceStatus, Registration, ServiceInstance, http_client};
 use crate::recipes::znode::name_of;
 use crate::recipes::{PathCache, TreeCache};
 
@@ -93,6 +95,12 @@ impl ClusterNode {
         self.view.health().await
     }
 
+    /// What `GET /metrics/cluster` answers: what this node has measured of itself, and the sums of what the nodes have that answer
+    /// within a second.
+    pub async fn metrics(&self) -> Value {
+        self.view.cluster_metrics().await
+    }
+
     /// Undoes the steps in the reverse order, and waits for it: 5 s at most for each and for each service that stops, also
     /// where the ensemble is not in reach.
     ///
@@ -128,6 +136,9 @@ struct Inner {
     /// Of each of its leader-based services, the znode of who leads.
     leaders: Vec<(String, TreeCache)>,
     queues: Vec<String>,
+    calls: Arc<Calls>,
+    /// To ask the other nodes.
+    http: HttpClient,
 }
 
 impl NodeView {
@@ -136,6 +147,7 @@ impl NodeView {
         services: Vec<String>,
         leader_based: &[NodeService],
         queues: Vec<String>,
+        calls: Arc<Calls>,
     ) -> Self {
         let (sessions, registry) = (context.sessions(), context.registry());
         let nodes = PathCache::start(sessions, registry.nodes_path());
@@ -144,8 +156,9 @@ impl NodeView {
             (name.clone(), TreeCache::with_depth(sessions, path, 0))
         };
         let leaders = leader_based.iter().map(leader).collect();
-        let started = Instant::now();
-        Self { inner: Arc::new(Inner { context, started, services, nodes, leaders, queues }) }
+        let (started, http) = (Instant::now(), http_client());
+        let inner = Inner { context, started, services, nodes, leaders, queues, calls, http };
+        Self { inner: Arc::new(inner) }
     }
 
     pub(super) fn context(&self) -> &NodeContext {
@@ -160,13 +173,37 @@ impl NodeView {
         &self.inner.leaders
     }
 
-    pub(super) async fn health(&self) -> Value {
-        let Inner { context, started, services, nodes, leaders, queues } = &*self.inner;
-        let nodes = nodes.children();
+    fn instances(&self) -> Vec<ServiceInstance> {
+        let nodes = self.inner.nodes.children();
         let instances = nodes
             .iter()
             .filter_map(|znode| ServiceInstance::from_json(name_of(&znode.path), &znode.data).ok());
-        let instances: Vec<_> = instances.collect();
+        instances.collect()
+    }
+
+    pub(super) fn metrics(&self) -> NodeMetrics {
+        let Inner { context, started, calls, .. } = &*self.inner;
+        let (total_requests, last_minute) = calls.answered();
+        NodeMetrics {
+            node_id: context.id().to_owned(),
+            cpu_usage: load_average(),
+            memory_usage: resident_bytes(),
+            uptime: started.elapsed().as_secs(),
+            calls_under_way: calls.under_way(),
+            total_requests,
+            last_minute,
+        }
+    }
+
+    pub(super) async fn cluster_metrics(&self) -> Value {
+        let mut others = self.instances();
+        others.retain(|instance| instance.id != self.context().id());
+        metrics::of_cluster(self.metrics(), others, &self.inner.http).await
+    }
+
+    pub(super) async fn health(&self) -> Value {
+        let Inner { context, started, services, leaders, queues, .. } = &*self.inner;
+        let instances = self.instances();
         let is_healthy = |instance: &&ServiceInstance| instance.status == InstanceStatus::Healthy;
         let own = instances.iter().find(|instance| instance.id == context.id());
         let leaders = leaders.iter().map(|(service, leader)| (service.clone(), json!(leader_id(leader))));

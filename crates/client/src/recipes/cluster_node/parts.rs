@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 
 use super::builder::{ClusterNodeBuilder, OnEvent};
+use super::calls::Calls;
 use super::event::{ClusterEvent, Step};
 use super::gateway;
 use super::node::{NodeView, StartError, leader_id};
@@ -43,7 +43,7 @@ pub(super) struct Parts {
     elections: JoinSet<()>,
     watches: JoinSet<()>,
     monitors: JoinSet<()>,
-    calls: Arc<AtomicUsize>,
+    calls: Arc<Calls>,
 }
 
 /// Answers by HTTP until it is told to stop.
@@ -66,22 +66,6 @@ impl Drop for Parts {
                 }
             });
         }
-    }
-}
-
-/// A call that is under way.
-struct UnderWay(Arc<AtomicUsize>);
-
-impl UnderWay {
-    fn new(calls: &Arc<AtomicUsize>) -> Self {
-        calls.fetch_add(1, Ordering::Relaxed);
-        Self(calls.clone())
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -114,7 +98,7 @@ impl Parts {
             elections: JoinSet::new(),
             watches: JoinSet::new(),
             monitors: JoinSet::new(),
-            calls: Arc::default(),
+            calls: Calls::new(),
         }
     }
 
@@ -164,7 +148,8 @@ impl Parts {
         let is_leader_based = |service: &&NodeService| service.class == ServiceClass::LeaderBased;
         let leader_based: Vec<_> = builder.services.iter().filter(is_leader_based).cloned().collect();
         let services = builder.services.iter().map(|service| service.name.clone()).collect();
-        let view = NodeView::new(context, services, &leader_based, builder.queues.clone());
+        let view =
+            NodeView::new(context, services, &leader_based, builder.queues.clone(), self.calls.clone());
         // Those that were started before one that fails have to be stopped.
         self.steps.push(Step::StartServices);
         self.start_services(builder, &view).await?;
@@ -197,13 +182,14 @@ impl Parts {
             // A service that keeps its context keeps the host, too.
             let (service, calls) = (Arc::downgrade(service), self.calls.clone());
             host.service(name, move |method: String, args| {
-                let (service, call) = (service.upgrade(), UnderWay::new(&calls));
+                let (service, call) = (service.upgrade(), calls.begin());
                 async move {
-                    let _call = call;
-                    match service {
+                    let answer = match service {
                         Some(service) => service.call(&method, args).await,
                         None => Err(ServiceError::Unavailable("the node has stopped".to_owned())),
-                    }
+                    };
+                    call.answered(matches!(answer, Err(ServiceError::Unavailable(_))));
+                    answer
                 }
             })
         })
@@ -311,7 +297,7 @@ impl Parts {
         let load = builder.load.clone();
         let load = move || match &load {
             Some(load) => load(),
-            None => calls.load(Ordering::Relaxed) as f64 / cores as f64,
+            None => calls.under_way() as f64 / cores as f64,
         };
         let mut look = interval(builder.registry.heartbeat / 2);
         self.monitors.spawn(async move {

@@ -31,6 +31,7 @@ pub use instance::{InstanceStatus, ServiceInstance};
 pub(crate) use layout::{Layout, check_name};
 pub use provider::ServiceProvider;
 pub use proxy::ServiceProxy;
+pub(crate) use proxy::{HttpClient, http_client};
 pub use registration::Registration;
 pub use service_registry::{RegistryOptions, ServiceRegistry};
 

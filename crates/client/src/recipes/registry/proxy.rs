@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::Value;
@@ -15,6 +15,16 @@ use super::{CallError, CallOptions, ServiceHost, ServiceInstance, ServiceProvide
 /// An address that does not take a connection in this time counts as unreachable.
 const CONNECT: Duration = Duration::from_secs(1);
 
+/// Keeps connections, and shares them with its clones.
+pub(crate) type HttpClient = Client<HttpConnector, Full<Bytes>>;
+
+pub(crate) fn http_client() -> HttpClient {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT));
+    Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector)
+}
+
 /// Calls the methods of a service, wherever it runs: `POST http://{host}:{port}/services/{service}/api/{method}` with
 /// `{"args": [...]}`; the answer is JSON. A call that is routed to this process goes to its [`ServiceHost`] directly, if the
 /// registry was given one.
@@ -23,7 +33,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct ServiceProxy {
     provider: ServiceProvider,
-    http: HttpClient<HttpConnector, Full<Bytes>>,
+    http: HttpClient,
     host: Option<ServiceHost>,
     options: CallOptions,
 }
@@ -36,11 +46,7 @@ impl std::fmt::Debug for ServiceProxy {
 
 impl ServiceProxy {
     pub(crate) fn new(provider: ServiceProvider, host: Option<ServiceHost>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT));
-        let http = HttpClient::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
-        Self { provider, http, host, options: CallOptions::default() }
+        Self { provider, http: http_client(), host, options: CallOptions::default() }
     }
 
     /// Makes calls with these options.
