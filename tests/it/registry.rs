@@ -110,14 +110,14 @@ async fn an_instance_that_dies_or_stops_is_out_of_every_view_and_comes_back_by_i
     c.kill9();
     let killed = Instant::now();
     for provider in &providers {
-        sees(provider, "ab", TIMEOUT + SECOND).await;
+        sees(provider, "ab", TIMEOUT + 2 * SECOND).await;
     }
     println!("killed: out of all views after {:?}", killed.elapsed());
 
     b.pause();
     let paused = Instant::now();
     for provider in &providers {
-        sees(provider, "a", TIMEOUT + SECOND).await;
+        sees(provider, "a", TIMEOUT + 2 * SECOND).await;
     }
     println!("stopped: out of all views after {:?}", paused.elapsed());
     b.resume();
@@ -258,7 +258,7 @@ async fn the_breaker_of_a_hanging_instance_opens_and_closes_again() {
     let _a = instance(&ensemble, "a", "cart", &args).await;
     let b = instance(&ensemble, "b", "cart", &args).await;
     sees(provider, "ab", SOON).await;
-    const TIMEOUT: Duration = Duration::from_millis(600);
+    const TIMEOUT: Duration = Duration::from_millis(1500);
     let careful = proxy.with_options(CallOptions::new().idempotent(true).timeout(TIMEOUT));
     callees(&careful, 4).await;
 
@@ -283,7 +283,8 @@ async fn the_breaker_of_a_hanging_instance_opens_and_closes_again() {
         fast += usize::from(call.elapsed() < TIMEOUT / 3);
     }
     println!("longest call {longest:?}; with the breaker open {fast} fast calls in a second");
-    assert!(fast > 100, "{fast} calls");
+    // With it closed every other call would meet the one that hangs.
+    assert!(fast > 20, "{fast} calls");
     // What is not idempotent is not sent twice.
     b.resume();
     eventually(SOON, "b is called again", async || callees(&careful, 4).await.contains_key("b")).await;
@@ -301,13 +302,13 @@ async fn the_breaker_of_a_hanging_instance_opens_and_closes_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_heartbeat_takes_an_instance_out_although_its_session_lives() {
     let ensemble = Ensemble::start(3).await;
-    let options = RegistryOptions::new().stale_after(Duration::from_millis(1500));
+    let options = RegistryOptions::new().stale_after(3 * SECOND);
     let provider = registry(&ensemble, options).await.provider("cart").await.expect("a provider");
     let _quick = instance(&ensemble, "a", "cart", &["--heartbeat", "300ms"]).await;
     let mut slow = instance(&ensemble, "b", "cart", &["--heartbeat", "1h"]).await;
     sees(&provider, "ab", SOON).await;
-    let out = sees(&provider, "a", 4 * SECOND).await;
-    println!("stale after 1.5 s: out after {out:?}");
+    let out = sees(&provider, "a", SOON).await;
+    println!("stale after 3 s: out after {out:?}");
     assert!(out > SECOND, "{out:?}");
     assert_eq!(provider.all_instances().len(), 2);
     // A node that dies meanwhile makes nobody else stale.

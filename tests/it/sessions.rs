@@ -47,7 +47,7 @@ async fn a_silent_session_ends_after_its_timeout_and_not_before() {
     let mut first_gone = None;
     for observer in &observers {
         for path in paths {
-            eventually(TIMEOUT + SECOND, "the ephemeral vanishes", async || !shows(observer, path).await)
+            eventually(TIMEOUT + 2 * SECOND, "the ephemeral vanishes", async || !shows(observer, path).await)
                 .await;
             first_gone.get_or_insert_with(|| silent_since.elapsed());
         }
@@ -56,7 +56,7 @@ async fn a_silent_session_ends_after_its_timeout_and_not_before() {
     println!("a timeout of {TIMEOUT:?}: ephemerals vanished after {first:?} to {last:?}");
     // The create was heard a moment before the clock here was started.
     assert!(first > TIMEOUT - SECOND / 4, "after {first:?}: too early");
-    assert!(last < TIMEOUT + SECOND, "after {last:?}: too late");
+    assert!(last < TIMEOUT + 2 * SECOND, "after {last:?}: too late");
 
     for id in ensemble.ids() {
         let admin = ensemble.admin(id).await.expect("the node answers");
@@ -71,7 +71,7 @@ async fn a_silent_session_ends_after_its_timeout_and_not_before() {
                 (EndReason::Expired, "by hand", 1)
             );
             let (silent, last_node) = silence.expect("an expired session was silent");
-            assert!(silent >= TIMEOUT && silent < TIMEOUT + SECOND, "{silent:?}");
+            assert!(silent >= TIMEOUT && silent < TIMEOUT + 2 * SECOND, "{silent:?}");
             assert_eq!(last_node, follower, "the node it was heard through");
         }
     }
@@ -200,7 +200,7 @@ async fn a_new_leader_grants_a_full_timeout() {
     assert!(shows(&observer, "/e").await, "6 s silent, but 3 s of them since the new leader at most");
     eventually(TIMEOUT, "it ends then", async || !shows(&observer, "/e").await).await;
     let after = killed.elapsed();
-    assert!(after > TIMEOUT && after < TIMEOUT + 2 * SECOND, "{after:?} after the old leader's death");
+    assert!(after > TIMEOUT && after < TIMEOUT + 3 * SECOND, "{after:?} after the old leader's death");
 }
 
 /// G6: a session moves with its client: signs of life count through whichever node they come.

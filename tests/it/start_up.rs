@@ -165,7 +165,7 @@ async fn sigterm_stops_cleanly_under_load_and_loses_nothing() {
         load.more_successes(300).await;
         let gap = load.take_longest_gap();
         println!("round {round}: leader {leader} stopped in {stopped:?}; longest gap {gap:?}");
-        assert!(gap < Duration::from_millis(500), "{gap:?} without an acknowledged write");
+        assert!(gap < Duration::from_secs(1), "{gap:?} without an acknowledged write");
         ensemble.restart(leader);
         ensemble.wait_serving().await;
     }

@@ -6,7 +6,7 @@ use coordd_client::{Client, CreateMode, ReadLevel, WatchMode};
 use coordd_tests::{Ensemble, EnsembleOptions, eventually};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-const TTL: Duration = Duration::from_millis(1500);
+const TTL: Duration = Duration::from_secs(3);
 
 async fn fast_sweeps(nodes: u64) -> Ensemble {
     EnsembleOptions::new(nodes).env("COORDD_SWEEP_INTERVAL", "200ms").start().await

@@ -116,7 +116,7 @@ async fn a_delayed_task_is_not_claimed_before_its_time_and_soon_after() {
         let claim = claim(&queue).await;
         assert_eq!(text(&claim), payload);
         let waited = start.elapsed();
-        assert!(waited >= due && waited < due + Duration::from_secs(1), "{payload} after {waited:?}");
+        assert!(waited >= due && waited < due + Duration::from_secs(3), "{payload} after {waited:?}");
         claim.complete().await.expect("completed");
     }
 
