@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use coordd_client::recipes::{LeaderElection, TaskOptions, TaskQueue, TaskQueueOptions, TaskState};
+use coordd_client::recipes::{
+    LeaderElection, TaskOptions, TaskQueue, TaskQueueOptions, TaskState, WorkAssignment, WorkItem,
+};
 use coordd_client::{Client, CreateMode, CreateOptions, ReadLevel};
 use coordd_tests::{Contender, Ensemble, Line, eventually};
 use serde_json::{Value, json};
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(10);
 const ROOT: &str = "/registry";
 const QUEUE: &str = "/registry/queue";
+const GROUP: &str = "/registry/group";
 
 /// A node that has registered and leads the detectors, or waits for that: they lead in the order in which they were started here.
 async fn node(ensemble: &Ensemble, client: &Client, name: &str, services: &str, args: &[&str]) -> Contender {
@@ -183,14 +186,28 @@ async fn a_recovery_that_is_interrupted_is_taken_to_its_end_by_the_next_detector
 async fn a_node_without_heartbeat_is_removed_and_loses_its_claims_though_its_session_lives() {
     let ensemble = Ensemble::start(3).await;
     let (client, queue) = operator(&ensemble, 2).await;
-    let limit = ["--stale-after", "3s"];
+    let group = WorkAssignment::open(&client, GROUP).await.expect("a group");
+    for item in ["x", "y"] {
+        group.put(item, &WorkItem::new()).await.expect("put");
+    }
+    let limit = ["--stale-after", "5s"];
     let mut lively = node(&ensemble, &client, "lively", "caching", &limit).await;
-    let slow = ["--heartbeat", "8s", limit[0], limit[1]];
+    let slow = ["--heartbeat", "12s", limit[0], limit[1]];
     let mut silent = node(&ensemble, &client, "silent", "caching", &slow).await;
     let task = claims(&mut silent).await;
+    silent.send("join");
+    let mut owned = [silent.event(SOON, "owns").await, silent.event(SOON, "owns").await];
+    owned.sort_by_key(|line| line.string("id").to_owned());
+    assert_eq!(owned.map(|line| line.string("id").to_owned()), ["x", "y"]);
     let said = alert(&mut lively, "silent").await;
     assert_eq!(said.json["cause"], "silent");
     assert_eq!(said.json["requeued"], json!({ QUEUE: [&task] }));
+    assert_eq!(said.json["reassigned"], json!({ GROUP: ["x", "y"] }));
+    silent.event(SOON, "struck out").await;
+    assert_eq!(group.owner("x").await, Ok(None), "though its former owner keeps hold of it");
+    lively.send("join");
+    lively.event(SOON, "owns").await;
+    lively.event(SOON, "owns").await;
     silent.send("complete");
     silent.event(SOON, "refused").await;
     assert_eq!(
@@ -199,7 +216,7 @@ async fn a_node_without_heartbeat_is_removed_and_loses_its_claims_though_its_ses
     );
     // The next heartbeat finds that it was removed.
     let znode = format!("{ROOT}/nodes/silent");
-    eventually(SOON, "it registers again", async || {
+    eventually(2 * SOON, "it registers again", async || {
         let stat = client.exists(&znode, ReadLevel::Linearizable).await.expect("a read");
         stat.is_some_and(|stat| stat.czxid > said.number("epoch"))
     })

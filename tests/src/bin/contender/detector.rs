@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use coordd_client::recipes::registry::{RegistryOptions, ServiceInstance, ServiceRegistry};
-use coordd_client::recipes::{Claim, FailureDetector, Sessions, TaskQueue, TaskQueueOptions};
+use coordd_client::recipes::{
+    AssignmentChange, Claim, FailureDetector, Sessions, TaskQueue, TaskQueueOptions, WorkAssignment,
+    WorkerProfile,
+};
 use coordd_client::{CreateMode, Error};
 use serde_json::json;
 
@@ -12,7 +15,7 @@ use crate::report::{error, report};
 
 /// A node of a registry that detects failures. Says `registered`, `recovering` for each attempt to recover from a loss, which
 /// creates a znode below `--log`, and `alert`. Commands: `claim` takes a task and keeps it (`claimed`), `complete` completes all it
-/// has (`done` or `refused` each), `drain` begins to leave (`drained`), `retire` leaves on purpose.
+/// has (`done` or `refused` each), `join` becomes a worker of the group (`owns`, `struck out`), `drain` begins to leave (`drained`), `retire` leaves on purpose.
 #[derive(Args)]
 pub(crate) struct Detector {
     #[arg(long, default_value = "/registry")]
@@ -20,6 +23,9 @@ pub(crate) struct Detector {
 
     #[arg(long, default_value = "/registry/queue")]
     queue: String,
+
+    #[arg(long, default_value = "/registry/group")]
+    group: String,
 
     #[arg(long, default_value = "/log")]
     log: String,
@@ -59,6 +65,7 @@ impl Detector {
         let detector = FailureDetector::new(&sessions, &self.root, &connection.name)?
             .stale_after(self.stale_after)
             .queue(&self.queue)
+            .group(&self.group)
             .recover(move |failure, multi| {
                 let path = format!("{log}/{}-", failure.id);
                 async move {
@@ -102,6 +109,31 @@ impl Detector {
                             Err(failure) => report("refused", error(&failure)),
                         }
                     }
+                }
+                "join" => {
+                    let group = WorkAssignment::open(&sessions.live().await?, &self.group).await?;
+                    let mut worker = group.join(&WorkerProfile::new(&connection.name)).await?;
+                    tokio::spawn(async move {
+                        // Held whatever is said of them.
+                        let mut items = Vec::new();
+                        loop {
+                            match worker.next().await {
+                                Ok(Some(AssignmentChange::Assigned(item))) => {
+                                    report("owns", json!({ "id": item.id() }));
+                                    items.push(item);
+                                }
+                                Ok(Some(AssignmentChange::Revoked(_))) => {}
+                                Ok(None) => return,
+                                Err(failure) => {
+                                    let lost = items.iter().filter(|item| item.check().is_err()).count();
+                                    return report(
+                                        "struck out",
+                                        json!({ "why": error(&failure), "lost": lost }),
+                                    );
+                                }
+                            }
+                        }
+                    });
                 }
                 "drain" => {
                     registration.drain().await?;

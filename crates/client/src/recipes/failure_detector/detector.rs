@@ -37,7 +37,7 @@ pub(super) type Recover =
 ///
 /// * Each loss of a registration is recorded once, under its epoch, and handled to the end, whatever becomes of detectors
 ///   meanwhile: the next one goes on where the last one was. All its writes are guarded by its leadership.
-/// * A task of the lost node comes back once. What [`recover`](Self::recover) adds is written exactly once. The alert is
+/// * A task of the lost node comes back once, and its items of groups go to other workers. What [`recover`](Self::recover) adds is written exactly once. The alert is
 ///   raised at least once.
 /// * A node whose heartbeat is stale by the servers' clock, which is confirmed first, is removed from the registry in the step
 ///   that records its loss, unless a heartbeat comes before; it may register again.
@@ -51,6 +51,7 @@ pub struct FailureDetector {
     pub(super) id: String,
     pub(super) stale_after: Duration,
     pub(super) queues: Vec<String>,
+    pub(super) groups: Vec<String>,
     pub(super) recover: Option<Arc<Recover>>,
 }
 
@@ -61,6 +62,7 @@ impl std::fmt::Debug for FailureDetector {
             .field("id", &self.id)
             .field("stale_after", &self.stale_after)
             .field("queues", &self.queues)
+            .field("groups", &self.groups)
             .finish_non_exhaustive()
     }
 }
@@ -84,6 +86,7 @@ impl FailureDetector {
             id: id.into(),
             stale_after: STALE_AFTER,
             queues: Vec::new(),
+            groups: Vec::new(),
             recover: None,
         })
     }
@@ -99,6 +102,14 @@ impl FailureDetector {
     #[must_use]
     pub fn queue(mut self, path: impl Into<String>) -> Self {
         self.queues.push(path.into());
+        self
+    }
+
+    /// A [`WorkAssignment`](super::super::WorkAssignment) in which the nodes are workers, in the session in which they register. A
+    /// silent node is struck off its list, and its items go to others; those of one whose session has ended do so by themselves.
+    #[must_use]
+    pub fn group(mut self, path: impl Into<String>) -> Self {
+        self.groups.push(path.into());
         self
     }
 

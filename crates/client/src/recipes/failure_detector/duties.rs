@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::FailureDetector;
 use super::claims_log::ClaimsLog;
 use super::failure::{FailureCause, FailureState, Known, NodeFailure, ServiceHealth};
+use crate::recipes::assignment::strike_out;
 use crate::recipes::registry::{Directory, InstanceStatus, Member, ServiceInstance};
 use crate::recipes::replace_if::put;
 use crate::recipes::waiting_line::no_result;
@@ -309,6 +310,7 @@ impl<'a> Duties<'a> {
     ) -> Result<(), Error> {
         if failure.state == FailureState::Recovering {
             self.give_tasks_back(&mut failure, zxid).await?;
+            self.take_items(&mut failure, zxid).await?;
             self.recover(&path, &mut failure).await?;
         }
         if failure.state == FailureState::Recovered {
@@ -330,6 +332,16 @@ impl<'a> Duties<'a> {
             let back: BTreeSet<_> = queue.take_back(failure.session_id, zxid, ended).await?;
             if !back.is_empty() {
                 failure.requeued.insert(path.clone(), back.into_iter().collect());
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_items(&self, failure: &mut NodeFailure, zxid: u64) -> Result<(), Error> {
+        for group in &self.detector.groups {
+            let items = strike_out(&self.client, group, failure.session_id, zxid).await?;
+            if !items.is_empty() {
+                failure.reassigned.insert(group.clone(), items);
             }
         }
         Ok(())

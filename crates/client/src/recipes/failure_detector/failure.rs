@@ -46,6 +46,10 @@ pub struct NodeFailure {
     /// completed since may be left out.
     #[serde(default)]
     pub requeued: BTreeMap<String, Vec<String>>,
+    /// The items that were taken from it because of it, by group: those of a silent node. Those of one whose session is gone went
+    /// with that.
+    #[serde(default)]
+    pub reassigned: BTreeMap<String, Vec<String>>,
     /// The detector that handled it.
     #[serde(default)]
     pub detector: String,
@@ -98,6 +102,7 @@ impl Known {
             unavailable: Vec::new(),
             cause,
             requeued: BTreeMap::new(),
+            reassigned: BTreeMap::new(),
             detector: detector.to_owned(),
             session_id: self.session_id,
             state: FailureState::Recovering,

@@ -1,0 +1,62 @@
+use futures::TryStreamExt as _;
+
+use super::layout::{Layout, OWNERS, WORKERS};
+use crate::recipes::znode::{found, unless_changed};
+use crate::{Check, Client, Error, ListOptions, ReadLevel, Stat};
+
+/// Items that are taken in one step.
+const BATCH: usize = 100;
+const PAGE: u32 = 1000;
+
+/// Strikes a session's workers off the list of a group, and takes the items they own: those that are there since before
+/// `zxid`. Returns the items. What has been done already is not done again, so that it can be called again.
+pub(crate) async fn strike_out(
+    client: &Client,
+    group: &str,
+    session_id: u64,
+    zxid: u64,
+) -> Result<Vec<String>, Error> {
+    let layout = Layout::new(group);
+    let mut before = zxid;
+    for (worker, stat) in of_session(client, layout.top(WORKERS), session_id, zxid).await? {
+        delete(client, [(layout.node(WORKERS, &worker), stat)]).await?;
+        // Until then it may have taken more, and now no more.
+        before = before.max(client.last_zxid());
+    }
+    let items = of_session(client, layout.top(OWNERS), session_id, before).await?;
+    for batch in items.chunks(BATCH) {
+        let path = |(item, stat): &(String, Stat)| (layout.node(OWNERS, item), *stat);
+        if !delete(client, batch.iter().map(path)).await? {
+            // One of them was let go of.
+            for item in batch {
+                delete(client, [path(item)]).await?;
+            }
+        }
+    }
+    Ok(items.into_iter().map(|(item, _)| item).collect())
+}
+
+/// The ephemerals of a session in a directory that are older than `before`.
+async fn of_session(
+    client: &Client,
+    directory: String,
+    session_id: u64,
+    before: u64,
+) -> Result<Vec<(String, Stat)>, Error> {
+    let options = ListOptions { limit: PAGE, with_stat: true, ..ListOptions::default() };
+    let mut pages = client.list_pages(directory, ReadLevel::Linearizable, options);
+    let mut own = Vec::new();
+    while let Some(Some(page)) = found(pages.try_next().await)? {
+        let stats = page.children.into_iter().filter_map(|child| Some((child.name, child.stat?)));
+        own.extend(stats.filter(|(_, stat)| stat.ephemeral_owner == session_id && stat.czxid < before));
+    }
+    Ok(own)
+}
+
+/// All in one step, or none: `false` if one of them is gone, or another one by now.
+async fn delete(client: &Client, znodes: impl IntoIterator<Item = (String, Stat)>) -> Result<bool, Error> {
+    let multi = znodes.into_iter().fold(client.multi(), |multi, (path, stat)| {
+        multi.check(Check::epoch(&path, stat.czxid)).delete(path, None)
+    });
+    Ok(unless_changed(multi.commit().await)?.is_some())
+}
