@@ -59,7 +59,8 @@ impl DoubleBarrier {
     ///
     /// # Errors
     ///
-    /// Those of [`Client::create`] and [`Client::get`]; `SessionExpired` and `SessionClosed` if the session ends meanwhile.
+    /// Those of [`Client::create`] and [`Client::get`]; `GrantLost` if one's place was deleted by somebody else; `SessionExpired` and
+    /// `SessionClosed` if the session ends meanwhile.
     ///
     /// # Cancellation
     ///
@@ -84,6 +85,11 @@ impl DoubleBarrier {
                 },
                 None => {
                     let came = self.members().await?;
+                    if !came.contains(&place.name) {
+                        let message = "the place in the barrier was deleted by somebody else";
+                        let error = Error::new(ErrorKind::GrantLost, message);
+                        return Err(Error { path: place.path.clone(), ..error });
+                    }
                     if came.len() < self.parties {
                         // Who completes the number opens the round; until then nobody has anything to do.
                         changed.changed().await?;
@@ -196,7 +202,7 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // It takes its place in the session's order here; if the session has ended, so has the znode.
-        detach(self.client.delete(self.path.clone(), None));
+        detach(self.client.unguarded().delete(self.path.clone(), None));
     }
 }
 

@@ -6,6 +6,7 @@ use futures::Stream;
 use serde_json::Value;
 
 use super::Sessions;
+use super::breather::Breather;
 use super::grant::{GiveBack, Grant, check_grace, wait_for_lease};
 use super::participant::Owner;
 use super::waiting_line::{Position, WaitingLine, until_gone};
@@ -309,7 +310,8 @@ impl Leadership {
 
 /// Campaigns for as long as there are sessions, and carries the duties out whenever elected: `duties` is called with each
 /// leadership, and its future is dropped when that is lost, a grace before anybody else can lead. When the duties end by
-/// themselves the leadership is resigned, and the candidate campaigns again.
+/// themselves the leadership is resigned, and the candidate campaigns again: after a pause, of up to a second, if they had begun
+/// less than a second before.
 ///
 /// Work that the duties have spawned is not stopped by dropping their future: it must end when they do.
 ///
@@ -322,17 +324,22 @@ pub async fn lead<F: Future<Output = ()>>(
     candidate: &Candidate,
     mut duties: impl FnMut(Arc<Leadership>) -> F,
 ) -> Result<(), Error> {
+    let mut breather = Breather::new();
     loop {
         let leadership = Arc::new(elected(sessions, path, candidate).await?);
+        breather.begin();
         // Also if the duties leave a clone of it somewhere, and this future is dropped.
         let _give_back = GiveBack(&leadership);
-        tokio::select! {
+        let is_lost = tokio::select! {
             biased;
-            _ = leadership.lost() => {}
-            () = duties(leadership.clone()) => {}
-        }
+            _ = leadership.lost() => true,
+            () = duties(leadership.clone()) => false,
+        };
         if let Err(error) = leadership.grant.give_back().await {
             tracing::debug!(%error, "the leadership ended with its session");
+        }
+        if !is_lost {
+            breather.breathe().await;
         }
     }
 }

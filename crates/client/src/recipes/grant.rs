@@ -94,6 +94,22 @@ impl Grant {
         }
     }
 
+    /// The same, once the lease is long enough: if the answer was long under way it may not be yet, and the grant would be lost
+    /// as soon as it is had. To be called where it comes to its end: until then nobody has charge of the znode.
+    ///
+    /// # Errors
+    ///
+    /// `SessionExpired` or `SessionClosed`.
+    pub(crate) async fn begin(
+        client: &Client,
+        path: &str,
+        epoch: u64,
+        grace: Option<Duration>,
+    ) -> Result<Self, Error> {
+        wait_for_lease(client, grace).await?;
+        Ok(Self::new(client, path, epoch, grace))
+    }
+
     /// Creates an ephemeral, with missing parents, and takes charge of it. Dropping the future leaves none.
     ///
     /// # Errors
@@ -110,7 +126,7 @@ impl Grant {
         owned(async move {
             let options = CreateOptions::new(CreateMode::Ephemeral).parents(true);
             let created = client.create(path, data, options).await?;
-            Ok(Grant::new(&client, &created.path, created.stat.czxid, grace))
+            Self::begin(&client, &created.path, created.stat.czxid, grace).await
         })
         .await
     }

@@ -7,6 +7,7 @@ use futures::{Stream, StreamExt as _};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::breather::Breather;
 use super::election::{Candidate, LeaderElection, Leadership};
 use super::grant::{GiveBack, Grant};
 use super::participant::Owner;
@@ -92,7 +93,7 @@ impl MasterWorker {
     /// `work` is called with each registration, `lead` with each leadership; their futures are the duties, and are dropped
     /// when the registration or leadership is lost, a grace before others can know it, and `work`'s also when this node is
     /// elected. Duties that end by themselves give up what they stood for: the worker registers anew, the master resigns and is
-    /// a worker again. What the duties have spawned must end with them.
+    /// a worker again; after a pause, of up to a second, if they had begun less than a second before. What the duties have spawned must end with them.
     ///
     /// If the id is taken by another session, the node campaigns while it waits for that to go.
     ///
@@ -112,10 +113,12 @@ impl MasterWorker {
         W: Future<Output = ()>,
         M: Future<Output = ()>,
     {
+        let mut breather = Breather::new();
         loop {
             let client = self.sessions.live().await?;
+            breather.begin();
             match self.round(&client, &mut work, &mut lead).await {
-                Ok(()) => {}
+                Ok(()) => breather.breathe().await,
                 // The next session begins anew, and so does who was struck from the list.
                 Err(error) if error.is_terminal() || error.kind == ErrorKind::GrantLost => {}
                 Err(error) if error.is_retryable() => {
@@ -166,6 +169,7 @@ impl MasterWorker {
         mut elected: watch::Receiver<bool>,
     ) -> Result<(), Error> {
         let path = self.worker_path();
+        let mut breather = Breather::new();
         loop {
             tokio::select! {
                 biased;
@@ -176,15 +180,20 @@ impl MasterWorker {
             let Some(registration) = self.register(client).await? else { continue };
             let registration = Arc::new(registration);
             let _give_back = GiveBack(&registration);
-            let is_elected = tokio::select! {
+            breather.begin();
+            let is_over = tokio::select! {
                 biased;
-                _ = elected.wait_for(|elected| *elected) => true,
+                _ = elected.wait_for(|elected| *elected) => return registration.give_back().await,
                 _ = registration.lost() => false,
-                () = work(registration.clone()) => false,
+                () = work(registration.clone()) => true,
             };
             registration.give_back().await?;
-            if is_elected {
-                return Ok(());
+            if is_over {
+                tokio::select! {
+                    biased;
+                    _ = elected.wait_for(|elected| *elected) => return Ok(()),
+                    () = breather.breathe() => {}
+                }
             }
         }
     }

@@ -12,6 +12,7 @@
 mod assignment;
 pub mod auto_healer;
 mod barrier;
+mod breather;
 mod cluster_node;
 pub mod config;
 mod counter;

@@ -331,7 +331,10 @@ impl Keeper {
         let answer = guarded.set(self.path.clone(), set.data.clone(), None).await;
         let stop = match &answer {
             Err(error) if error.is_terminal() => Some(Stop::SessionEnded),
-            Err(error) if error.kind == ErrorKind::GuardFailed => Some(Stop::Deleted),
+            // Another guard than that of the znode is one of the sessions', and this znode is still there.
+            Err(error) if error.kind == ErrorKind::GuardFailed && error.path == self.path => {
+                Some(Stop::Deleted)
+            }
             _ => None,
         };
         if stop.is_some() {

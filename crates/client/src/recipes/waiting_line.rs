@@ -244,7 +244,7 @@ impl Place {
                     else {
                         return Err(no_result());
                     };
-                    Ok(Ok(Grant::new(&client, &path, stat.czxid, grace)))
+                    Ok(Ok(Grant::begin(&client, &path, stat.czxid, grace).await?))
                 }
                 Err(error) if error.op_index == Some(2) => Ok(Err((self, error))),
                 Err(error) if matches!(error.kind, ErrorKind::BadEpoch | ErrorKind::NoNode) => {

@@ -34,6 +34,7 @@ pub(super) struct Core {
     pub(super) attach_sent: Moment,
     pub(super) last_received: Instant,
     pub(super) suspended_since: Option<Instant>,
+    /// Since when it is being closed and nothing was answered.
     pub(super) closing_since: Option<Instant>,
     pub(super) last_failure: Option<Error>,
     pub(super) ended: Option<Error>,

@@ -369,7 +369,7 @@ impl Shared {
         self.core().last_failure = Some(error);
     }
 
-    /// The session is being closed, and either was never opened or has been out of reach for its timeout.
+    /// The session is being closed, and either was never opened or has answered nothing for its timeout.
     pub(crate) fn is_given_up(&self) -> bool {
         let core = self.core();
         core.closing_since.is_some_and(|since| core.session.is_none() || since.elapsed() > core.timeout)
@@ -384,7 +384,12 @@ impl Shared {
         for item in frame.items.into_iter().filter_map(|item| item.item) {
             match item {
                 Item::Reply(reply) => match core.on_reply(reply, answers) {
-                    Ok(freed) => permits += freed,
+                    Ok(freed) => {
+                        permits += freed;
+                        if core.closing_since.is_some() {
+                            core.closing_since = Some(core.last_received);
+                        }
+                    }
                     Err(after) => {
                         flow = Flow::AttachAgain(after);
                         break;
@@ -448,20 +453,19 @@ impl Shared {
             true => (ErrorKind::SessionClosed, SessionState::Closed),
             false => (ErrorKind::SessionExpired, SessionState::Expired(end.clone())),
         };
-        core.fail_all(Error::new(kind, end.to_string()));
-        drop(core);
+        // First, so that who is told by a call or a watch that the session has ended finds the state so.
         self.finish(state);
+        core.fail_all(Error::new(kind, end.to_string()));
     }
 
     /// The session was being closed, and nobody could be told: it will expire by itself.
     pub(crate) fn give_up(&self) {
         let mut core = self.core();
+        self.finish(SessionState::Closed);
         core.fail_all(Error::new(
             ErrorKind::SessionClosed,
-            "closed while no node was in reach; it expires by itself",
+            "closed while no node answered; it expires by itself",
         ));
-        drop(core);
-        self.finish(SessionState::Closed);
     }
 
     fn finish(&self, state: SessionState) {

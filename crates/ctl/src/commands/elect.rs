@@ -150,8 +150,9 @@ impl Elect {
                 resigned = tokio::time::timeout(client.session_timeout(), leadership.resign()) => drop(resigned),
                 signal = signals.end() => return Err(Failure::ended_by(signal)),
             }
+            let asked = signals.ended_by();
             match ending? {
-                Ending::Exited(_) if self.repeat => tokio::select! {
+                Ending::Exited(_) if self.repeat && asked.is_none() => tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
                     signal = signals.end() => return Err(Failure::ended_by(signal)),
                 },
@@ -159,7 +160,12 @@ impl Elect {
                 Ending::Lost(loss) if self.once => {
                     return Err(Error::new(ErrorKind::GrantLost, loss.to_string()).into());
                 }
-                Ending::Lost(_) => {}
+                // The signal came while the command was being stopped, or before.
+                Ending::Lost(_) => {
+                    if let Some(signal) = asked {
+                        return Err(Failure::ended_by(signal));
+                    }
+                }
             }
         }
     }

@@ -141,7 +141,7 @@ impl Kept<'_> {
         let tenure = Tenure { client, grace: line.grace_before_deadline(client.session_timeout()) };
         let mut handle = Handle::start(&line.command, &environment, input, tenure.lease())?;
         let mut renewal = tokio::time::interval(client.session_timeout() / 20);
-        let (mut loss, mut was_asked) = (None, false);
+        let mut loss = None;
         // When the keeper has to be done at the latest, once the command is to end.
         let mut overdue_at = None;
         loop {
@@ -161,9 +161,11 @@ impl Kept<'_> {
                         handle.reap().await;
                         return Err(Failure::NotStarted { code, message });
                     }
-                    Some(Report::Ended { code, signal, was_stopped }) => {
+                    Some(Report::Ended { code, signal, was_stopped, ran_out }) => {
                         handle.reap().await;
-                        return Ok(ending(exit_code(code, signal), was_stopped, loss, was_asked, grant));
+                        // The keeper may have known less of the lease than is known here.
+                        let loss = loss.or(ran_out.then_some(Loss::Doubtful));
+                        return Ok(ending(exit_code(code, signal), was_stopped, loss));
                     }
                     None => {
                         handle.kill().await;
@@ -180,7 +182,6 @@ impl Kept<'_> {
                 }
                 signal = signals.next() => {
                     if signal == Signal::TERM {
-                        was_asked = true;
                         line.grace
                     } else {
                         if !comes_from_terminal(signal) {
@@ -195,7 +196,7 @@ impl Kept<'_> {
                 }
                 () = overdue => {
                     handle.kill().await;
-                    return Ok(ending(137, true, loss, was_asked, grant));
+                    return Ok(ending(137, true, loss));
                 }
             };
             handle.order(Order::Stop { within: stop_within });
@@ -219,13 +220,11 @@ impl Tenure<'_> {
     }
 }
 
-fn ending(code: u8, was_stopped: bool, loss: Option<Loss>, was_asked: bool, grant: &Grant) -> Ending {
+fn ending(code: u8, was_stopped: bool, loss: Option<Loss>) -> Ending {
     match (was_stopped, loss) {
         (false, _) => Ending::Exited(code),
         (true, Some(loss)) => Ending::Lost(loss),
-        (true, None) if was_asked => Ending::AskedToEnd(code),
-        // The keeper's clock was quicker than the watch over the grant; or somebody told the keeper to end.
-        (true, None) if grant.check().is_err() || grant.is_lost() => Ending::Lost(Loss::Doubtful),
+        // This program was, or its keeper.
         (true, None) => Ending::AskedToEnd(code),
     }
 }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{SendFlags, send};
 use rustix::process::{Pid, Signal, getpgrp, getpid, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -86,7 +87,8 @@ impl Handle {
     /// Tells the keeper something. A keeper that does not read for so long that there is no room for it does not read
     /// anything, and is dealt with by [`kill`](Self::kill).
     pub(super) fn order(&self, order: Order) {
-        let _ = self.orders.try_write(&line(&order));
+        // Past the runtime, which would refuse until it has heard from the system that there is room.
+        let _ = send(self.orders.as_ref(), &line(&order), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
     /// What the keeper says next; `None` when it is gone. Safe to cancel.

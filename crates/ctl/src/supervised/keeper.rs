@@ -63,6 +63,7 @@ async fn keep(group: i32, command: &[OsString]) -> std::io::Result<()> {
         command: None,
         status: None,
         was_stopped: false,
+        ran_out: false,
         group,
         watchdog: Watchdog::new(lease),
         orders: Some(orders),
@@ -82,6 +83,8 @@ struct Keeper {
     status: Option<WaitStatus>,
     /// It was told to end before it ended.
     was_stopped: bool,
+    /// That was because the lease had run out.
+    ran_out: bool,
     /// 0: the command leads a group of its own.
     group: i32,
     watchdog: Watchdog,
@@ -121,8 +124,8 @@ impl Keeper {
         }
         let code = self.status.and_then(WaitStatus::exit_status);
         let signal = self.status.and_then(WaitStatus::terminating_signal);
-        let was_stopped = self.was_stopped;
-        self.say(&Report::Ended { code, signal, was_stopped }).await
+        let (was_stopped, ran_out) = (self.was_stopped, self.ran_out);
+        self.say(&Report::Ended { code, signal, was_stopped, ran_out }).await
     }
 
     fn start(&mut self, command: &[OsString], stdin: OwnedFd) -> Result<Pid, Report> {
@@ -153,6 +156,7 @@ impl Keeper {
                     self.command = None;
                     self.status = Some(status);
                     self.was_stopped = self.watchdog.is_stopping();
+                    self.ran_out = self.watchdog.has_run_out();
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return true,

@@ -25,12 +25,13 @@ pub(super) struct Watchdog {
     lease: Lease,
     /// Once it is to end: when it is killed at the latest.
     kill_at: Option<Duration>,
+    ran_out: bool,
     has_terminated: bool,
 }
 
 impl Watchdog {
     pub(super) fn new(lease: Lease) -> Self {
-        Self { lease, kill_at: None, has_terminated: false }
+        Self { lease, kill_at: None, ran_out: false, has_terminated: false }
     }
 
     /// The lease was renewed. A stop that has begun goes on, with more time if it had been given more.
@@ -48,10 +49,16 @@ impl Watchdog {
         self.kill_at.is_some()
     }
 
+    /// The lease ran out before anybody said that the command is to end. It stays so if the lease was renewed since.
+    pub(super) fn has_run_out(&self) -> bool {
+        self.ran_out
+    }
+
     pub(super) fn step(&mut self, now: Duration) -> Step {
         let Lease { deadline, grace } = self.lease;
         if self.kill_at.is_none() && now.saturating_add(grace) >= deadline {
             self.kill_at = Some(deadline);
+            self.ran_out = true;
         }
         match self.kill_at {
             None => Step::Wait,
@@ -100,6 +107,7 @@ mod tests {
         // Heard again, too late: it was told to end.
         watchdog.on_lease(lease(30));
         assert_eq!(watchdog.step(at(9)), Step::Wait);
+        assert!(watchdog.has_run_out());
         assert_eq!(watchdog.step(at(10)), Step::Kill);
         assert_eq!(watchdog.step(at(11)), Step::Kill);
     }
@@ -111,6 +119,7 @@ mod tests {
         assert_eq!(watchdog.step(at(0)), Step::Terminate);
         assert_eq!(watchdog.step(at(49)), Step::Wait);
         assert_eq!(watchdog.step(at(50)), Step::Kill);
+        assert!(!watchdog.has_run_out());
 
         let mut watchdog = Watchdog::new(lease(10));
         watchdog.on_stop(at(0), seconds(50));

@@ -41,6 +41,8 @@ pub(super) enum Report {
         signal: Option<i32>,
         /// It was told to.
         was_stopped: bool,
+        /// It was told to because the lease had run out.
+        ran_out: bool,
     },
 }
 

@@ -128,7 +128,7 @@ impl AssignmentWorker {
             let (session, path) = (client.clone(), path.clone());
             let joined = owned(async move {
                 let created = creating.await?;
-                Ok(Grant::new(&session, &created.path, created.stat.czxid, grace))
+                Grant::begin(&session, &created.path, created.stat.czxid, grace).await
             });
             match joined.await {
                 // The one before this has not been missed yet.
@@ -341,6 +341,8 @@ impl Claimant {
                 Err(error) if error.kind == ErrorKind::NodeExists => return Ok(Taken::Beaten),
                 Err(error) => return Err(error),
             };
+            // The answer may have been long under way.
+            wait_for_lease(&client, grace).await?;
             let grants = results.into_iter().filter_map(|result| match result {
                 MultiResult::Create(created) => {
                     Some(Grant::new(&client, &created.path, created.stat.czxid, grace))

@@ -117,31 +117,52 @@ struct Copies {
     spec: watch::Sender<Arc<HealerSpec>>,
 }
 
+/// Why an agent takes part no longer.
+enum End {
+    /// It goes on in the next session.
+    Session,
+    /// The handle says so.
+    Told,
+    /// It cannot see what it is to run.
+    Failed(Error),
+}
+
 impl<R: Runner> Host<R> {
     async fn run(mut self, sessions: Sessions, member: PersistentEphemeral) -> Result<(), Error> {
-        let mut stream = sessions.stream();
+        let mut members = member.changes();
         loop {
-            let client = tokio::select! {
+            let present = tokio::select! {
                 biased;
                 _ = self.told.wait_for(|is_told| *is_told) => break,
-                client = stream.next() => client,
+                present = members.next() => present,
             };
-            let Some(client) = client else { break };
-            let (mut copies, end) = self.live_in(&client).await;
-            if client.state().is_terminal() {
-                copies.end().await;
+            // Somebody else may have the id in the meantime, and then the copies that are placed on it.
+            let Some(present) = present else { break };
+            let Some(client) = present.and_then(|present| {
+                let client = sessions.newest().ok()?;
+                (client.session_id() == present.stat.ephemeral_owner).then_some(client)
+            }) else {
                 continue;
-            }
-            // Asked to leave: the others may place the copies anew while they end here.
+            };
+            let (mut copies, end) = self.live_in(&client).await;
+            let result = match end {
+                End::Session => {
+                    copies.end().await;
+                    continue;
+                }
+                End::Told => Ok(()),
+                End::Failed(error) => Err(error),
+            };
+            // The others may place the copies anew while they end here.
             tokio::join!(member.close(), copies.end());
-            return end;
+            return result;
         }
         member.close().await;
         Ok(())
     }
 
-    /// Takes part until the session has ended, or it is to leave. The error is why it has to.
-    async fn live_in(&mut self, client: &Client) -> (Copies, Result<(), Error>) {
+    /// Takes part until the session has ended, or it is to leave.
+    async fn live_in(&mut self, client: &Client) -> (Copies, End) {
         let cache = TreeCache::in_session(client, &self.root);
         let mut leading = JoinSet::new();
         leading.spawn(lead(client.clone(), self.root.clone(), self.id.clone(), cache.clone()));
@@ -152,10 +173,13 @@ impl<R: Runner> Host<R> {
         loop {
             tokio::select! {
                 biased;
-                _ = self.told.wait_for(|is_told| *is_told) => return (copies, Ok(())),
+                _ = self.told.wait_for(|is_told| *is_told) => return (copies, End::Told),
                 Some(ended) = copies.tasks.join_next_with_id() => copies.forget(ended.ok()),
                 view = views.next() => if view.is_none() {
-                    return (copies, cache.end().filter(|error| !error.is_terminal()).map_or(Ok(()), Err));
+                    return (copies, match cache.end() {
+                        Some(error) if !error.is_terminal() => End::Failed(error),
+                        _ => End::Session,
+                    });
                 },
             }
             self.adjust(client, &mut copies, &cache.view());

@@ -286,7 +286,7 @@ impl TaskQueue {
             };
             tree.observe(&created.stat);
             let grace = queue.inner.options.grace;
-            let grant = Grant::new(&tree.client, &created.path, created.stat.czxid, grace);
+            let grant = Grant::begin(&tree.client, &created.path, created.stat.czxid, grace).await?;
             Ok(Some(Undelivered::new(Claim::new(queue, id, record, payload, grant))))
         });
         Ok(undelivered.await?.map(Undelivered::deliver))
