@@ -45,11 +45,11 @@ pub(crate) struct Elect {
     repeat: bool,
 
     /// Print who leads, and every change of it, instead.
-    #[arg(long, conflicts_with_all = ["command", "once", "repeat", "list"])]
+    #[arg(long, conflicts_with_all = ["command", "once", "repeat", "list", "id", "address", "data", "priority"])]
     observe: bool,
 
     /// Print who leads and who waits, instead.
-    #[arg(long, conflicts_with_all = ["command", "once", "repeat"])]
+    #[arg(long, conflicts_with_all = ["command", "once", "repeat", "id", "address", "data", "priority"])]
     list: bool,
 
     #[command(flatten)]

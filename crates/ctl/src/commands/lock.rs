@@ -52,7 +52,10 @@ pub(crate) struct Lock {
     wait: Option<Duration>,
 
     /// Print who has the lock or a permit, and who waits, instead.
-    #[arg(long, conflicts_with_all = ["command", "read", "write", "permits", "at_once", "wait"])]
+    #[arg(
+        long,
+        conflicts_with_all = ["command", "read", "write", "permits", "at_once", "wait", "id", "address", "data"]
+    )]
     list: bool,
 
     #[command(flatten)]

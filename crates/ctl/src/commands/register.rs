@@ -66,15 +66,15 @@ pub(crate) struct Register {
     check: Vec<HealthCheck>,
 
     /// From one check to the next.
-    #[arg(long, default_value = "5s", value_parser = positive_duration)]
+    #[arg(long, requires = "check", default_value = "5s", value_parser = positive_duration)]
     interval: Duration,
 
     /// A check that takes longer has failed.
-    #[arg(long, default_value = "2s", value_parser = positive_duration)]
+    #[arg(long, requires = "check", default_value = "2s", value_parser = positive_duration)]
     check_timeout: Duration,
 
     /// So many failures in a row make it unhealthy.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, requires = "check", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     failures: u32,
 
     /// How often the heartbeat is written.
@@ -86,7 +86,13 @@ pub(crate) struct Register {
     root: String,
 
     /// How long the command and all it has started may take to end after SIGTERM, before SIGKILL.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "5s", value_name = "DURATION")]
+    #[arg(
+        long,
+        requires = "command",
+        value_parser = humantime::parse_duration,
+        default_value = "5s",
+        value_name = "DURATION"
+    )]
     grace: Duration,
 
     /// The command and its arguments.

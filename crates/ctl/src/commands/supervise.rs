@@ -51,11 +51,17 @@ pub(crate) struct Supervise {
     capacity: Option<u32>,
 
     /// The pause before a copy that has ended is started again; it doubles with each end in a row, up to 30 s.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "500ms", value_name = "DURATION")]
+    #[arg(
+        long,
+        requires = "command",
+        value_parser = humantime::parse_duration,
+        default_value = "500ms",
+        value_name = "DURATION"
+    )]
     pause: Duration,
 
     /// After so many ends in a row a copy goes to an agent on which it has not failed.
-    #[arg(long, default_value_t = 3, value_name = "ENDS")]
+    #[arg(long, requires = "command", default_value_t = 3, value_name = "ENDS")]
     failures: u32,
 
     /// Say what is to run from now on, and end. Another command replaces the running copies.
@@ -63,11 +69,11 @@ pub(crate) struct Supervise {
     define: bool,
 
     /// Change the number of copies, and end.
-    #[arg(long, value_name = "COPIES", conflicts_with_all = ["host", "capacity", "command", "copies", "define"])]
+    #[arg(long, value_name = "COPIES", conflicts_with_all = ["host", "capacity", "pause", "failures", "command", "copies", "define"])]
     scale: Option<u32>,
 
     /// Print what runs where, instead.
-    #[arg(long, conflicts_with_all = ["host", "capacity", "command", "copies", "define", "scale"])]
+    #[arg(long, conflicts_with_all = ["host", "capacity", "pause", "failures", "command", "copies", "define", "scale"])]
     status: bool,
 
     #[command(flatten)]

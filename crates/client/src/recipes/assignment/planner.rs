@@ -43,7 +43,8 @@ pub struct Move {
 ///
 /// * [`Strategy::RoundRobin`]: equal numbers, whatever the weights.
 /// * [`Strategy::LeastLoaded`]: the load and the costs of the items, divided by the weight, as equal as they can be.
-/// * [`Strategy::WeightedRandom`]: numbers in proportion to the weights; which items is left to chance.
+/// * [`Strategy::WeightedRandom`]: numbers in proportion to the weights, each divided by one and the worker's load; which items is
+///   left to chance.
 /// * [`Strategy::ConsistentHash`]: each item has its own order of preference of the workers (rendezvous hashing by weight)
 ///   and goes to the first that is not a quarter over its share.
 /// * [`Strategy::Sticky`]: an item stays where it is; one that is free goes to whoever is farthest below its share.
@@ -117,7 +118,7 @@ impl Planner {
                 });
             }
             Strategy::WeightedRandom => {
-                let weights = table.weights();
+                let weights = table.unloaded_weights();
                 let mut rng = StdRng::seed_from_u64(self.seed);
                 table.by_number(&weights, rebalance, |rooms, _| draw(&weights, rooms, &mut rng));
             }

@@ -323,3 +323,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_loaded_worker_has_fewer_items_by_load_and_by_chance_and_as_many_by_the_others() {
+    let mut workers = vec![worker(0, 1.0), worker(1, 1.0)];
+    workers[0].load = 3.0;
+    let items = unit_items(20);
+    let first = |strategy| {
+        let moves = Planner::new(strategy).place(&workers, &items, &Owners::new());
+        moves.iter().filter(|step| step.to == workers[0].id).count()
+    };
+    // 8 and the load of 3 are as close to 12 as can be; a quarter of the weight is a fifth of the sum.
+    assert!(matches!(first(Strategy::LeastLoaded), 8 | 9));
+    assert_eq!(first(Strategy::WeightedRandom), 4);
+    assert_eq!(first(Strategy::RoundRobin), 10);
+    assert_eq!(first(Strategy::Sticky), 10);
+}

@@ -35,6 +35,11 @@ impl<'a> Table<'a> {
         self.workers.iter().map(|worker| worker.weight.max(0.0)).collect()
     }
 
+    /// Less for who bears something beside the items.
+    pub(super) fn unloaded_weights(&self) -> Vec<f64> {
+        self.workers.iter().map(|worker| worker.weight.max(0.0) / (1.0 + worker.load.max(0.0))).collect()
+    }
+
     pub(super) fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.workers.len()];
         self.owners.iter().flatten().for_each(|owner| counts[*owner] += 1);
