@@ -138,6 +138,10 @@ impl Admin {
     /// # Errors
     ///
     /// `BadArguments` for an endpoint that is none, `ConnectionLoss` if it does not answer.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn connect(endpoint: impl Into<String>, timeout: Duration) -> Result<Self, Error> {
         let (channel, endpoint) = Connector::new(vec![endpoint.into()], timeout)?.dial_any().await?;
         Ok(Self { client: AdminClient::new(channel), endpoint, timeout })
@@ -166,6 +170,10 @@ impl Admin {
     /// # Errors
     ///
     /// `ConnectionLoss`. A node that does not serve clients answers this nevertheless.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn status(&self) -> Result<NodeStatus, Error> {
         let mut client = self.client.clone();
         Ok(self.answer(client.status(v1::StatusRequest {})).await?.into())
@@ -198,6 +206,10 @@ impl Admin {
     /// # Errors
     ///
     /// `NoSession`; `ConnectionLoss`, after which the session may or may not have ended; `NotServing`.
+    ///
+    /// # Cancellation
+    ///
+    /// The session may be ended all the same.
     pub async fn kill_session(&self, session_id: u64, by: impl Into<String>) -> Result<u64, Error> {
         let mut client = self.client.clone();
         let request = v1::KillSessionRequest { session_id, by: by.into() };
@@ -209,6 +221,10 @@ impl Admin {
     /// # Errors
     ///
     /// `NoSession`: it never was, or ended over an hour ago. `ConnectionLoss`, `NotServing`.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn session(&self, session_id: u64) -> Result<SessionRecord, Error> {
         let mut client = self.client.clone();
         let reply = self.answer(client.get_session(v1::GetSessionRequest { session_id })).await?;

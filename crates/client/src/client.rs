@@ -149,6 +149,10 @@ impl Client {
     }
 
     /// Waits until the session has ended; returns its terminal state.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn ended(&self) -> SessionState {
         let mut states = self.shared().subscribe();
         match states.wait_for(SessionState::is_terminal).await {

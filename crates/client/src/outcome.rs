@@ -14,6 +14,10 @@ impl Client {
     ///
     /// `AuthFailed` if the token is not the session's; `ConnectionLoss` or `NotServing` if no node answers within the
     /// connect timeout of this client.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn outcome(&self, session: &SessionToken, write_seq: u64) -> Result<Outcome, Error> {
         let options = &self.handle.options;
         let mut connector = Connector::new(self.handle.endpoints.clone(), options.dial_timeout)?;

@@ -29,6 +29,10 @@ impl OneshotWatcher {
     /// # On connection loss
     ///
     /// It keeps waiting; a change that happened meanwhile is delivered after the reconnect.
+    ///
+    /// # Cancellation
+    ///
+    /// The watcher is gone with the future, and the event with it.
     pub async fn changed(self) -> Result<WatchEvent, Error> {
         self.event_rx.await.unwrap_or_else(|_| Err(runtime_gone()))
     }

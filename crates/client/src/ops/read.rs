@@ -80,6 +80,10 @@ impl Client {
     /// # Errors
     ///
     /// `NoNode`, `NoAuth`.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn children(&self, path: impl Into<String>, level: ReadLevel) -> Result<Vec<String>, Error> {
         let mut pages = self.list_pages(path, level, ListOptions::default());
         let mut names = Vec::new();

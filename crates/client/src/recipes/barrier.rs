@@ -64,6 +64,10 @@ impl Barrier {
     /// # Errors
     ///
     /// Those of [`Client::exists`].
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn is_set(&self) -> Result<bool, Error> {
         Ok(self.client.exists(self.path.clone(), ReadLevel::Linearizable).await?.is_some())
     }

@@ -48,6 +48,10 @@ impl Counter {
     /// # Errors
     ///
     /// Those of [`Client::get`] but `NoNode`; `MarshallingError` if the znode holds something else than a number.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn get(&self, level: ReadLevel) -> Result<i64, Error> {
         Ok(self.read(level).await?.value)
     }

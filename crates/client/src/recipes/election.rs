@@ -179,6 +179,10 @@ impl LeaderElection {
     /// # Errors
     ///
     /// `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn leader(&self) -> Result<Option<Leader>, Error> {
         let leader = found(self.line.client().get(self.leader_path(), ReadLevel::Linearizable).await)?;
         Ok(leader.map(|(data, stat)| Leader::parse(&data, &stat)))
@@ -189,6 +193,10 @@ impl LeaderElection {
     /// # Errors
     ///
     /// `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn candidates(&self) -> Result<Vec<Leader>, Error> {
         let mut positions = self.line.positions(ReadLevel::Linearizable).await?;
         positions.retain(is_candidate);
@@ -287,6 +295,10 @@ impl Leadership {
     /// # Errors
     ///
     /// `GrantLost` or `GuardFailed` if it leads no more; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn proclaim(&self, data: impl Into<Value>) -> Result<(), Error> {
         let data = Owner { data: data.into(), ..self.proclamation.clone() }.to_bytes()?;
         let path = self.grant.path();
@@ -318,6 +330,10 @@ impl Leadership {
 /// # Errors
 ///
 /// `SessionClosed` when the sessions are closed; `BadArguments`, `NoAuth` and the like, which trying again cannot help.
+///
+/// # Cancellation
+///
+/// Drops the duties, and then withdraws the candidacy or resigns.
 pub async fn lead<F: Future<Output = ()>>(
     sessions: &Sessions,
     path: &str,

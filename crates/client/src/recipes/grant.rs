@@ -185,6 +185,10 @@ impl Grant {
     /// # Errors
     ///
     /// `GrantLost`, as [`check`](Self::check); `GuardFailed` if the server knows that the grant is gone; those of the write.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn write<F: Future<Output = Result<T, Error>>, T>(
         &self,
         write: impl FnOnce(&Client) -> F,

@@ -112,6 +112,10 @@ impl GroupMembership {
     /// # Errors
     ///
     /// `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn members(&self) -> Result<Vec<Member>, Error> {
         let client: Client = self.sessions.live().await?;
         let names = found(client.children(&*self.path, ReadLevel::Linearizable).await)?.unwrap_or_default();
@@ -188,6 +192,10 @@ impl Membership {
     }
 
     /// Leaves the group, and returns when it has.
+    ///
+    /// # Cancellation
+    ///
+    /// It leaves all the same.
     pub async fn leave(self) {
         self.ephemeral.close().await;
     }

@@ -101,6 +101,10 @@ impl Lock {
     /// # Errors
     ///
     /// `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn queue(&self) -> Result<Vec<Participant>, Error> {
         self.line.queue().await
     }

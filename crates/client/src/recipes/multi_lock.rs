@@ -194,6 +194,10 @@ impl MultiGrant {
     /// # Errors
     ///
     /// `GrantLost`, as [`check`](Self::check); `GuardFailed` if the server knows that a lock is gone; those of the write.
+    ///
+    /// # Cancellation
+    ///
+    /// As there.
     pub async fn write<F: Future<Output = Result<T, Error>>, T>(
         &self,
         write: impl FnOnce(&Client) -> F,

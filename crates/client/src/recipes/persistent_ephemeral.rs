@@ -93,6 +93,10 @@ impl PersistentEphemeral {
     /// # Errors
     ///
     /// Those of [`create`](Self::create).
+    ///
+    /// # Cancellation
+    ///
+    /// As there.
     pub async fn create_with(
         sessions: &Sessions,
         path: impl Into<String>,
@@ -153,6 +157,10 @@ impl PersistentEphemeral {
     }
 
     /// Deletes the znode, and returns when it is gone.
+    ///
+    /// # Cancellation
+    ///
+    /// The znode goes all the same.
     pub async fn close(self) {
         drop(self.alive_tx);
         // It ends by itself, and has nothing to say.

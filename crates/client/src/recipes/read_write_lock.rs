@@ -147,6 +147,10 @@ impl ReadWriteLock {
     /// # Errors
     ///
     /// `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn queue(&self) -> Result<Vec<Participant>, Error> {
         self.line.queue().await
     }

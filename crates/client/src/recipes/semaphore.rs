@@ -156,6 +156,10 @@ impl Semaphore {
     /// # Errors
     ///
     /// `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn queue(&self) -> Result<Vec<Participant>, Error> {
         let mut queue = Vec::new();
         for (line, kind, holds) in [(&self.taken, PERMIT, true), (&self.waiting, WAITER, false)] {

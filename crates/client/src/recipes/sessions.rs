@@ -51,6 +51,10 @@ impl Sessions {
     /// # Errors
     ///
     /// Those of [`ConnectOptions::connect`]. Later sessions are tried for until one opens; failures are logged.
+    ///
+    /// # Cancellation
+    ///
+    /// A session that was opened meanwhile is closed.
     pub async fn connect<I>(endpoints: I, options: ConnectOptions) -> Result<Self, Error>
     where
         I: IntoIterator,
@@ -87,6 +91,10 @@ impl Sessions {
     /// # Errors
     ///
     /// `SessionClosed` after [`close`](Self::close).
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn live(&self) -> Result<Client, Error> {
         let mut newest = self.inner.newest.subscribe();
         let is_live =
@@ -116,6 +124,10 @@ impl Sessions {
     /// # Errors
     ///
     /// Those of [`Client::close`].
+    ///
+    /// # Cancellation
+    ///
+    /// The session is closed all the same, if a node is in reach.
     pub async fn close(&self) -> Result<(), Error> {
         self.inner.renewal.abort();
         match self.inner.newest.send_replace(None) {

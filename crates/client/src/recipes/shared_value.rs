@@ -47,6 +47,10 @@ impl SharedValue {
     /// # Errors
     ///
     /// Those of [`Client::get`] but `NoNode`.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn get(&self, level: ReadLevel) -> Result<Option<Versioned<Bytes>>, Error> {
         let read = found(self.client.get(self.path.clone(), level).await)?;
         Ok(read.map(|(value, stat)| Versioned { value, stat }))
@@ -57,6 +61,10 @@ impl SharedValue {
     /// # Errors
     ///
     /// Those of [`get`](Self::get), and `MarshallingError` if it is not JSON of a `T`.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn get_json<T: DeserializeOwned>(
         &self,
         level: ReadLevel,
@@ -82,6 +90,10 @@ impl SharedValue {
     /// # Errors
     ///
     /// Those of [`set`](Self::set), and `BadArguments` if the value cannot be written as JSON.
+    ///
+    /// # Cancellation
+    ///
+    /// As there.
     pub async fn set_json<T: Serialize>(&self, value: &T) -> Result<Stat, Error> {
         self.set(to_json(&self.path, value)?).await
     }
@@ -139,6 +151,10 @@ impl SharedValue {
     ///
     /// Those of [`update`](Self::update), `MarshallingError` and `BadArguments` as of [`get_json`](Self::get_json) and
     /// [`set_json`](Self::set_json).
+    ///
+    /// # Cancellation
+    ///
+    /// As there.
     pub async fn update_json<T, F>(&self, mut next: F) -> Result<Versioned<T>, Error>
     where
         T: Serialize + DeserializeOwned,

@@ -162,6 +162,10 @@ impl TreeCache {
     /// # Errors
     ///
     /// Why there will be none: see [`end`](Self::end).
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn wait_ready(&self) -> Result<CacheView, Error> {
         self.wait_for_view(1).await
     }
@@ -174,6 +178,10 @@ impl TreeCache {
     /// # Errors
     ///
     /// As [`wait_ready`](Self::wait_ready).
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn wait_for(&self, zxid: u64) -> Result<CacheView, Error> {
         self.inner.wanted.send_if_modified(|wanted| {
             let is_newer = zxid > *wanted;

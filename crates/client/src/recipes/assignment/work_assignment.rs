@@ -92,6 +92,10 @@ impl WorkAssignment {
     /// # Errors
     ///
     /// `BadArguments` for a malformed path; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Some of the znodes may have been made.
     pub async fn open(client: &Client, path: impl AsRef<str>) -> Result<Self, Error> {
         let layout = Layout::new(path.as_ref());
         make_directories(client, [ITEMS, WORKERS, ASSIGNED, OWNERS].map(|directory| layout.top(directory)))
@@ -114,6 +118,10 @@ impl WorkAssignment {
     /// # Errors
     ///
     /// `BadArguments` for a threshold below 0; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn configure(&self, settings: &AssignmentSettings) -> Result<(), Error> {
         settings.check()?;
         put(self.client(), &self.layout().top(SETTINGS), to_bytes(settings)).await?;
@@ -127,6 +135,10 @@ impl WorkAssignment {
     ///
     /// `BadArguments` for an id that cannot be a name, a cost below 0, or too much data; `QuotaExceeded`; `NoAuth`; those of the
     /// session.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn put(&self, id: &str, item: &WorkItem) -> Result<(), Error> {
         self.put_all([(id, item)]).await
     }
@@ -136,6 +148,10 @@ impl WorkAssignment {
     /// # Errors
     ///
     /// As [`put`](Self::put); some may have been put then.
+    ///
+    /// # Cancellation
+    ///
+    /// Those of the steps that were sent may be put.
     pub async fn put_all<'a>(
         &self,
         items: impl IntoIterator<Item = (&'a str, &'a WorkItem)>,
@@ -194,6 +210,10 @@ impl WorkAssignment {
     /// # Errors
     ///
     /// `BadArguments` for an id that cannot be a name; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn remove(&self, id: &str) -> Result<bool, Error> {
         check_name("an item's name", id)?;
         Ok(found(self.client().delete(self.layout().node(ITEMS, id), None).await)?.is_some())
@@ -222,6 +242,10 @@ impl WorkAssignment {
     /// # Errors
     ///
     /// `BadArguments` for an id that cannot be a name; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn owner(&self, id: &str) -> Result<Option<ItemOwner>, Error> {
         check_name("an item's name", id)?;
         let owner = self.client().get(self.layout().node(OWNERS, id), ReadLevel::Linearizable).await;
@@ -237,6 +261,10 @@ impl WorkAssignment {
     /// # Errors
     ///
     /// `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn status(&self) -> Result<AssignmentStatus, Error> {
         let view = TreeCache::in_session(self.client(), self.layout().root()).wait_ready().await?;
         let election = LeaderElection::new(self.client(), self.layout().election());

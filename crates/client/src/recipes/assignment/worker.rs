@@ -190,6 +190,10 @@ impl AssignmentWorker {
     /// # Errors
     ///
     /// `BadArguments` for less than 0; `GuardFailed` if somebody has struck the worker from the list; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn set_load(&self, load: f64) -> Result<(), Error> {
         check_number("load", load)?;
         self.publish(|record| record.load = load).await
@@ -200,6 +204,10 @@ impl AssignmentWorker {
     /// # Errors
     ///
     /// As [`set_load`](Self::set_load).
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn set_weight(&self, weight: f64) -> Result<(), Error> {
         check_number("weight", weight)?;
         self.publish(|record| record.weight = weight).await

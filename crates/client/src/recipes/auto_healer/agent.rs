@@ -93,6 +93,10 @@ impl Agent {
     }
 
     /// Leaves: the copies are told to end, and placed elsewhere. Returns when none of them is left here.
+    ///
+    /// # Cancellation
+    ///
+    /// It leaves all the same.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         // It has been told to, whatever else may have befallen it.

@@ -60,6 +60,10 @@ impl AutoHealer {
     /// # Errors
     ///
     /// `MarshallingError` if it was said by something else, in another form; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn spec(&self) -> Result<Option<HealerSpec>, Error> {
         Ok(Option::clone(&self.spec.get(ReadLevel::Linearizable).await?.value))
     }
@@ -123,6 +127,10 @@ impl AutoHealer {
     /// # Errors
     ///
     /// `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn status(&self) -> Result<HealerStatus, Error> {
         let view = TreeCache::in_session(&self.client, &self.root).wait_ready().await?;
         Ok(HealerStatus::of(&view, &self.root))

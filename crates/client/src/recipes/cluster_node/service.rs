@@ -152,6 +152,10 @@ impl NodeContext {
     /// # Errors
     ///
     /// Those of [`ServiceRegistry::proxy`]; `NoNode` if no node has ever offered a service of this name.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn proxy(&self, service: &str) -> Result<ServiceProxy, Error> {
         if let Some(proxy) = self.known_proxy(service) {
             return Ok(proxy);

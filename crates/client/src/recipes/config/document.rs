@@ -63,6 +63,10 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
     /// # Errors
     ///
     /// `MarshallingError` if what is stored is not JSON of a `T`, or not valid; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn get(&self, level: ReadLevel) -> Result<Config<T>, Error> {
         self.parse(self.read(level).await?.as_ref())
     }
@@ -179,6 +183,10 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
     /// # Errors
     ///
     /// `MarshallingError` if the history was written by something else; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn history(&self) -> Result<Vec<ConfigVersion>, Error> {
         let mut versions = self.versions(ReadLevel::Linearizable).await?;
         versions.sort_unstable_by(|a, b| b.cmp(a));

@@ -139,6 +139,10 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> ConfigMana
     /// # Errors
     ///
     /// `BadArguments` if the default is not valid, or the path malformed; `NoAuth`; `SessionClosed` if the sessions were closed.
+    ///
+    /// # Cancellation
+    ///
+    /// It does not follow then.
     pub async fn start(
         sessions: &Sessions,
         path: impl AsRef<str>,
@@ -303,6 +307,10 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> ConfigMana
     /// # Errors
     ///
     /// `MarshallingError` if the history was written by something else; `NoAuth`; `SessionClosed` if the sessions were closed.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn history(&self) -> Result<Vec<ConfigVersion>, Error> {
         loop {
             match self.document().await?.history().await {

@@ -150,6 +150,10 @@ impl FailureDetector {
     /// # Errors
     ///
     /// `BadArguments` for an id that cannot be one; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn dismiss(&self, node_id: &str) -> Result<(), Error> {
         check_name("the id of an instance", node_id)?;
         match self.sessions.live().await?.delete(self.known_path(node_id), None).await {

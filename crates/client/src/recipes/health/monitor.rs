@@ -239,6 +239,10 @@ impl HealthMonitor {
     }
 
     /// Ends the checks, and returns when the reports are gone from the tree.
+    ///
+    /// # Cancellation
+    ///
+    /// The checks end all the same, and the reports go.
     pub async fn stop(self) {
         drop((self.follower, self.roster, self.alive_tx));
         // It ends by itself, and has nothing to say.

@@ -109,6 +109,10 @@ impl HealthReports {
     /// # Errors
     ///
     /// Those of [`TreeCache::wait_ready`].
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn wait_ready(&self) -> Result<HealthView, Error> {
         Ok(HealthView::new(&self.layout, &self.cache.wait_ready().await?))
     }

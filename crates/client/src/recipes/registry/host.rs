@@ -106,6 +106,10 @@ impl ServiceHost {
     /// # Errors
     ///
     /// Those of the listener.
+    ///
+    /// # Cancellation
+    ///
+    /// Connections are closed with calls under way.
     pub async fn serve(
         &self,
         listener: TcpListener,

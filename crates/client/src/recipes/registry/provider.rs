@@ -114,6 +114,10 @@ impl ServiceProvider {
     }
 
     /// Waits until instances, configuration and leader satisfy a condition, of which the caller is given this provider.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) {
         let mut view = self.shared.view.clone();
         loop {
@@ -242,6 +246,10 @@ impl ServiceProvider {
     /// # Errors
     ///
     /// In the answers; `Unavailable` for an instance whose circuit breaker is open.
+    ///
+    /// # Cancellation
+    ///
+    /// The calls are dropped; those that were sent may be carried out.
     pub async fn call_all<T, S, F>(
         &self,
         options: &CallOptions,

@@ -66,6 +66,10 @@ impl ServiceProxy {
     ///
     /// `Refused` with what the service said; `Unavailable` if nobody could be called, `NotSent` if nobody was reached; `TimedOut`
     /// and `Broken`: it may have done what was asked.
+    ///
+    /// # Cancellation
+    ///
+    /// A call that was sent may be carried out.
     pub async fn call(
         &self,
         method: &str,
@@ -80,6 +84,10 @@ impl ServiceProxy {
     /// # Errors
     ///
     /// In the answers, which are in the order of the instances' ids.
+    ///
+    /// # Cancellation
+    ///
+    /// Calls that were sent may be carried out.
     pub async fn call_all(
         &self,
         method: &str,

@@ -88,6 +88,10 @@ impl Registration {
     /// # Errors
     ///
     /// `SessionClosed` when the sessions were closed.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn registered(&self) -> Result<u64, Error> {
         let mut standing = self.standing.clone();
         match standing.wait_for(|standing| standing.epoch.is_some()).await {
@@ -128,6 +132,10 @@ impl Registration {
     /// # Errors
     ///
     /// `SessionClosed` when the sessions were closed.
+    ///
+    /// # Cancellation
+    ///
+    /// The entry is set all the same.
     pub async fn set_metadata(&self, key: impl Into<String>, value: Option<String>) -> Result<(), Error> {
         let key = key.into();
         self.change(|instance| {
@@ -144,6 +152,10 @@ impl Registration {
     /// # Errors
     ///
     /// `SessionClosed` when the sessions were closed.
+    ///
+    /// # Cancellation
+    ///
+    /// It drains all the same.
     pub async fn drain(&self) -> Result<(), Error> {
         self.set_status(InstanceStatus::Draining).await
     }
@@ -177,6 +189,10 @@ impl Registration {
     /// # Errors
     ///
     /// `SessionClosed` when the sessions were closed; then there is nothing to deregister.
+    ///
+    /// # Cancellation
+    ///
+    /// It deregisters at once, because the handle is dropped.
     pub async fn retire(self, grace: Duration) -> Result<(), Error> {
         self.drain().await?;
         sleep(grace).await;

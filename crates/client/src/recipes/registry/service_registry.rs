@@ -161,6 +161,10 @@ impl ServiceRegistry {
     ///
     /// `BadArguments` for a name that cannot be one; `NoAuth` if it may not be read; `SessionClosed` if the sessions were
     /// closed.
+    ///
+    /// # Cancellation
+    ///
+    /// It is not followed then.
     pub async fn provider(&self, service: &str) -> Result<ServiceProvider, Error> {
         check_name("the name of a service", service)?;
         let pool = Pool::new(self.options.breaker, self.options.seed.unwrap_or_else(rand::random));
@@ -176,6 +180,10 @@ impl ServiceRegistry {
     /// # Errors
     ///
     /// Those of [`provider`](Self::provider).
+    ///
+    /// # Cancellation
+    ///
+    /// As there.
     pub async fn proxy(&self, service: &str) -> Result<ServiceProxy, Error> {
         Ok(ServiceProxy::new(self.provider(service).await?, self.options.host.clone()))
     }
@@ -189,6 +197,10 @@ impl ServiceRegistry {
     /// # Errors
     ///
     /// `BadArguments` for a name that cannot be one; those of [`HealthMonitor::start`].
+    ///
+    /// # Cancellation
+    ///
+    /// It does not check then.
     pub async fn monitor(
         &self,
         service: &str,
@@ -218,6 +230,10 @@ impl ServiceRegistry {
     /// # Errors
     ///
     /// `BadArguments` for a name that cannot be one; those of [`Client::set`](crate::Client::set).
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn configure(&self, service: &str, config: &ServiceConfig) -> Result<(), Error> {
         check_name("the name of a service", service)?;
         let path = self.layout.config(service);
@@ -244,6 +260,10 @@ impl ServiceRegistry {
     /// # Errors
     ///
     /// `BadArguments` for a name that cannot be one; those of [`Client::create`](crate::Client::create).
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn configure_if_absent(&self, service: &str, config: &ServiceConfig) -> Result<bool, Error> {
         check_name("the name of a service", service)?;
         let json = serde_json::to_vec(config).unwrap_or_default();
@@ -261,6 +281,10 @@ impl ServiceRegistry {
     /// # Errors
     ///
     /// Those of [`Client::children`](crate::Client::children).
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn services(&self) -> Result<Vec<String>, Error> {
         let client = self.sessions.live().await?;
         match client.children(self.layout.services(), ReadLevel::Linearizable).await {

@@ -105,6 +105,10 @@ impl Claim {
     /// # Errors
     ///
     /// `GrantLost`, `GuardFailed`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn heartbeat(&self, progress: impl Into<Value>) -> Result<(), Error> {
         let data = holder(self.queue.worker(), &self.record, Some(&progress.into()));
         let stat = self.grant.write(|client| client.set(self.grant.path(), data, None)).await?;

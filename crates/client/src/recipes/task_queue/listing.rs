@@ -87,6 +87,10 @@ impl TaskQueue {
     /// # Errors
     ///
     /// `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn stats(&self) -> Result<TaskStats, Error> {
         let read = self.tree().client.multi_read(ReadLevel::Linearizable);
         let read =
@@ -107,6 +111,10 @@ impl TaskQueue {
     /// # Errors
     ///
     /// `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
     pub async fn list(
         &self,
         state: TaskState,
@@ -152,6 +160,10 @@ impl TaskQueue {
     /// # Errors
     ///
     /// `BadArguments` for one that is no task; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn requeue(&self, id: &str) -> Result<bool, Error> {
         let tree = self.tree();
         let Some((data, stat)) = found(tree.client.get(tree.node(DEAD, id), ReadLevel::Linearizable).await)?
@@ -170,6 +182,10 @@ impl TaskQueue {
     /// # Errors
     ///
     /// `BadArguments` for a running task; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was sent may take effect all the same.
     pub async fn discard(&self, state: TaskState, id: &str) -> Result<bool, Error> {
         let tree = self.tree();
         let path = match state {

@@ -89,6 +89,10 @@ impl TaskQueue {
     /// # Errors
     ///
     /// `BadArguments` for a malformed path; `NoAuth`; those of the session.
+    ///
+    /// # Cancellation
+    ///
+    /// Some of the znodes may have been made.
     pub async fn open(
         client: &Client,
         path: impl AsRef<str>,
