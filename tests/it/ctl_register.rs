@@ -15,7 +15,10 @@ async fn register(ensemble: &Ensemble, id: &str, options: &[&str], script: Optio
     let mut program = Command::new(coordctl());
     program.env_remove("COORDCTL_AUTH").env_remove("COORDCTL_REGISTRY");
     program.args(["register", "cart", "--host", "127.0.0.1", "--id", id, "--session-timeout", "2s"]);
-    program.args(["--heartbeat", "300ms", "--interval", "100ms"]).args(options);
+    program.args(["--heartbeat", "300ms"]).args(options);
+    if options.contains(&"--check") {
+        program.args(["--interval", "100ms"]);
+    }
     if !options.contains(&"--port") {
         program.args(["--port", "8080"]);
     }
@@ -156,7 +159,8 @@ async fn exit_codes_and_signals_pass_through_and_the_list_is_watched() {
     for (options, reason) in [
         (&["--check", "ftp://a:1"][..], "is no check"),
         (&["--meta", "zone"], "KEY=VALUE"),
-        (&["--interval", "0s"], "more than 0"),
+        (&["--check", "tcp://h:1", "--interval", "0s"], "more than 0"),
+        (&["--interval", "1s"], "--check"),
         (&["--port", "0"], "needs a host and a port"),
     ] {
         let mut args = vec!["register", "cart", "--host", "h"];
