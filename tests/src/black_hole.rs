@@ -30,8 +30,13 @@ pub struct BlackHole {
 impl BlackHole {
     /// A way to the node at `to`, on this runtime, until it is dropped.
     pub async fn to(to: impl Into<String>) -> Self {
+        Self::at((Ipv4Addr::LOCALHOST, 0), to).await
+    }
+
+    /// The same, at an address that the clients know already.
+    pub async fn at(address: (Ipv4Addr, u16), to: impl Into<String>) -> Self {
         let to = to.into();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for a proxy");
+        let listener = TcpListener::bind(address).await.expect("a port for a proxy");
         let address = listener.local_addr().expect("it is bound");
         let cut = Arc::new(watch::Sender::new(Cut::default()));
         let listening = tokio::spawn(listen(listener, to, cut.clone())).abort_handle();

@@ -2,7 +2,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coordd_client::recipes::Grant;
+use coordd_client::recipes::{Grant, Loss, MultiGrant};
 use coordd_client::{Client, Error};
 use coordd_tests::monotonic;
 use serde_json::json;
@@ -15,13 +15,61 @@ use crate::writes::Writes;
 /// How often a holder checks that it may act as one.
 const CHECK: Duration = Duration::from_millis(1);
 
+/// What all grants can do.
+pub(crate) trait Held: Send + Sync + 'static {
+    fn epoch(&self) -> u64;
+    fn check(&self) -> Result<(), Error>;
+    fn client(&self) -> Result<Client, Error>;
+    fn lost(&self) -> impl Future<Output = Loss> + Send;
+}
+
+impl<G: Deref<Target = Grant> + Send + Sync + 'static> Held for G {
+    fn epoch(&self) -> u64 {
+        (**self).epoch()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        (**self).check()
+    }
+
+    fn client(&self) -> Result<Client, Error> {
+        (**self).client()
+    }
+
+    fn lost(&self) -> impl Future<Output = Loss> + Send {
+        (**self).lost()
+    }
+}
+
+/// The grant of several locks.
+pub(crate) struct Several(pub(crate) MultiGrant);
+
+impl Held for Several {
+    fn epoch(&self) -> u64 {
+        self.0.epoch()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.0.check()
+    }
+
+    fn client(&self) -> Result<Client, Error> {
+        self.0.client()
+    }
+
+    fn lost(&self) -> impl Future<Output = Loss> + Send {
+        self.0.lost()
+    }
+}
+
 /// Holds a grant until it is told to give it back, which is left to the caller. Says `lost` and `refused`: the latter with the
 /// time of the last check that was passed. Commands: `set PATH COUNT` and `append PATH COUNT` write under the epoch if the local guard
 /// allows it, `late PATH COUNT` without asking the local guard; `release`.
-pub(crate) async fn hold<G>(grant: G, connection: &Connection, commands: &mut Commands) -> Result<G, Error>
-where
-    G: Deref<Target = Grant> + Send + Sync + 'static,
-{
+pub(crate) async fn hold<G: Held>(
+    grant: G,
+    connection: &Connection,
+    commands: &mut Commands,
+) -> Result<G, Error> {
     let late: Client = grant.client()?;
     let grant = Arc::new(grant);
     let checking = tokio::spawn(check(grant.clone()));
@@ -48,7 +96,7 @@ where
 }
 
 /// Says when the local guard refuses for the first time.
-async fn check<G: Deref<Target = Grant>>(grant: Arc<G>) {
+async fn check<G: Held>(grant: Arc<G>) {
     let mut passed = monotonic();
     loop {
         // Taken before the check: what is said to be passed was passed later.
@@ -64,7 +112,7 @@ async fn check<G: Deref<Target = Grant>>(grant: Arc<G>) {
     }
 }
 
-async fn tell_loss<G: Deref<Target = Grant>>(grant: Arc<G>) {
+async fn tell_loss<G: Held>(grant: Arc<G>) {
     let loss = grant.lost().await;
     report("lost", json!({ "loss": loss.to_string() }));
 }

@@ -1,13 +1,13 @@
 use std::time::Duration;
 
-use clap::Args;
-use coordd_client::recipes::{Grant, Owner, ReadWriteLock, Semaphore};
+use clap::{Args, ValueEnum};
+use coordd_client::recipes::{Grant, MultiLock, Owner, ReadWriteLock, ReentrantLock, Semaphore};
 use coordd_client::{Client, CreateMode, Error, recipes};
 use serde_json::json;
 
 use crate::Connection;
 use crate::commands::{Commands, unknown};
-use crate::holding::hold;
+use crate::holding::{Held, Several, hold};
 use crate::report::{error, report};
 
 /// How long one stays inside.
@@ -20,6 +20,9 @@ pub(crate) struct Lock {
     #[arg(long)]
     path: String,
 
+    #[arg(long, value_enum, default_value_t)]
+    kind: Kind,
+
     /// A permit of a semaphore that has so many.
     #[arg(long)]
     permits: Option<u32>,
@@ -27,6 +30,18 @@ pub(crate) struct Lock {
     /// While it has the lock there is an ephemeral `read-`, `write-` or `permit-` below this znode, made and deleted under the epoch.
     #[arg(long)]
     inside: Option<String>,
+}
+
+/// What kind of lock, where it is no permit.
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Kind {
+    #[default]
+    Lock,
+    Reentrant,
+    /// Of the path, and of another one that ends with `-2`.
+    Multi,
+    Read,
+    Write,
 }
 
 impl Lock {
@@ -41,15 +56,41 @@ impl Lock {
                 _ = commands.next() => client.close().await,
             };
         }
-        let grant = tokio::select! {
-            grant = self.ask("write", &client, connection) => grant?,
-            words = commands.next() => match words {
-                Some(words) => unknown(&words),
-                None => return client.close().await,
-            },
-        };
-        report("locked", json!({ "epoch": grant.epoch() }));
-        hold(Box::new(grant), connection, &mut commands).await?.release().await?;
+        let owner = Owner::new(&connection.name);
+        match self.kind {
+            Kind::Reentrant => {
+                let lock = ReentrantLock::new(&client, &self.path).owner(owner);
+                let again = async {
+                    // Let go of as soon as there is another, with which the lock stays.
+                    let _first = lock.lock().await?;
+                    lock.lock().await
+                };
+                if let Some(grant) = in_turn(again, connection, &mut commands).await? {
+                    grant.release().await?;
+                }
+            }
+            Kind::Multi => {
+                let lock =
+                    MultiLock::new(&client, [self.path.clone(), format!("{}-2", self.path)])?.owner(owner);
+                let all = async { lock.lock().await.map(Several) };
+                if let Some(Several(grant)) = in_turn(all, connection, &mut commands).await? {
+                    grant.release().await?;
+                }
+            }
+            Kind::Write => {
+                let lock = ReadWriteLock::new(&client, &self.path).owner(owner);
+                if let Some(grant) = in_turn(lock.write(), connection, &mut commands).await? {
+                    grant.release().await?;
+                }
+            }
+            Kind::Lock | Kind::Read => {
+                let how = if matches!(self.kind, Kind::Read) { "read" } else { "write" };
+                let one = async { self.ask(how, &client, connection).await.map(Box::new) };
+                if let Some(grant) = in_turn(one, connection, &mut commands).await? {
+                    grant.release().await?;
+                }
+            }
+        }
         report("released", json!({}));
         client.close().await
     }
@@ -88,4 +129,21 @@ impl Lock {
             }
         }
     }
+}
+
+/// Waits for a grant, says so, and holds it until it is told to give it back. `None`: it was told to end before that.
+async fn in_turn<G: Held>(
+    asking: impl Future<Output = Result<G, Error>>,
+    connection: &Connection,
+    commands: &mut Commands,
+) -> Result<Option<G>, Error> {
+    let grant = tokio::select! {
+        grant = asking => grant?,
+        words = commands.next() => match words {
+            Some(words) => unknown(&words),
+            None => return Ok(None),
+        },
+    };
+    report("locked", json!({ "epoch": grant.epoch() }));
+    hold(grant, connection, commands).await.map(Some)
 }

@@ -6,14 +6,18 @@
 //! session and ends; `Contender` in `tests/src/contender.rs` is the other end.
 
 mod assignment;
+mod barrier;
 mod commands;
 mod copy;
+mod counter;
 mod detector;
 mod election;
+mod follower;
 mod health;
 mod holding;
 mod instance;
 mod lock;
+mod member;
 mod queue;
 mod report;
 mod session;
@@ -77,6 +81,14 @@ enum Recipe {
     Health(health::Health),
     /// A copy of what an auto-healer keeps running.
     Copy(copy::Copy),
+    /// One who waits at a barrier.
+    Barrier(barrier::Barrier),
+    /// One who adds to a counter or a shared value.
+    Counter(counter::Counter),
+    /// A cache, or one who follows a configuration.
+    Follower(follower::Follower),
+    /// A member of a group.
+    Member(member::Member),
     /// A session that owns an ephemeral and writes under its epoch.
     Session(session::Session),
 }
@@ -108,6 +120,10 @@ async fn main() -> ExitCode {
         Recipe::Instance(recipe) => recipe.run(&cli.connection, commands).await,
         Recipe::Health(recipe) => recipe.run(&cli.connection, commands).await,
         Recipe::Copy(recipe) => recipe.run(&cli.connection).await,
+        Recipe::Barrier(recipe) => recipe.run(&cli.connection, commands).await,
+        Recipe::Counter(recipe) => recipe.run(&cli.connection, commands).await,
+        Recipe::Follower(recipe) => recipe.run(&cli.connection, commands).await,
+        Recipe::Member(recipe) => recipe.run(&cli.connection, commands).await,
         Recipe::Session(recipe) => recipe.run(&cli.connection, commands).await,
     };
     match result {
