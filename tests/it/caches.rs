@@ -14,12 +14,12 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-const TOP: &str = "/t";
+pub(crate) const TOP: &str = "/t";
 
 type Content = BTreeMap<String, Bytes>;
 
 /// What was acknowledged: by zxid, what each path was set to; `None` is a delete.
-type Log = BTreeMap<u64, Vec<(String, Option<Bytes>)>>;
+pub(crate) type Log = BTreeMap<u64, Vec<(String, Option<Bytes>)>>;
 
 fn content(view: &CacheView) -> Content {
     view.iter().map(|znode| (znode.path.to_string(), znode.data.clone())).collect()
@@ -45,7 +45,7 @@ async fn sessions(ensemble: &Ensemble) -> Sessions {
 }
 
 /// Random creates, sets and deletes below the top, one or two of them in a step; what was refused is not logged.
-async fn write_randomly(client: Client, seed: u64, stop: Arc<AtomicBool>, log: Arc<Mutex<Log>>) {
+pub(crate) async fn write_randomly(client: Client, seed: u64, stop: Arc<AtomicBool>, log: Arc<Mutex<Log>>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use coordd_client::recipes::Sessions;
 use coordd_client::{Client, ConnectOptions, CreateMode, Endpoints, ErrorKind, ReadLevel, SessionState};
-use coordd_tests::{DnsRecord, DnsServer, Ensemble, EnsembleOptions, eventually, free_port};
+use coordd_tests::{BlackHole, DnsRecord, DnsServer, Ensemble, EnsembleOptions, eventually, free_port};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -147,6 +147,27 @@ async fn every_address_of_a_name_is_tried() {
         connect(&endpoint).await.close().await.expect("the session closes");
     }
     assert!(ensemble.coordctl_at(&endpoint, &["health"]).await.is_ok(), "also for a question to one node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_of_a_name_is_asked_again_when_its_node_has_moved() {
+    let mut ensemble = Ensemble::start(3).await;
+    let dns = DnsServer::start().await;
+    let (name, port) = ("coordd.test", port(&ensemble, 1));
+    dns.set(name, vec![DnsRecord::A(Ipv4Addr::LOCALHOST)]);
+    let client = connect(&format!("dns:{name}:{port}@{}", dns.address())).await;
+    client.create("/a", "", CreateMode::Ephemeral).await.expect("a create");
+    until_attached_to(&client, 1).await;
+    let (session, asked) = (client.session_id(), dns.questions());
+    // On the same port of another address there is another node.
+    let moved = Ipv4Addr::new(127, 0, 0, 2);
+    let _way = BlackHole::at((moved, port), ensemble.endpoint(2)).await;
+    dns.set(name, vec![DnsRecord::A(moved)]);
+    ensemble.kill9(1);
+    client.set("/a", "moved", None).await.expect("the session goes on");
+    until_attached_to(&client, 2).await;
+    assert_eq!(client.session_id(), session);
+    assert!(dns.questions() > asked, "the name server was asked again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

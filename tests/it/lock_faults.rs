@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use coordd_client::recipes::{Grant, Lock};
-use coordd_client::{Check, Client, CreateMode, ErrorKind, EventType, ReadLevel, SessionRecord, WatchMode};
+use coordd_client::{
+    Check, Client, CreateMode, Error, ErrorKind, EventType, ReadLevel, SessionRecord, WatchMode,
+};
 use coordd_tests::{Contender, Ensemble, eventually, seed};
+use futures::StreamExt as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::mpsc;
@@ -26,7 +29,7 @@ async fn until_waiting(lock: &Lock, count: usize) {
 }
 
 /// The zombie's writes are refused whichever way they come; `nothing` is what it must not write to.
-async fn assert_powerless(zombie: &mut Contender, path: &str, epoch: u64, operator: &Client) {
+pub(crate) async fn assert_powerless(zombie: &mut Contender, path: &str, epoch: u64, operator: &Client) {
     for command in ["set /nothing 1000", "late /nothing 1000"] {
         zombie.send(command);
         let wrote = zombie.event(SOON, "wrote").await;
@@ -34,10 +37,9 @@ async fn assert_powerless(zombie: &mut Contender, path: &str, epoch: u64, operat
     }
     // With a session that is alive, only the server stands in the way.
     let late = operator.guarded([Check::epoch(path, epoch)]);
-    for _ in 0..1000 {
-        let refused = late.set("/nothing", "late", None).await.expect_err("guarded");
-        assert_eq!(refused.kind, ErrorKind::GuardFailed);
-    }
+    let writes = futures::stream::iter(0..1000).map(|_| late.set("/nothing", "late", None)).buffered(100);
+    let refused = |written: Result<_, Error>| written.expect_err("guarded").kind == ErrorKind::GuardFailed;
+    assert!(writes.all(async |written| refused(written)).await);
     let stat = operator.exists("/nothing", ReadLevel::Linearizable).await.expect("a read");
     assert_eq!(stat.expect("it is there").version, 0, "nobody has written");
 }
@@ -132,7 +134,7 @@ impl Replay {
 }
 
 /// Waits until the servers have ended the session of a contender.
-async fn until_ended(ensemble: &Ensemble, contender: &Contender) {
+pub(crate) async fn until_ended(ensemble: &Ensemble, contender: &Contender) {
     let session_id = contender.events("connected")[0].number("session_id");
     let admin = ensemble.admin(ensemble.leader().await).await.expect("an operator");
     eventually(PATIENCE, "its session has ended", async || {

@@ -1,6 +1,6 @@
 //! Locks: one has it at a time, in the order in which they came, and who gives up leaves nothing behind.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coordd_client::recipes::{
     Grant, Lock, Loss, MultiLock, Owner, Participant, ReadWriteLock, ReentrantLock, Semaphore,
@@ -355,4 +355,38 @@ async fn a_grace_that_leaves_no_time_to_hold_anything_is_refused() {
     assert_eq!(refused.kind, ErrorKind::BadArguments);
     assert!(refused.message.contains("1.001s") && refused.message.contains("1s"), "{refused}");
     drop(Lock::new(&client, PATH).grace(longest).lock().await.expect("it is free"));
+}
+
+/// docs/recipes/lock.md says what it takes; this says it without depending on the machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_given_back_costs_the_next_one_less_than_ten_writes() {
+    const TURNS: usize = 100;
+    let ensemble = Ensemble::start(3).await;
+    let timeout = Duration::from_secs(20);
+    let clients = [ensemble.client(timeout).await, ensemble.client(timeout).await];
+    clients[0].create("/alone", "", CreateMode::Persistent).await.expect("a create");
+    let (mut writes, mut turns) = (Vec::new(), Vec::new());
+    let mut grant = Lock::new(&clients[0], PATH).lock().await.expect("granted");
+    for turn in 1..=TURNS {
+        let asking = ask(&clients[0], 1, {
+            let locking = ask_for(&clients[turn % 2], "next");
+            async { Ok((locking.await?, Instant::now())) }
+        })
+        .await;
+        // In turn with what it is compared with, so that a busy moment of the machine is one for both.
+        let start = Instant::now();
+        clients[0].set("/alone", "", None).await.expect("a set");
+        writes.push(start.elapsed());
+        let start = Instant::now();
+        drop(grant);
+        let (next, granted_at) = granted(asking).await;
+        turns.push(granted_at - start);
+        grant = next;
+    }
+    let [write, turn] = [writes, turns].map(|mut times| {
+        times.sort();
+        times[TURNS / 2]
+    });
+    println!("a write takes {write:?}, a turn {turn:?}");
+    assert!(turn < write * 10, "a write takes {write:?}, a turn {turn:?}");
 }
