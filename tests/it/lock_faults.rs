@@ -133,9 +133,9 @@ impl Replay {
     }
 }
 
-/// Waits until the servers have ended the session of a contender.
+/// Waits until the servers have ended the newest session of a contender.
 pub(crate) async fn until_ended(ensemble: &Ensemble, contender: &Contender) {
-    let session_id = contender.events("connected")[0].number("session_id");
+    let session_id = contender.events("connected").last().expect("it has connected").number("session_id");
     let admin = ensemble.admin(ensemble.leader().await).await.expect("an operator");
     eventually(PATIENCE, "its session has ended", async || {
         matches!(admin.session(session_id).await.expect("a record"), SessionRecord::Ended { .. })

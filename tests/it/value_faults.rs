@@ -102,6 +102,17 @@ async fn a_cache_that_is_stopped_or_cut_off_catches_up_and_never_shows_what_is_n
     for (_, cache) in &caches {
         until_said(cache, "view", 20).await;
     }
+    // For a moment, over which a session may last, and then for longer.
+    for (fault, cache) in &mut caches {
+        fault.strike(cache);
+    }
+    let written = || log.lock().expect("no panic").len();
+    let before = written();
+    eventually(SOON, "what they miss", async || written() > before + 10).await;
+    for (fault, cache) in &caches {
+        fault.end(cache);
+        until_said(cache, "view", cache.events("view").len() + 5).await;
+    }
     outlast(&ensemble, &mut caches).await;
     for (_, cache) in &caches {
         until_said(cache, "connected", 2).await;
