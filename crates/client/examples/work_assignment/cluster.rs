@@ -6,11 +6,11 @@ use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use coordd_client::recipes::{AssignmentStatus, WorkAssignment, WorkItem};
-use coordd_client::{Client, CreateMode, CreateOptions, ErrorKind, ReadLevel};
+use coordd_client::recipes::{AssignmentStatus, WorkAssignment};
+use coordd_client::{Client, ErrorKind, ReadLevel};
 use serde_json::Value;
 
-use crate::{FLOWS, GROUP, ROOT};
+use crate::{FLOWS, GROUP, ROOT, is_healthy, open_group};
 
 /// A group that is not settled by then never is.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,26 +26,19 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// A cluster without nodes, and its processors.
-    pub(crate) async fn new(
-        client: &Client,
-        endpoints: &str,
-        processors: usize,
-    ) -> Result<Self, Box<dyn Error>> {
+    pub(crate) async fn new(client: &Client, endpoints: &[String]) -> Result<Self, Box<dyn Error>> {
+        let there = client.children(format!("{GROUP}/workers"), ReadLevel::Linearizable).await;
+        let there = there.unwrap_or_default().join(" ");
+        if !there.is_empty() {
+            return Err(format!("the story deletes {ROOT}, and nodes work there: {there}").into());
+        }
         // Of a run that was ended before it had tidied up.
         match client.delete_tree(ROOT, None).await {
             Err(error) if error.kind != ErrorKind::NoNode => return Err(error.into()),
             _ => {}
         }
-        let group = WorkAssignment::open(client, GROUP).await?;
-        for number in 0..processors {
-            let id = format!("p{number:02}");
-            let options = CreateOptions::new(CreateMode::Persistent).parents(true);
-            client.create(format!("{FLOWS}/{id}"), "", options).await?;
-            // Every sixth is a heavy one.
-            group.put(&id, &WorkItem::new().cost(if number % 6 == 0 { 3.0 } else { 1.0 })).await?;
-        }
-        let (client, endpoints) = (client.clone(), endpoints.to_owned());
-        Ok(Self { client, group, endpoints, nodes: BTreeMap::new(), moves: 0 })
+        let (group, endpoints) = (open_group(client).await?, endpoints.join(","));
+        Ok(Self { client: client.clone(), group, endpoints, nodes: BTreeMap::new(), moves: 0 })
     }
 
     pub(crate) fn group(&self) -> &WorkAssignment {
@@ -54,7 +47,7 @@ impl Cluster {
 
     pub(crate) fn start(&mut self, name: &str, weight: f64) -> Result<(), Box<dyn Error>> {
         let child = Command::new(std::env::current_exe()?)
-            .args([&self.endpoints, "node", name, &weight.to_string()])
+            .args(["node", name, "--weight", &weight.to_string(), "--endpoints", &self.endpoints])
             .stdin(Stdio::piped())
             .spawn()?;
         self.nodes.insert(name.to_owned(), child);
@@ -147,11 +140,13 @@ impl Cluster {
             let which = processors.get(share.id.as_str()).map_or(String::new(), |which| which.join(" "));
             println!("  {:<8}{:>6}{:>12}{:>8.2}  {which}", share.id, share.weight, share.items, share.score);
         }
+        let nodes = &status.distribution.workers;
         println!(
-            "  average load {:.2}, load range {:.2}; {} nodes, {} leads; {} moves; settled after {after:.1?}",
+            "  average load {:.2}, load range {:.2}; healthy nodes {} of {}; {} leads; {} moves; settled after {after:.1?}",
             status.distribution.average_score,
             status.distribution.score_range,
-            self.nodes.len(),
+            nodes.iter().filter(|node| is_healthy(node)).count(),
+            nodes.len(),
             status.leader.as_deref().unwrap_or("nobody"),
             status.moves - self.moves,
         );
