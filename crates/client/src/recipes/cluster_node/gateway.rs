@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use super::metrics::NodeMetrics;
 use super::node::NodeView;
 use crate::ErrorKind;
-use crate::recipes::registry::{BODY_MAX, CallError};
+use crate::recipes::registry::{BODY_MAX, CallError, CallOptions};
 
-/// `GET /health/cluster`, `GET /metrics/cluster`, which asks the nodes for `GET /metrics/node`, and `POST /cluster/services/{service}/api/{method}`: a call of any service of the cluster, for those
-/// who know this node only.
+/// `GET /health/cluster`, `GET /metrics/cluster`, which asks the nodes for `GET /metrics/node`, and
+/// `POST /cluster/services/{service}/api/{method}` with `{"args": [...], "key": "..."}`: a call of any service of the cluster, for
+/// those who know this node only.
 pub(super) fn router(view: NodeView) -> Router {
     let call = post(call).layer(DefaultBodyLimit::max(BODY_MAX));
     Router::new()
@@ -25,10 +26,23 @@ pub(super) fn router(view: NodeView) -> Router {
         .with_state(view)
 }
 
-#[derive(Deserialize)]
+/// What a caller sends.
+#[derive(Debug, Deserialize)]
 struct Body {
     #[serde(default)]
     args: Vec<Value>,
+    /// What consistent hashing hashes, and for what a sticky choice is remembered.
+    key: Option<String>,
+}
+
+impl Body {
+    fn options(&self) -> CallOptions {
+        let options = CallOptions::new();
+        match &self.key {
+            Some(key) => options.key(key),
+            None => options,
+        }
+    }
 }
 
 async fn health(State(view): State<NodeView>) -> Json<Value> {
@@ -49,7 +63,7 @@ async fn call(
     Json(body): Json<Body>,
 ) -> Response {
     let answer = match view.context().proxy(&service).await {
-        Ok(proxy) => proxy.call(&method, body.args).await,
+        Ok(proxy) => proxy.with_options(body.options()).call(&method, body.args).await,
         Err(error) => Err(CallError::Coordination(error)),
     };
     match answer {
@@ -77,6 +91,15 @@ fn status(error: &CallError) -> StatusCode {
 mod tests {
     use super::*;
     use crate::Error;
+
+    #[test]
+    fn a_call_has_the_key_that_is_sent_and_else_none() {
+        let options = |body: Value| serde_json::from_value::<Body>(body).unwrap().options();
+        assert_eq!(options(json!({ "args": [1], "key": "k" })), CallOptions::new().key("k"));
+        assert_eq!(options(json!({ "args": [1], "key": null })), CallOptions::new());
+        assert_eq!(options(json!({})), CallOptions::new());
+        assert!(serde_json::from_value::<Body>(json!({ "key": 7 })).is_err());
+    }
 
     #[test]
     fn who_calls_through_a_node_is_told_whose_fault_it_is() {
