@@ -11,13 +11,15 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(2);
 const LEADER: &str = "/distributed_file_grid/leader";
 
 async fn monitor(ensemble: &Ensemble, id: &str) -> Contender {
     let mut program = Command::new(example("head_server_monitor"));
     program.args(["--interactive", "--id", id, "--session-timeout", "2s", "--interval", "200ms"]);
+    // Long enough for heartbeats on a busy machine.
+    program.args(["--stale-after", "3s"]);
     program.args(["--timeout", "500ms", "--failures", "2", "--quarantine", "500ms", "--successes", "2"]);
     let mut monitor = Contender::start(ensemble, program, "COORDD_ENDPOINTS").await;
     says(&mut monitor, "is a monitor of /distributed_file_grid").await;
@@ -177,6 +179,92 @@ async fn the_lowest_healthy_head_server_leads_whatever_becomes_of_the_monitors()
         3,
         "three monitors acted: {epochs:?}"
     );
+}
+
+/// A head server that announces itself.
+async fn announce(ensemble: &Ensemble, id: &str, session_timeout: &str) -> Contender {
+    let mut program = Command::new(example("head_server_monitor"));
+    program.args(["announce", id, &format!("127.0.0.1:{}", free_port())]);
+    program.args(["--heartbeat", "200ms", "--session-timeout", session_timeout]);
+    let mut server = Contender::start(ensemble, program, "COORDD_ENDPOINTS").await;
+    says(&mut server, &format!("{id} is announced at 127.0.0.1:")).await;
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_server_that_announces_itself_vanishes_when_it_is_killed_and_cannot_lead_while_it_is_stopped()
+{
+    let ensemble = Ensemble::start(3).await;
+    let client = ensemble.client(SOON).await;
+    let leader = async || {
+        let read = client.get(LEADER, ReadLevel::Linearizable).await;
+        read.map_or(Value::Null, |(data, _)| serde_json::from_slice(&data).expect("JSON"))
+    };
+    let leads = async |id: &str| {
+        eventually(SOON, &format!("{id} leads"), async || leader().await["server_id"] == id).await
+    };
+    let is_listed = async |id: &str| {
+        let path = format!("/distributed_file_grid/head_servers/{id}");
+        client.exists(path, ReadLevel::Linearizable).await.expect("a read").is_some()
+    };
+    let mut first = monitor(&ensemble, "monitor-1").await;
+    says(&mut first, "monitor-1 acts from now on").await;
+    let mut second = monitor(&ensemble, "monitor-2").await;
+    // The session of this one outlives all of this: only its heartbeats can tell that it stands still.
+    let mut stopped = announce(&ensemble, "head_server_1", "5m").await;
+    let mut killed = announce(&ensemble, "head_server_2", "2s").await;
+    let mut last = HeadServer::new();
+    last.start().await;
+    second.send(&format!("register head_server_3 127.0.0.1:{}", last.port));
+    for monitor in [&first, &second] {
+        for id in ["head_server_1", "head_server_2", "head_server_3"] {
+            has_said(monitor, &format!("{id} is healthy, was unknown")).await;
+        }
+    }
+    leads("head_server_1").await;
+
+    // Stopped, it is there and its port takes connections; its heartbeat is stale.
+    stopped.pause();
+    leads("head_server_2").await;
+    assert!(is_listed("head_server_1").await);
+    for monitor in [&first, &second] {
+        has_said(monitor, "head_server_1 is quarantined, was suspect: ").await;
+    }
+    let lines = first.lines();
+    let why = lines.iter().rfind(|line| line.text.starts_with("head_server_1 is quarantined")).expect("said");
+    assert!(why.text.contains("heartbeat"), "{}", why.text);
+    stopped.resume();
+    leads("head_server_1").await;
+
+    // Killed, it vanishes with its session; one that is registered would stay.
+    killed.kill9();
+    eventually(SOON, "it vanishes", async || !is_listed("head_server_2").await).await;
+    for monitor in [&first, &second] {
+        has_said(monitor, "head_server_2 is registered no more").await;
+    }
+    leads("head_server_1").await;
+
+    // The monitor that acts is cut off: the other one acts, and what it is cut off from changes without it.
+    assert_eq!(leader().await["elected_by"], "monitor-1");
+    first.cut_off();
+    says(&mut first, "monitor-1 acts no more").await;
+    says(&mut second, "monitor-2 acts from now on").await;
+    assert!(stopped.terminate().await.success());
+    leads("head_server_3").await;
+    assert_eq!(leader().await["elected_by"], "monitor-2");
+    assert!(!is_listed("head_server_1").await, "who leaves is gone at once");
+    first.heal();
+    eventually(SOON, "it is a monitor again", async || {
+        let path = "/distributed_file_grid/health_reports/head_server_3/monitor-1";
+        client.exists(path, ReadLevel::Linearizable).await.expect("a read").is_some()
+    })
+    .await;
+    has_said(&first, "the leader is head_server_3 at 127.0.0.1:").await;
+    assert_eq!(leader().await["elected_by"], "monitor-2", "a monitor that comes back changes nothing");
+    for monitor in [&mut first, &mut second] {
+        monitor.send("quit");
+        assert!(monitor.wait_exit().await.success());
+    }
 }
 
 fn acts(monitor: &Contender) -> bool {

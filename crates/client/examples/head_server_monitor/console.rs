@@ -54,10 +54,7 @@ impl Console<'_> {
     }
 
     async fn register(&self, id: &str, address: &str) -> Result<(), Error> {
-        let bad = || Error::new(ErrorKind::BadArguments, format!("{address:?} is no HOST:PORT"));
-        let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
-        let server = HeadServer { host: host.to_owned(), port: port.parse().map_err(|_| bad())? };
-        let data = serde_json::to_vec(&server).unwrap_or_default();
+        let data = HeadServer::parse(address)?.to_bytes();
         let client = self.sessions.live().await?;
         let path = self.path(id);
         let options = CreateOptions::new(CreateMode::Persistent).parents(true);

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use coordd_client::recipes::health::{HealthCheck, HealthMonitor, HealthTarget};
 use coordd_client::recipes::{CacheView, PathCache};
+use coordd_client::{Error, ErrorKind};
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,17 @@ pub(crate) struct HeadServer {
 }
 
 impl HeadServer {
+    pub(crate) fn parse(address: &str) -> Result<Self, Error> {
+        let bad = || Error::new(ErrorKind::BadArguments, format!("{address:?} is no HOST:PORT"));
+        let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
+        Ok(Self { host: host.to_owned(), port: port.parse().map_err(|_| bad())? })
+    }
+
+    /// What stands in its znode.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
     pub(crate) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }

@@ -9,13 +9,24 @@
 //! status
 //! ```
 //!
+//! `register` makes a persistent znode: the head server stays in the list, healthy or not, until it is unregistered. A head
+//! server can also announce itself; then it is in the list for as long as it is there, and has to send heartbeats. This
+//! is one that does nothing else:
+//!
+//! ```text
+//! cargo run -p coordd-client --example head_server_monitor -- announce head_server_2 127.0.0.1:9670 --heartbeat 5s
+//! ```
+//!
+//! Killed, it vanishes when its session has ended (`--session-timeout`). Stopped, with SIGSTOP, its port still takes connections,
+//! because the kernel does that; but its heartbeat gets older than the monitors' `--stale-after`, and it cannot lead any more.
+//!
 //! One of the monitors acts: it is elected, and writes who leads the head servers into the tree under the epoch of its
 //! leadership, so that a monitor that stood still and goes on later changes nothing.
 //!
 //! ```text
 //! /distributed_file_grid/
-//! ├── head_servers/ID             {"host", "port"}; of `register`: persistent. A head server may also announce itself by an
-//! │                               ephemeral, which it has to write from time to time: its heartbeat
+//! ├── head_servers/ID             {"host", "port"}; of `register`: persistent; of `announce`: ephemeral, and written again
+//! │                               with each heartbeat
 //! ├── monitors/MONITOR            ephemeral
 //! ├── acting/                     the election of the monitor that acts
 //! ├── leader                      {"server_id", "address", "elected_by", "epoch"}: who leads the head servers
@@ -23,28 +34,35 @@
 //! ```
 
 mod acting;
+mod announcing;
 mod console;
 mod head_servers;
 
+use std::error::Error;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use coordd_client::ConnectOptions;
 use coordd_client::recipes::health::{HealthMonitor, HealthOptions, HealthPolicy, HealthReports};
 use coordd_client::recipes::{Candidate, PathCache, Sessions, TreeCache, lead};
-use coordd_client::{ConnectOptions, Error};
 use futures::StreamExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::acting::{Elected, act};
+use crate::announcing::{Announcement, announce};
 use crate::console::Console;
 use crate::head_servers::follow;
 
 /// Leaving is a courtesy where no node is in reach.
-const GOODBYE: Duration = Duration::from_secs(3);
+pub(crate) const GOODBYE: Duration = Duration::from_secs(3);
 
-/// A monitor of head servers.
+/// A monitor of head servers, or a head server that announces itself.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    role: Option<Role>,
+
     /// The monitor's name; others wait while one of the same name is there.
     #[arg(long, default_value = "monitor-1")]
     id: String,
@@ -54,11 +72,17 @@ struct Options {
     interactive: bool,
 
     /// Where the nodes of the ensemble are.
-    #[arg(long, env = "COORDD_ENDPOINTS", value_delimiter = ',', default_value = "127.0.0.1:7401")]
+    #[arg(
+        long,
+        global = true,
+        env = "COORDD_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7401"
+    )]
     endpoints: Vec<String>,
 
     /// Where the grid has its znodes.
-    #[arg(long, default_value = "/distributed_file_grid")]
+    #[arg(long, global = true, default_value = "/distributed_file_grid")]
     root: String,
 
     /// From one check of a head server to the next.
@@ -85,9 +109,15 @@ struct Options {
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
     stale_after: Duration,
 
-    /// A monitor that is silent for so long is gone.
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    /// A monitor, or a head server that announces itself, is gone when it was silent for so long.
+    #[arg(long, global = true, default_value = "5s", value_parser = humantime::parse_duration)]
     session_timeout: Duration,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Be a head server that announces itself.
+    Announce(Announcement),
 }
 
 impl Options {
@@ -102,22 +132,35 @@ impl Options {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Error> {
-    let options = Options::parse();
-    let connect = ConnectOptions::new().session_timeout(options.session_timeout).client_name(&options.id);
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut options = Options::parse();
+    let role = options.role.take();
+    let name = match &role {
+        Some(Role::Announce(announcement)) => &announcement.id,
+        None => &options.id,
+    };
+    let connect = ConnectOptions::new().session_timeout(options.session_timeout).client_name(name);
     let sessions = Sessions::connect(options.endpoints.clone(), connect).await?;
     let root = options.root.trim_end_matches('/');
+    match role {
+        Some(Role::Announce(announcement)) => announce(&sessions, root, announcement).await?,
+        None => monitor(&sessions, root, &options).await?,
+    }
+    // While no node is in reach it is the end of the session that tells the others.
+    Ok(tokio::time::timeout(GOODBYE, sessions.close()).await.unwrap_or(Ok(()))?)
+}
 
-    let monitor = HealthMonitor::start(&sessions, root, &options.id, options.health()).await?;
+async fn monitor(sessions: &Sessions, root: &str, options: &Options) -> Result<(), Box<dyn Error>> {
+    let monitor = HealthMonitor::start(sessions, root, &options.id, options.health()).await?;
     println!("{} is a monitor of {root}", options.id);
-    let heads = PathCache::start(&sessions, format!("{root}/head_servers"));
-    let reports = HealthReports::start(&sessions, root);
-    let leader = TreeCache::with_depth(&sessions, format!("{root}/leader"), 0);
-    let console = Console { sessions: &sessions, root, monitor: &monitor, heads: &heads, reports: &reports };
+    let heads = PathCache::start(sessions, format!("{root}/head_servers"));
+    let reports = HealthReports::start(sessions, root);
+    let leader = TreeCache::with_depth(sessions, format!("{root}/leader"), 0);
+    let console = Console { sessions, root, monitor: &monitor, heads: &heads, reports: &reports };
 
     let candidate = Candidate::new(&options.id);
     let acting_path = format!("{root}/acting");
-    let acts = lead(&sessions, &acting_path, &candidate, |leadership| {
+    let acts = lead(sessions, &acting_path, &candidate, |leadership| {
         act(leadership, root, &options.id, &heads, &reports, &leader)
     });
     let tells_health = async {
@@ -144,17 +187,13 @@ async fn main() -> Result<(), Error> {
         () = console.run(options.interactive) => {}
         () = terminated() => {}
     }
-    let leaving = async {
-        monitor.stop().await;
-        sessions.close().await
-    };
-    // While no node is in reach it is the end of the session that tells the others.
-    let left = tokio::time::timeout(GOODBYE, leaving).await.unwrap_or(Ok(()));
+    // Where no node is in reach its reports go with the session.
+    let _ = tokio::time::timeout(GOODBYE, monitor.stop()).await;
     println!("{} has left", options.id);
-    left
+    Ok(())
 }
 
-async fn terminated() {
+pub(crate) async fn terminated() {
     // Where there is no handler the signal ends the program at once.
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
     tokio::select! {
