@@ -241,18 +241,18 @@ async fn copies_move_when_they_keep_failing_and_follow_spec_capacity_and_session
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_brings_copies_back_and_says_so() {
-    let ensemble = Ensemble::start(3).await;
+    let mut ensemble = Ensemble::start(3).await;
     let endpoints = ensemble.endpoints().join(",");
-    let start = async |args: &[&str]| {
+    let start = async |ensemble: &Ensemble, args: &[&str]| {
         let mut program = Command::new(example("auto_healer"));
         program.arg(&endpoints).args(args);
-        Contender::start(&ensemble, program, "UNUSED").await
+        Contender::start(ensemble, program, "UNUSED").await
     };
     let runs = |line: &coordd_tests::Line, what: &str| line.text.starts_with(what);
     // A copy of `cat` ends with its standard input, and so with its agent.
-    let mut first = start(&["host-1", "3", "cat"]).await;
+    let mut first = start(&ensemble, &["host-1", "3", "cat"]).await;
     first.wait_for(SOON, "all run", |line| runs(line, "3 of 3 run; host-1 leads; agents: host-1 (3)")).await;
-    let mut second = start(&["host-2"]).await;
+    let mut second = start(&ensemble, &["host-2"]).await;
     first
         .wait_for(SOON, "a move", |line| {
             runs(line, "3 of 3 run; host-1 leads; agents: host-1 (2), host-2 (1)")
@@ -268,6 +268,16 @@ async fn the_example_brings_copies_back_and_says_so() {
     first.wait_for(SOON, "all run", |line| runs(line, "3 of 3 run; host-1 leads")).await;
     first.kill9();
     second.wait_for(SOON, "all run", |line| runs(line, "3 of 3 run; host-2 leads; agents: host-2 (3)")).await;
+
+    // The node of the ensemble that it is connected to is killed: it goes on by another one.
+    let lines = second.lines();
+    let node =
+        lines.iter().rev().find_map(|line| line.text.split_once("connected to node ")).expect("it says so").1;
+    let node = node.split(' ').next().and_then(|id| id.parse().ok()).expect("a number");
+    ensemble.kill9(node);
+    second.wait_for(SOON, "another node", |line| runs(line, "[host-2] reconnected to node ")).await;
+    let healer = AutoHealer::new(&ensemble.client(SOON).await, "/examples/auto-healer").expect("a healer");
+    until(&healer, 3, "all run", |status| pids_on(status, "host-2").len() == 3).await;
     second.signal(Signal::INT);
     second.wait_for(SOON, "a goodbye", |line| runs(line, "[host-2] leaves")).await;
     assert!(second.wait_exit().await.success());

@@ -4,11 +4,11 @@
 use std::process::Command;
 use std::time::Duration;
 
-use coordd_client::{Client, ReadLevel};
+use coordd_client::{Client, ErrorKind, ReadLevel};
 use coordd_tests::{Contender, Ensemble, Line, eventually, example, free_port};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 /// As in the example.
 const SPAN: u64 = 10_000;
 
@@ -117,4 +117,39 @@ async fn leaders_and_workers_are_killed_stopped_and_cut_off_and_every_round_coun
     assert_eq!(version, rounds, "each round was written once");
     assert_eq!(primes, primes_below(rounds * SPAN), "after {rounds} rounds");
     println!("{rounds} rounds, {primes} primes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_says_when_it_is_disconnected_reconnected_and_in_another_session() {
+    let mut ensemble = Ensemble::start(3).await;
+    let mut a = node(&ensemble, "a").await;
+    let connected = says(&mut a, "[a] connected to node ").await;
+    let number = |line: &Line| {
+        let (_, rest) = line.text.split_once("to node ").expect("it says the node");
+        rest.split(' ').next().and_then(|id| id.parse::<u64>().ok()).expect("a number")
+    };
+    let session = |line: &Line| line.text.rsplit(' ').next().expect("it says the session").to_owned();
+
+    // The node that it is connected to is killed.
+    ensemble.kill9(number(&connected));
+    let reconnected = says(&mut a, "[a] reconnected to node ").await;
+    assert_ne!(number(&reconnected), number(&connected));
+    assert_eq!(session(&reconnected), session(&connected), "a session outlives its node");
+
+    // No node is in reach, for longer than the session lives.
+    a.cut_off();
+    says(&mut a, "[a] disconnected, and looks for another node").await;
+    let client = ensemble.client_of(&[number(&reconnected)], SOON).await;
+    eventually(SOON, "its session has ended", async || {
+        let candidates = client.children("/leader_and_workers/election", ReadLevel::Linearizable).await;
+        // An election without candidates is a container without children, which goes by itself.
+        candidates.map_or_else(|error| error.kind == ErrorKind::NoNode, |there| there.is_empty())
+    })
+    .await;
+    a.heal();
+    says(&mut a, "[a] the session has ended (expired").await;
+    let anew = says(&mut a, "[a] connected to node ").await;
+    assert_ne!(session(&anew), session(&connected));
+    says(&mut a, "leader: elected").await;
+    assert!(a.terminate().await.success());
 }

@@ -1,6 +1,7 @@
 //! A cluster that elects a leader and knows its workers: the leader hands out work to those that are registered, and is not
 //! registered itself; a worker waits behind the candidate before it. Together they count primes, round by round. Kill,
-//! stop and start nodes meanwhile: no round is missing or counted twice.
+//! stop and start nodes meanwhile: no round is missing or counted twice. Each says what becomes of its connection, too: kill the
+//! node of the ensemble that it is connected to.
 //!
 //! In several terminals, each with a name and an address of its own, and a session timeout in seconds:
 //!
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coordd_client::recipes::{Candidate, Grant, Master, MasterWorker, Sessions, Worker, WorkerChange};
-use coordd_client::{ConnectOptions, CreateMode, CreateOptions, ErrorKind, ReadLevel};
+use coordd_client::{ConnectOptions, CreateMode, CreateOptions, ErrorKind, ReadLevel, SessionState};
 use futures::StreamExt as _;
 use futures::future::try_join_all;
 use serde_json::{Value, json};
@@ -44,19 +45,48 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(&address).await?;
     let options = ConnectOptions::new().session_timeout(Duration::from_secs(seconds)).client_name(&name);
     let sessions = Sessions::connect(endpoints.split(','), options).await?;
-    println!("[{name}] connected");
     let node = MasterWorker::new(&sessions, PATH, Candidate::new(&name).address(&address))?;
     tokio::select! {
         ended = node.run(
             |registration| work(&name, &listener, registration),
             |master| lead(&name, master),
         ) => ended?,
+        () = tell_connection(&name, &sessions) => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
     sessions.close().await?;
     println!("[{name}] left the cluster");
     Ok(())
+}
+
+/// Says what becomes of the connection, in one session after the other.
+async fn tell_connection(name: &str, sessions: &Sessions) {
+    let mut clients = sessions.stream();
+    while let Some(client) = clients.next().await {
+        let (mut states, mut verb) = (client.states(), "connected");
+        while let Some(state) = states.next().await {
+            match state {
+                SessionState::Connecting => {}
+                SessionState::Connected { node_id, address } => {
+                    println!(
+                        "[{name}] {verb} to node {node_id} at {address}, session {:#x}",
+                        client.session_id()
+                    );
+                    verb = "reconnected";
+                }
+                // What it has in its session it has as long as the timeout has not passed.
+                SessionState::Suspended => {
+                    println!("[{name}] disconnected, and looks for another node");
+                }
+                SessionState::Expired(end) => {
+                    println!("[{name}] the session has ended ({end}), and with it all it had; opens another");
+                    break;
+                }
+                SessionState::Closed => break,
+            }
+        }
+    }
 }
 
 /// Says that duties have ended, however they did.
