@@ -79,8 +79,12 @@ async fn a_cluster_routes_calls_fails_over_requeues_and_is_configured_while_its_
     let position = |step: &str| up.iter().position(|line| line.starts_with(step));
     let positions: Vec<_> = steps.iter().map(|step| position(step)).collect();
     assert!(positions.iter().all(Option::is_some) && positions.is_sorted(), "{up:?}");
-    first.says("this node leads scheduling").await;
-    first.says("this node leads workflow").await;
+    eventually(SOON, "it leads both services", async || {
+        ["scheduling", "workflow"]
+            .iter()
+            .all(|service| first.has_said(&format!("this node leads {service},")))
+    })
+    .await;
     let mut second = Node::start(&ensemble, "node-2").await;
     let mut third = Node::start(&ensemble, "node-3").await;
     first.says("node node-3 joined").await;
@@ -185,7 +189,9 @@ async fn a_cluster_routes_calls_fails_over_requeues_and_is_configured_while_its_
 
     // One that is told to leave does so in the reverse order, and is no loss.
     assert!(third.process.terminate().await.success());
-    let down = third.marked("✗");
+    let mut down = third.marked("✗");
+    // Whether it led something by then is up to the machine.
+    down.retain(|line| !line.starts_with("this node leads"));
     let expected =
         ["health monitoring", "watches", "leader elections", "services withdrawn", "services stopped"];
     assert!(down.iter().zip(expected).all(|(line, step)| line.starts_with(step)), "{down:?}");

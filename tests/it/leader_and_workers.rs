@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use coordd_client::{Client, ErrorKind, ReadLevel};
+use coordd_client::{Client, ReadLevel, SessionRecord};
 use coordd_tests::{Contender, Ensemble, Line, eventually, example, free_port};
 use serde_json::Value;
 
@@ -137,19 +137,29 @@ async fn a_node_says_when_it_is_disconnected_reconnected_and_in_another_session(
     assert_eq!(session(&reconnected), session(&connected), "a session outlives its node");
 
     // No node is in reach, for longer than the session lives.
+    ensemble.wait_serving().await;
     a.cut_off();
-    says(&mut a, "[a] disconnected, and looks for another node").await;
-    let client = ensemble.client_of(&[number(&reconnected)], SOON).await;
+    let id = session(&connected);
+    let id = u64::from_str_radix(id.trim_start_matches("0x"), 16).expect("a session id");
     eventually(SOON, "its session has ended", async || {
-        let candidates = client.children("/leader_and_workers/election", ReadLevel::Linearizable).await;
-        // An election without candidates is a container without children, which goes by itself.
-        candidates.map_or_else(|error| error.kind == ErrorKind::NoNode, |there| there.is_empty())
+        let Ok(admin) = ensemble.admin(ensemble.leader().await).await else { return false };
+        matches!(admin.session(id).await, Ok(SessionRecord::Ended { .. }))
+    })
+    .await;
+    eventually(SOON, "it says that it is disconnected", async || {
+        let last = a.lines().into_iter().rfind(|line| line.text.contains("connected")).expect("it says so");
+        last.text.contains("[a] disconnected, and looks for another node")
     })
     .await;
     a.heal();
     says(&mut a, "[a] the session has ended (expired").await;
     let anew = says(&mut a, "[a] connected to node ").await;
     assert_ne!(session(&anew), session(&connected));
-    says(&mut a, "leader: elected").await;
+    let client = ensemble.client_of(&[number(&anew)], SOON).await;
+    eventually(SOON, "it takes part again", async || {
+        let candidates = client.children("/leader_and_workers/election", ReadLevel::Linearizable).await;
+        !candidates.unwrap_or_default().is_empty()
+    })
+    .await;
     assert!(a.terminate().await.success());
 }
