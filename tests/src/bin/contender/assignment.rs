@@ -53,8 +53,10 @@ impl Assignment {
             tokio::select! {
                 change = worker.next() => match change {
                     Ok(Some(AssignmentChange::Assigned(item))) => {
-                        report("assigned", json!({ "item": item.id(), "epoch": item.epoch() }));
+                        let (id, epoch) = (item.id().to_owned(), item.epoch());
                         let owned = self.tend(&connection.name, item)?;
+                        // When all is prepared: who reads it may stop this process at once.
+                        report("assigned", json!({ "item": id, "epoch": epoch }));
                         items.insert(owned.item.id().to_owned(), owned);
                     }
                     Ok(Some(AssignmentChange::Revoked(item))) => {

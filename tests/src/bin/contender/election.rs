@@ -30,8 +30,7 @@ impl Election {
                 None => return client.close().await,
             },
         };
-        report("elected", json!({ "epoch": leadership.epoch() }));
-        hold(leadership, connection, &mut commands).await?.resign().await?;
+        hold("elected", leadership, connection, &mut commands).await?.resign().await?;
         report("resigned", json!({}));
         client.close().await
     }

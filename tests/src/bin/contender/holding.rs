@@ -62,10 +62,11 @@ impl Held for Several {
     }
 }
 
-/// Holds a grant until it is told to give it back, which is left to the caller. Says `lost` and `refused`: the latter with the
-/// time of the last check that was passed. Commands: `set PATH COUNT` and `append PATH COUNT` write under the epoch if the local guard
+/// Says that it has a grant, by this event, and holds it until it is told to give it back, which is left to the caller. Says `lost`
+/// and `refused`: the latter with the time of the last check that was passed. Commands: `set PATH COUNT` and `append PATH COUNT` write under the epoch if the local guard
 /// allows it, `late PATH COUNT` without asking the local guard; `release`.
 pub(crate) async fn hold<G: Held>(
+    event: &str,
     grant: G,
     connection: &Connection,
     commands: &mut Commands,
@@ -74,6 +75,8 @@ pub(crate) async fn hold<G: Held>(
     let grant = Arc::new(grant);
     let checking = tokio::spawn(check(grant.clone()));
     let telling = tokio::spawn(tell_loss(grant.clone()));
+    // When all is prepared: who reads it may stop this process at once.
+    report(event, json!({ "epoch": grant.epoch() }));
     let mut writes = Writes::new(&connection.name);
     while let Some(words) = commands.next().await {
         match &words[..] {
@@ -97,7 +100,7 @@ pub(crate) async fn hold<G: Held>(
 
 /// Says when the local guard refuses for the first time.
 async fn check<G: Held>(grant: Arc<G>) {
-    let mut passed = monotonic();
+    let mut passed = Duration::ZERO;
     loop {
         // Taken before the check: what is said to be passed was passed later.
         let now = monotonic();

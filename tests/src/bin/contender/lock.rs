@@ -144,6 +144,5 @@ async fn in_turn<G: Held>(
             None => return Ok(None),
         },
     };
-    report("locked", json!({ "epoch": grant.epoch() }));
-    hold(grant, connection, commands).await.map(Some)
+    hold("locked", grant, connection, commands).await.map(Some)
 }
