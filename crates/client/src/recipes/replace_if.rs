@@ -6,9 +6,8 @@ use rand::Rng as _;
 use super::znode::unless_changed;
 use crate::{Check, Client, CreateMode, CreateOptions, Error, ErrorKind, MultiResult, Stat};
 
-const PAUSE_FIRST: Duration = Duration::from_millis(1);
-/// Short, so that who has lost often is not left behind by those who just came.
-const PAUSE_MAX: Duration = Duration::from_millis(32);
+const PAUSE_FIRST: Duration = Duration::from_millis(16);
+const PAUSE_MIN: Duration = Duration::from_millis(1);
 
 /// Replaces the data of a znode if it is as it was seen; creates it, with missing parents, if it was seen absent. `None`:
 /// somebody else was faster, and the node of this session has applied what they did, so that a local read shows it.
@@ -57,7 +56,8 @@ async fn create(client: &Client, path: &str, data: Bytes) -> Result<Stat, Error>
     Ok(client.create(path, data, options).await?.stat)
 }
 
-/// Pauses between attempts of which somebody's always succeeds: growing, short, and spread at random.
+/// Pauses between attempts of which somebody's always succeeds: spread at random, so that not all try again together, and shorter
+/// with each loss. Who has just succeeded may begin again without any, and longer pauses would leave who has lost often behind.
 #[derive(Debug)]
 pub(super) struct BackOff {
     next: Duration,
@@ -73,6 +73,6 @@ impl BackOff {
     pub(super) async fn pause(&mut self) {
         let spread = rand::rng().random_range(0.0..1.0);
         tokio::time::sleep(self.next.mul_f64(spread)).await;
-        self.next = (self.next * 2).min(PAUSE_MAX);
+        self.next = (self.next / 2).max(PAUSE_MIN);
     }
 }
