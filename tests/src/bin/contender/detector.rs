@@ -126,10 +126,8 @@ impl Detector {
                                 Ok(None) => return,
                                 Err(failure) => {
                                     let lost = items.iter().filter(|item| item.check().is_err()).count();
-                                    return report(
-                                        "struck out",
-                                        json!({ "why": error(&failure), "lost": lost }),
-                                    );
+                                    report("struck out", json!({ "why": error(&failure), "lost": lost }));
+                                    return std::future::pending().await;
                                 }
                             }
                         }

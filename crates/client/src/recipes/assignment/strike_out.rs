@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use futures::TryStreamExt as _;
 
 use super::layout::{Layout, OWNERS, WORKERS};
@@ -17,6 +19,7 @@ pub(crate) async fn strike_out(
     zxid: u64,
 ) -> Result<Vec<String>, Error> {
     let layout = Layout::new(group);
+    let owned = of_session(client, layout.top(OWNERS), session_id, zxid).await?;
     let mut before = zxid;
     for (worker, stat) in of_session(client, layout.top(WORKERS), session_id, zxid).await? {
         delete(client, [(layout.node(WORKERS, &worker), stat)]).await?;
@@ -33,7 +36,9 @@ pub(crate) async fn strike_out(
             }
         }
     }
-    Ok(items.into_iter().map(|(item, _)| item).collect())
+    // A worker that is alive may have let go of some itself, because it was struck off.
+    let items: BTreeSet<String> = owned.into_iter().chain(items).map(|(item, _)| item).collect();
+    Ok(items.into_iter().collect())
 }
 
 /// The ephemerals of a session in a directory that are older than `before`.
