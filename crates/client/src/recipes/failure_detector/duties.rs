@@ -13,7 +13,7 @@ use crate::recipes::registry::{Directory, InstanceStatus, Member, ServiceInstanc
 use crate::recipes::replace_if::put;
 use crate::recipes::waiting_line::no_result;
 use crate::recipes::znode::{found, is_changed, name_of, unless_changed};
-use crate::recipes::{CacheChange, CacheView, CachedZnode, PathCache, TaskQueue, TaskQueueOptions};
+use crate::recipes::{CacheView, CachedZnode, PathCache, TaskQueue, TaskQueueOptions};
 use crate::{
     Bytes, Check, Client, CreateMode, CreateOptions, Error, ErrorKind, Multi, MultiResult, ReadLevel,
     ReadResult, Stat,
@@ -130,16 +130,7 @@ impl<'a> Duties<'a> {
         if view.zxid() < self.seen.zxid() {
             return Ok(());
         }
-        let now = Instant::now();
-        for change in view.changes_since(&self.seen) {
-            let name = name_of(change.path());
-            match &change {
-                CacheChange::Added(znode) | CacheChange::Updated { new: znode, .. } => {
-                    self.directory.put(name, &znode.data, &znode.stat, now);
-                }
-                CacheChange::Removed(_) => self.directory.remove(name),
-            }
-        }
+        self.directory.apply(&view.changes_since(&self.seen), Instant::now());
         self.seen = view;
         let present = self.present();
         self.count_services(&present).await?;

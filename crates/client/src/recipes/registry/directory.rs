@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use super::freshness::ServerTime;
 use super::{InstanceStatus, ServiceInstance};
 use crate::Stat;
+use crate::recipes::CacheChange;
+use crate::recipes::znode::name_of;
 
 /// What the announcements of one service say, as they change. Pure: the time is an argument.
 #[derive(Debug, Default)]
@@ -40,6 +42,19 @@ impl AsRef<ServiceInstance> for Member {
 }
 
 impl Directory {
+    /// What has become of the announcements since they were put last.
+    pub(crate) fn apply(&mut self, changes: &[CacheChange], now: Instant) {
+        for change in changes {
+            let name = name_of(change.path());
+            match change {
+                CacheChange::Added(znode) | CacheChange::Updated { new: znode, .. } => {
+                    self.put(name, &znode.data, &znode.stat, now);
+                }
+                CacheChange::Removed(_) => self.remove(name),
+            }
+        }
+    }
+
     /// An announcement is there, or has changed.
     pub(crate) fn put(&mut self, name: &str, data: &[u8], stat: &Stat, now: Instant) {
         self.time.observe(stat.mtime, now);

@@ -15,8 +15,7 @@ use super::provider::View;
 use super::{Mode, ServiceConfig};
 use crate::Error;
 use crate::recipes::health::{HealthReports, HealthView, Verdict};
-use crate::recipes::znode::name_of;
-use crate::recipes::{CacheChange, CacheView, PathCache, Sessions, TreeCache};
+use crate::recipes::{CacheView, PathCache, Sessions, TreeCache};
 
 /// Begins to follow a service, and waits for the first view.
 pub(crate) async fn follow(
@@ -125,16 +124,7 @@ impl Follower {
     }
 
     fn on_instances(&mut self, view: CacheView) {
-        let now = Instant::now();
-        for change in view.changes_since(&self.seen) {
-            let name = name_of(change.path());
-            match &change {
-                CacheChange::Added(znode) | CacheChange::Updated { new: znode, .. } => {
-                    self.directory.put(name, &znode.data, &znode.stat, now);
-                }
-                CacheChange::Removed(_) => self.directory.remove(name),
-            }
-        }
+        self.directory.apply(&view.changes_since(&self.seen), Instant::now());
         self.seen = view;
     }
 
