@@ -1,3 +1,5 @@
+use std::fmt;
+
 use clap::Args;
 use coordd_client::recipes::Owner;
 use serde_json::Value;
@@ -28,6 +30,18 @@ impl OwnerArgs {
             None => owner,
         }
     }
+}
+
+/// An owner in a line for people: what it does not say is left out.
+pub(crate) fn write_owner(f: &mut fmt::Formatter<'_>, id: &str, address: &str, data: &Value) -> fmt::Result {
+    f.write_str(id)?;
+    if !address.is_empty() {
+        write!(f, " {address}")?;
+    }
+    if !data.is_null() {
+        write!(f, " {data}")?;
+    }
+    Ok(())
 }
 
 /// What others see of who gives no name.

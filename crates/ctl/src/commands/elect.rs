@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::exit::{Failure, exit_with};
 use crate::interrupt::interrupted;
 use crate::output::time;
-use crate::owner::OwnerArgs;
+use crate::owner::{OwnerArgs, write_owner};
 use crate::session_id::SessionId;
 use crate::supervised::{CommandLine, ENVIRONMENT, Ending, Signals, hold};
 
@@ -75,14 +75,8 @@ impl From<Leader> for LeaderOutput {
 
 impl fmt::Display for LeaderOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "epoch {} since {} {}", self.epoch, self.since, self.id)?;
-        if !self.address.is_empty() {
-            write!(f, " {}", self.address)?;
-        }
-        if !self.data.is_null() {
-            write!(f, " {}", self.data)?;
-        }
-        Ok(())
+        write!(f, "epoch {} since {} ", self.epoch, self.since)?;
+        write_owner(f, &self.id, &self.address, &self.data)
     }
 }
 

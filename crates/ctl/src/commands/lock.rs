@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::context::{Context, GOODBYE};
 use crate::exit::{Failure, exit_with};
 use crate::output::time;
-use crate::owner::OwnerArgs;
+use crate::owner::{OwnerArgs, write_owner};
 use crate::session_id::SessionId;
 use crate::supervised::{CommandLine, ENVIRONMENT, Ending, Signals, hold};
 
@@ -95,14 +95,8 @@ impl fmt::Display for ParticipantOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (holds, name) =
             (if self.holds { "holds" } else { "waits" }, self.path.rsplit('/').next().unwrap_or_default());
-        write!(f, "{holds}  {name} epoch {} since {} {}", self.epoch, self.since, self.id)?;
-        if !self.address.is_empty() {
-            write!(f, " {}", self.address)?;
-        }
-        if !self.data.is_null() {
-            write!(f, " {}", self.data)?;
-        }
-        Ok(())
+        write!(f, "{holds}  {name} epoch {} since {} ", self.epoch, self.since)?;
+        write_owner(f, &self.id, &self.address, &self.data)
     }
 }
 
