@@ -8,13 +8,15 @@
 //! everything runs whenever that changes, and each what becomes of its connection: kill the node of the ensemble that it is
 //! connected to. Ctrl-C leaves in good order.
 
+mod common;
+
 use std::time::Duration;
 
 use coordd_client::recipes::Sessions;
 use coordd_client::recipes::auto_healer::{
     Agent, AgentOptions, AutoHealer, Exit, HealerSpec, HealerStatus, Job, ProcessRunner, Runner,
 };
-use coordd_client::{ConnectOptions, Error, ErrorKind, SessionState};
+use coordd_client::{ConnectOptions, Error, ErrorKind};
 use futures::StreamExt as _;
 
 const PATH: &str = "/examples/auto-healer";
@@ -57,7 +59,7 @@ async fn main() -> Result<(), Error> {
     println!("[{host}] takes part");
     tokio::select! {
         result = tell(&sessions, &host) => result?,
-        () = tell_connection(&host, &sessions) => {}
+        () = common::tell_connection(&host, &sessions) => {}
         _ = tokio::signal::ctrl_c() => {}
     }
     println!("[{host}] leaves");
@@ -77,35 +79,6 @@ async fn tell(sessions: &Sessions, host: &str) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Says what becomes of the connection, in one session after the other.
-async fn tell_connection(host: &str, sessions: &Sessions) {
-    let mut clients = sessions.stream();
-    while let Some(client) = clients.next().await {
-        let (mut states, mut verb) = (client.states(), "connected");
-        while let Some(state) = states.next().await {
-            match state {
-                SessionState::Connecting => {}
-                SessionState::Connected { node_id, address } => {
-                    println!(
-                        "[{host}] {verb} to node {node_id} at {address}, session {:#x}",
-                        client.session_id()
-                    );
-                    verb = "reconnected";
-                }
-                // What it has in its session it has as long as the timeout has not passed.
-                SessionState::Suspended => {
-                    println!("[{host}] disconnected, and looks for another node");
-                }
-                SessionState::Expired(end) => {
-                    println!("[{host}] the session has ended ({end}), and with it all it had; opens another");
-                    break;
-                }
-                SessionState::Closed => break,
-            }
-        }
-    }
 }
 
 fn print(status: &HealerStatus) {

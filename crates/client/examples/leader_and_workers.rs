@@ -9,12 +9,14 @@
 //!
 //! `COORDD_ENDPOINTS` says where the ensemble is.
 
+mod common;
+
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coordd_client::recipes::{Candidate, Grant, Master, MasterWorker, Sessions, Worker, WorkerChange};
-use coordd_client::{ConnectOptions, CreateMode, CreateOptions, ErrorKind, ReadLevel, SessionState};
+use coordd_client::{ConnectOptions, CreateMode, CreateOptions, ErrorKind, ReadLevel};
 use futures::StreamExt as _;
 use futures::future::try_join_all;
 use serde_json::{Value, json};
@@ -51,42 +53,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
             |registration| work(&name, &listener, registration),
             |master| lead(&name, master),
         ) => ended?,
-        () = tell_connection(&name, &sessions) => {}
+        () = common::tell_connection(&name, &sessions) => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
     sessions.close().await?;
     println!("[{name}] left the cluster");
     Ok(())
-}
-
-/// Says what becomes of the connection, in one session after the other.
-async fn tell_connection(name: &str, sessions: &Sessions) {
-    let mut clients = sessions.stream();
-    while let Some(client) = clients.next().await {
-        let (mut states, mut verb) = (client.states(), "connected");
-        while let Some(state) = states.next().await {
-            match state {
-                SessionState::Connecting => {}
-                SessionState::Connected { node_id, address } => {
-                    println!(
-                        "[{name}] {verb} to node {node_id} at {address}, session {:#x}",
-                        client.session_id()
-                    );
-                    verb = "reconnected";
-                }
-                // What it has in its session it has as long as the timeout has not passed.
-                SessionState::Suspended => {
-                    println!("[{name}] disconnected, and looks for another node");
-                }
-                SessionState::Expired(end) => {
-                    println!("[{name}] the session has ended ({end}), and with it all it had; opens another");
-                    break;
-                }
-                SessionState::Closed => break,
-            }
-        }
-    }
 }
 
 /// Says that duties have ended, however they did.
