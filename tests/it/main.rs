@@ -2,6 +2,7 @@
 
 mod access;
 mod assignment;
+mod assignment_faults;
 mod auto_healer;
 mod barriers;
 mod caches;
