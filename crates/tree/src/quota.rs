@@ -104,9 +104,9 @@ impl Quotas {
             };
             if let Some(limit) = usage.quota.count_hard
                 && count > 0
-                && usage.count + count > limit
+                && usage.count.saturating_add(count) > limit
             {
-                return exceeded("znodes", usage.count + count, limit);
+                return exceeded("znodes", usage.count.saturating_add(count), limit);
             }
             let grown = usage.bytes.saturating_add_signed(bytes);
             if let Some(limit) = usage.quota.bytes_hard

@@ -17,7 +17,7 @@ use crate::session::{EndedSession, Session};
 use crate::sessions::Sessions;
 use crate::znode::{Kind, Znode};
 use crate::znodes::{Key, KeyRef, ROOT_ID, Znodes};
-use crate::{Acl, DecodeError, Event, SessionId, Tree};
+use crate::{Acl, AclEntry, DecodeError, Event, Perms, SessionId, Tree, Zxid};
 
 const WHAT: &str = "a snapshot";
 
@@ -36,10 +36,9 @@ pub struct TreeLoader {
     ended: BTreeMap<SessionId, EndedSession>,
     znodes: Znodes,
     due: Due,
-    /// The znodes that have had children, by their id: where they stand, and how many children they must have.
+    /// The znodes that have had children, by their id.
     dirs: BTreeMap<u64, Location>,
     last_key: Option<Key>,
-    children_seen: u64,
     history: History,
     trailer: Option<row::Trailer>,
 }
@@ -48,8 +47,12 @@ pub struct TreeLoader {
 struct Location {
     parent: u64,
     name: CompactString,
-    children: u32,
+    /// How many children are still to come.
+    missing: u32,
 }
+
+/// Counters that only grow stay below this for ever, so that a tree that was loaded never counts past their end.
+const COUNT_MAX: u64 = u64::MAX >> 1;
 
 impl TreeLoader {
     /// Before the first chunk.
@@ -66,7 +69,6 @@ impl TreeLoader {
             due: Due::default(),
             dirs: BTreeMap::new(),
             last_key: None,
-            children_seen: 0,
             history: History::default(),
             trailer: None,
         }
@@ -114,17 +116,30 @@ impl TreeLoader {
     ///
     /// Chunks are missing, or the tree is not the one that the snapshot was taken of.
     pub fn finish(self) -> Result<Tree, DecodeError> {
+        let (tree, expected) = self.assemble()?;
+        match tree.digest() {
+            digest if digest == expected => Ok(tree),
+            digest => Err(inconsistent(format!("its digest is {digest:#x}, expected {expected:#x}"))),
+        }
+    }
+
+    /// The same whatever digest the snapshot names, so that a fuzzer gets behind it.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn finish_unverified(self) -> Result<Tree, DecodeError> {
+        self.assemble().map(|(tree, _)| tree)
+    }
+
+    /// The tree, and the digest that the snapshot says it has.
+    fn assemble(self) -> Result<(Tree, u64), DecodeError> {
         let (Some(header), Some(trailer)) = (&self.header, &self.trailer) else {
             return Err(inconsistent("it is cut short"));
         };
-        let children: u64 = self.dirs.values().map(|dir| u64::from(dir.children)).sum();
-        if self.znodes.len() != trailer.znodes || children != self.children_seen {
-            return Err(inconsistent(format!(
-                "it has {} znodes of {} and {} children of {children}",
-                self.znodes.len(),
-                trailer.znodes,
-                self.children_seen
-            )));
+        if self.znodes.len() != trailer.znodes {
+            let count = self.znodes.len();
+            return Err(inconsistent(format!("it has {count} znodes of {}", trailer.znodes)));
+        }
+        if let Some(dir) = self.dirs.values().find(|dir| dir.missing > 0) {
+            return Err(inconsistent(format!("{} children of {:?} are missing", dir.missing, dir.name)));
         }
         if let Some(index) = self.acls.unreferenced() {
             return Err(inconsistent(format!("nothing refers to ACL {index}")));
@@ -138,6 +153,7 @@ impl TreeLoader {
             complete(id, session.last_seq, session.acked, &session.results)?;
             sessions.insert_ended(session);
         }
+        let expected = trailer.digest;
         let tree = Tree {
             last_zxid: header.last_zxid,
             time_ms: header.time_ms,
@@ -149,14 +165,13 @@ impl TreeLoader {
             history: self.history,
             due: self.due,
         };
-        if tree.digest() != trailer.digest {
-            let digest = tree.digest();
-            return Err(inconsistent(format!("its digest is {digest:#x}, expected {:#x}", trailer.digest)));
-        }
-        Ok(tree)
+        Ok((tree, expected))
     }
 
     fn header(&mut self, row: row::Header) -> Result<(), DecodeError> {
+        if row.last_zxid.max(row.next_id) > COUNT_MAX || row.history_start > row.last_zxid {
+            return Err(inconsistent(format!("numbers that no history leads to: {row:?}")));
+        }
         self.acls = AclTable::restore(row.next_acl, []);
         self.znodes = Znodes::empty(row.next_id);
         self.history = History::starting_at(row.history_start);
@@ -167,6 +182,9 @@ impl TreeLoader {
     }
 
     fn acl(&mut self, (index, acl): (u32, Acl)) -> Result<(), DecodeError> {
+        if index == AclTable::OPEN && acl != [AclEntry::world(Perms::ALL)] {
+            return Err(inconsistent(format!("ACL {index} is not the open one")));
+        }
         match self.acls.put(index, Arc::new(acl)) {
             true => Ok(()),
             false => Err(inconsistent(format!("ACL {index} comes twice"))),
@@ -190,6 +208,7 @@ impl TreeLoader {
     }
 
     fn live(&mut self, row: row::Live) -> Result<(), DecodeError> {
+        self.past(row.opened_zxid)?;
         let mut session = Session::new(row.opening, row.opened_zxid, row.opened_ms);
         (session.last_seq, session.acked) = (row.last_seq, row.acked);
         match self.live.insert(session.id(), session) {
@@ -199,6 +218,7 @@ impl TreeLoader {
     }
 
     fn ended(&mut self, row: row::Ended) -> Result<(), DecodeError> {
+        self.past(row.zxid)?;
         let row::Ended { id, password, client_name, reason, zxid, ended_ms, last_seq, acked } = row;
         let results = VecDeque::new();
         let session =
@@ -210,6 +230,7 @@ impl TreeLoader {
     }
 
     fn result(&mut self, row: row::Recorded<'_>) -> Result<(), DecodeError> {
+        self.past(row.zxid)?;
         let recorded = Recorded::restore(row.zxid, row.bytes.0)?;
         if let Some(session) = self.live.get_mut(&row.session) {
             session.result_bytes += recorded.bytes.len();
@@ -227,6 +248,7 @@ impl TreeLoader {
         if self.last_key.as_ref().is_some_and(|last| !equivalent::Comparable::compare(&key, last).is_gt()) {
             return Err(inconsistent(format!("znode {:?} of {} out of order", row.name, row.parent)));
         }
+        [row.czxid, row.mzxid].into_iter().try_for_each(|zxid| self.past(zxid))?;
         self.place(&row)?;
         self.refer(row.acl)?;
         let znode = Znode {
@@ -265,17 +287,23 @@ impl TreeLoader {
             return Err(inconsistent("the root is not the first znode"));
         }
         if !is_root {
-            if !self.dirs.contains_key(&row.parent) || row.name.is_empty() || row.name.contains('/') {
+            let is_name = !row.name.is_empty() && !row.name.contains('/');
+            let parent = self.dirs.get_mut(&row.parent).filter(|dir| is_name && dir.missing > 0);
+            let Some(parent) = parent else {
                 return Err(inconsistent(format!("no parent {} for a znode {:?}", row.parent, row.name)));
-            }
-            self.children_seen += 1;
+            };
+            parent.missing -= 1;
         }
         if let Some(dir) = &row.dir {
+            self.past(dir.pzxid)?;
             // A child's id is above its parent's, so the chain of parents ends.
             if dir.id <= row.parent || dir.id >= self.znodes.next_id() || (dir.id == ROOT_ID) != is_root {
                 return Err(inconsistent(format!("znode {:?} has the id {}", row.name, dir.id)));
             }
-            let location = Location { parent: row.parent, name: row.name.into(), children: dir.children };
+            if dir.creates > COUNT_MAX {
+                return Err(inconsistent(format!("znode {:?} has had {} children", row.name, dir.creates)));
+            }
+            let location = Location { parent: row.parent, name: row.name.into(), missing: dir.children };
             if self.dirs.insert(dir.id, location).is_some() {
                 return Err(inconsistent(format!("two znodes have the id {}", dir.id)));
             }
@@ -288,6 +316,7 @@ impl TreeLoader {
         if event.zxid < earliest {
             return Err(inconsistent(format!("an event of {} after one of {earliest}", event.zxid)));
         }
+        self.past(event.zxid)?;
         self.refer(event.acl)?;
         self.refer(event.parent_acl)?;
         self.history.push(event);
@@ -298,6 +327,15 @@ impl TreeLoader {
         match self.trailer.replace(row) {
             None => Ok(()),
             Some(_) => Err(inconsistent("it has two trailers")),
+        }
+    }
+
+    /// Nothing in a tree is newer than its last command: what comes next would not be.
+    fn past(&self, zxid: Zxid) -> Result<(), DecodeError> {
+        let last = self.header.as_ref().map_or(0, |header| header.last_zxid);
+        match zxid <= last {
+            true => Ok(()),
+            false => Err(inconsistent(format!("something of {zxid}, after the last command's {last}"))),
         }
     }
 
@@ -356,4 +394,95 @@ fn complete(
 
 fn inconsistent(cause: impl ToString) -> DecodeError {
     DecodeError::inconsistent(WHAT, cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventKind;
+    use crate::znode::Dir;
+
+    fn chunk(section: Section, row: &impl serde::Serialize) -> Vec<u8> {
+        postcard::to_extend(row, vec![super::super::VERSION, section as u8]).unwrap()
+    }
+
+    fn header() -> row::Header {
+        row::Header { last_zxid: 7, time_ms: 0, next_id: 9, next_acl: 1, history_start: 0 }
+    }
+
+    fn znode<'a>(parent: u64, name: &'a str, dir: Option<(u64, u32)>) -> row::Znode<'a> {
+        row::Znode {
+            parent,
+            name,
+            czxid: 1,
+            mzxid: 1,
+            ctime: 0,
+            mtime: 0,
+            version: 0,
+            aversion: 0,
+            acl: 0,
+            kind: Kind::Persistent,
+            dir: dir.map(|(id, children)| Dir { id, creates: 0, children, pzxid: 1 }),
+            data: row::Blob(b""),
+        }
+    }
+
+    fn event(zxid: Zxid) -> Event {
+        Event { zxid, kind: EventKind::Created, path: "/a".into(), acl: 0, parent_acl: 0 }
+    }
+
+    /// What the loader says of these chunks after a header and the open ACL, whatever the digest.
+    fn load(header: &row::Header, rows: &[Vec<u8>]) -> Result<Tree, DecodeError> {
+        let mut loader = TreeLoader::new();
+        loader.push(&chunk(Section::Header, header))?;
+        loader.push(&chunk(Section::Acls, &(0u32, vec![AclEntry::world(Perms::ALL)])))?;
+        rows.iter().try_for_each(|chunk| loader.push(chunk))?;
+        let znodes = loader.znodes.len();
+        loader.push(&chunk(Section::Trailer, &row::Trailer { znodes, digest: 0 }))?;
+        loader.finish_unverified()
+    }
+
+    fn refusal(header: &row::Header, rows: &[Vec<u8>]) -> String {
+        load(header, rows).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn nothing_in_a_snapshot_is_newer_than_its_last_command() {
+        let root = chunk(Section::Znodes, &znode(0, "", None));
+        load(&header(), &[root.clone(), chunk(Section::Events, &event(7))]).unwrap();
+        let refused = refusal(&header(), &[root, chunk(Section::Events, &event(8))]);
+        assert!(refused.contains("something of 8, after the last command's 7"), "{refused}");
+        let newer = row::Znode { mzxid: 8, ..znode(0, "", None) };
+        assert!(refusal(&header(), &[chunk(Section::Znodes, &newer)]).contains("something of 8"));
+        let refused = refusal(&row::Header { history_start: 8, ..header() }, &[]);
+        assert!(refused.contains("no history leads to"), "{refused}");
+    }
+
+    #[test]
+    fn counters_near_their_end_are_refused() {
+        for header in
+            [row::Header { last_zxid: u64::MAX, ..header() }, row::Header { next_id: u64::MAX, ..header() }]
+        {
+            assert!(refusal(&header, &[]).contains("no history leads to"));
+        }
+    }
+
+    #[test]
+    fn each_parent_has_the_children_that_it_counts() {
+        let root = |children| chunk(Section::Znodes, &znode(0, "", Some((ROOT_ID, children))));
+        let parent = |children| chunk(Section::Znodes, &znode(ROOT_ID, "a", Some((5, children))));
+        let child = chunk(Section::Znodes, &znode(5, "b", None));
+        load(&header(), &[root(1), parent(1), child.clone()]).unwrap();
+        // The sum is right.
+        assert!(refusal(&header(), &[root(2), parent(0), child.clone()]).contains("no parent 5"));
+        assert!(refusal(&header(), &[root(1), parent(2), child]).contains("1 children of \"a\" are missing"));
+    }
+
+    #[test]
+    fn the_open_acl_is_the_first() {
+        let mut loader = TreeLoader::new();
+        loader.push(&chunk(Section::Header, &header())).unwrap();
+        let closed = chunk(Section::Acls, &(0u32, vec![AclEntry::world(Perms::READ)]));
+        assert!(loader.push(&closed).unwrap_err().to_string().contains("not the open one"));
+    }
 }
