@@ -26,6 +26,9 @@ mod digest;
 mod due;
 mod error;
 mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod leaf_map;
 mod limits;
