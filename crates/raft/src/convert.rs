@@ -35,8 +35,9 @@ pub(crate) fn vote_to_wire(vote: &Vote) -> peer::Vote {
 }
 
 /// From the wire.
-pub(crate) fn vote_from_wire(vote: peer::Vote) -> Vote {
-    Vote { leader_id: LeaderId { term: vote.term, node_id: vote.node_id }, committed: vote.committed }
+pub(crate) fn vote_from_wire(vote: peer::Vote) -> Result<Vote, ConvertError> {
+    let leader_id = LeaderId { term: counted(vote.term, "vote's term")?, node_id: vote.node_id };
+    Ok(Vote { leader_id, committed: vote.committed })
 }
 
 /// To the wire.
@@ -45,8 +46,24 @@ pub(crate) fn log_id_to_wire(id: &LogId) -> peer::LogId {
 }
 
 /// From the wire.
-pub(crate) fn log_id_from_wire(id: peer::LogId) -> LogId {
-    LogId { leader_id: LeaderId { term: id.term, node_id: id.node_id }, index: id.index }
+pub(crate) fn log_id_from_wire(id: peer::LogId) -> Result<LogId, ConvertError> {
+    let leader_id = LeaderId { term: counted(id.term, "log id's term")?, node_id: id.node_id };
+    Ok(LogId { leader_id, index: counted(id.index, "log id's index")? })
+}
+
+/// The same of one that need not be there.
+pub(crate) fn some_log_id_from_wire(id: Option<peer::LogId>) -> Result<Option<LogId>, ConvertError> {
+    id.map(log_id_from_wire).transpose()
+}
+
+/// Terms and indexes are counted one by one, so none that is true gets here, and one more is always a number.
+const COUNT_MAX: u64 = u64::MAX >> 1;
+
+fn counted(number: u64, what: &'static str) -> Result<u64, ConvertError> {
+    match number <= COUNT_MAX {
+        true => Ok(number),
+        false => Err(ConvertError::new(what, format!("{number} is more than can be counted to"))),
+    }
 }
 
 /// To the wire.
@@ -95,7 +112,7 @@ pub(crate) fn stored_membership_from_wire(
     stored: peer::StoredMembership,
 ) -> Result<StoredMembership, ConvertError> {
     let membership = membership_from_wire(required(stored.membership, "stored membership")?)?;
-    Ok(StoredMembership::new(stored.log_id.map(log_id_from_wire), membership))
+    Ok(StoredMembership::new(some_log_id_from_wire(stored.log_id)?, membership))
 }
 
 /// To the wire. The payload's bytes are shared.
@@ -117,7 +134,7 @@ pub(crate) fn entry_from_wire(entry: peer::Entry) -> Result<Entry, ConvertError>
         Wire::Data(data) => EntryPayload::Normal(Payload(data)),
         Wire::Membership(membership) => EntryPayload::Membership(membership_from_wire(membership)?),
     };
-    Ok(Entry { log_id: log_id_from_wire(required(entry.log_id, "entry's log id")?), payload })
+    Ok(Entry { log_id: log_id_from_wire(required(entry.log_id, "entry's log id")?)?, payload })
 }
 
 #[cfg(test)]
@@ -150,6 +167,16 @@ mod tests {
     #[test]
     fn votes_and_log_ids_survive_the_wire() {
         let vote = Vote { leader_id: LeaderId { term: 3, node_id: 1 }, committed: true };
-        assert_eq!(vote_from_wire(vote_to_wire(&vote)), vote);
+        assert_eq!(vote_from_wire(vote_to_wire(&vote)).unwrap(), vote);
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_counted_on_from_is_refused() {
+        let id = |term, index| peer::LogId { term, node_id: 1, index };
+        assert!(log_id_from_wire(id(COUNT_MAX, COUNT_MAX)).is_ok());
+        let refused = log_id_from_wire(id(1, u64::MAX)).unwrap_err().to_string();
+        assert_eq!(refused, "malformed log id's index: 18446744073709551615 is more than can be counted to");
+        assert!(log_id_from_wire(id(u64::MAX, 1)).is_err());
+        assert!(vote_from_wire(peer::Vote { term: u64::MAX, node_id: 1, committed: false }).is_err());
     }
 }

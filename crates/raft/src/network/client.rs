@@ -17,7 +17,7 @@ use openraft::raft::{
 use tonic::{Code, Status};
 
 use super::peers::{Lane, Peers};
-use crate::convert;
+use crate::convert::{self, ConvertError};
 use crate::state_machine::{SnapshotData, TreeSnapshot};
 use crate::type_config::types::Vote;
 use crate::{Member, NodeId, TypeConfig};
@@ -110,7 +110,6 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        use peer::append_reply::Result as Wire;
         let limit = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
         let request = peer::AppendRequest {
             header: Some(self.peers.header(self.target)),
@@ -122,14 +121,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let reply = self
             .call(RPCTypes::AppendEntries, limit, |mut client| async move { client.append(request).await })
             .await?;
-        match reply.result.ok_or_else(|| malformed("append reply without a result"))? {
-            Wire::Success(_) => Ok(AppendEntriesResponse::Success),
-            Wire::Partial(partial) => {
-                Ok(AppendEntriesResponse::PartialSuccess(partial.log_id.map(convert::log_id_from_wire)))
-            }
-            Wire::Conflict(_) => Ok(AppendEntriesResponse::Conflict),
-            Wire::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(convert::vote_from_wire(vote))),
-        }
+        append_reply(reply).map_err(malformed)
     }
 
     async fn vote(
@@ -140,7 +132,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let request = vote_to_wire(self, rpc);
         let vote = self
             .call(RPCTypes::Vote, option.hard_ttl(), |mut client| async move { client.vote(request).await });
-        vote_from_wire(vote.await?)
+        vote_reply(vote.await?).map_err(malformed)
     }
 
     async fn pre_vote(
@@ -152,7 +144,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let vote = self.call(RPCTypes::Vote, option.hard_ttl(), |mut client| async move {
             client.pre_vote(request).await
         });
-        vote_from_wire(vote.await?)
+        vote_reply(vote.await?).map_err(malformed)
     }
 
     async fn full_snapshot(
@@ -207,10 +199,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
             Ok(Ok(reply)) => {
                 tracing::info!(to = self.target, bytes, "a snapshot was taken over");
                 self.peers.note_transfer(self.target, index);
-                let vote = reply.into_inner().vote;
-                let vote =
-                    vote.ok_or_else(|| StreamingError::Network(NetworkError::from_string("no vote")))?;
-                Ok(SnapshotResponse { vote: convert::vote_from_wire(vote) })
+                let vote = convert::required(reply.into_inner().vote, "snapshot reply's vote");
+                let vote = vote.and_then(convert::vote_from_wire);
+                let vote = vote.map_err(|e| StreamingError::Network(NetworkError::from_string(e)))?;
+                Ok(SnapshotResponse { vote })
             }
             Ok(Err(status)) => Err(StreamingError::Network(NetworkError::from_string(status))),
             Err(_) => Err(StreamingError::Timeout(Timeout {
@@ -251,11 +243,24 @@ fn vote_to_wire(network: &Network, rpc: VoteRequest<TypeConfig>) -> peer::VoteRe
     }
 }
 
-fn vote_from_wire(reply: peer::VoteReply) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-    let vote = reply.vote.ok_or_else(|| malformed("vote reply without a vote"))?;
+pub(crate) fn vote_reply(reply: peer::VoteReply) -> Result<VoteResponse<TypeConfig>, ConvertError> {
     Ok(VoteResponse {
-        vote: convert::vote_from_wire(vote),
+        vote: convert::vote_from_wire(convert::required(reply.vote, "vote reply")?)?,
         vote_granted: reply.granted,
-        last_log_id: reply.last_log_id.map(convert::log_id_from_wire),
+        last_log_id: convert::some_log_id_from_wire(reply.last_log_id)?,
+    })
+}
+
+pub(crate) fn append_reply(
+    reply: peer::AppendReply,
+) -> Result<AppendEntriesResponse<TypeConfig>, ConvertError> {
+    use peer::append_reply::Result as Wire;
+    Ok(match convert::required(reply.result, "append reply's result")? {
+        Wire::Success(_) => AppendEntriesResponse::Success,
+        Wire::Partial(partial) => {
+            AppendEntriesResponse::PartialSuccess(convert::some_log_id_from_wire(partial.log_id)?)
+        }
+        Wire::Conflict(_) => AppendEntriesResponse::Conflict,
+        Wire::HigherVote(vote) => AppendEntriesResponse::HigherVote(convert::vote_from_wire(vote)?),
     })
 }

@@ -2,10 +2,15 @@
 
 mod client;
 mod peers;
+mod requests;
 mod service;
 
 pub(crate) use client::NetworkFactory;
+#[cfg(any(test, fuzzing))]
+pub(crate) use client::{append_reply, vote_reply};
 pub(crate) use peers::{Lane, Peers};
+#[cfg(any(test, fuzzing))]
+pub(crate) use requests::{append_request, check_batch, snapshot_start, transfer_request, vote_request};
 pub(crate) use service::{PeerService, serve};
 
 /// The version of the peer protocol that this build speaks.

@@ -7,9 +7,7 @@ use std::time::Duration;
 use coordd_proto::peer;
 use coordd_proto::peer::peer_server::{Peer, PeerServer};
 use futures::Stream;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
-};
+use openraft::raft::{AppendEntriesResponse, VoteResponse};
 use openraft::storage::Snapshot;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -17,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::requests::{append_request, check_batch, snapshot_start, transfer_request, vote_request};
 use super::{MESSAGE_BYTES, PROTOCOL, Peers};
 use crate::convert::{self, ConvertError};
 use crate::formation::Formation;
@@ -25,7 +24,6 @@ use crate::read_index::{own_read_index, own_renewal};
 use crate::replica::Node;
 use crate::state_machine::{SnapshotData, load_tree};
 use crate::type_config::TypeConfig;
-use crate::type_config::types::SnapshotMeta;
 
 /// A leader says so often that it leads.
 const BEAT_INTERVAL: Duration = Duration::from_millis(250);
@@ -83,14 +81,6 @@ fn not_leading() -> Status {
     Status::aborted("this node does not lead")
 }
 
-fn vote_request(request: peer::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
-    Ok(VoteRequest {
-        vote: convert::vote_from_wire(convert::required(request.vote, "vote request")?),
-        last_log_id: request.last_log_id.map(convert::log_id_from_wire),
-        leadership_transfer: request.leadership_transfer,
-    })
-}
-
 fn vote_reply(response: &VoteResponse<TypeConfig>) -> Response<peer::VoteReply> {
     Response::new(peer::VoteReply {
         vote: Some(convert::vote_to_wire(&response.vote)),
@@ -108,12 +98,7 @@ impl<O: Observer> Peer for PeerService<O> {
         use peer::append_reply::Result as Wire;
         let request = request.into_inner();
         self.peers.check(request.header.as_ref())?;
-        let rpc = AppendEntriesRequest {
-            vote: convert::vote_from_wire(convert::required(request.vote, "append request")?),
-            prev_log_id: request.prev_log_id.map(convert::log_id_from_wire),
-            entries: request.entries.into_iter().map(convert::entry_from_wire).collect::<Result<_, _>>()?,
-            leader_commit: request.leader_commit.map(convert::log_id_from_wire),
-        };
+        let rpc = append_request(request)?;
         let result = match self.node()?.raft.append_entries(rpc).await.map_err(fatal)? {
             AppendEntriesResponse::Success => Wire::Success(true),
             AppendEntriesResponse::PartialSuccess(id) => {
@@ -151,16 +136,10 @@ impl<O: Observer> Peer for PeerService<O> {
             chunks.message().await?.ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))?;
         let start = convert::required(first.start, "snapshot's start")?;
         self.peers.check(start.header.as_ref())?;
-        let vote = convert::vote_from_wire(convert::required(start.vote, "snapshot's vote")?);
         let node = self.node()?;
-        let meta = SnapshotMeta {
-            last_log_id: start.last_log_id.map(convert::log_id_from_wire),
-            last_membership: convert::stored_membership_from_wire(convert::required(
-                start.membership,
-                "snapshot's membership",
-            )?)?,
-        };
-        tracing::info!(bytes = start.file_bytes, last_log_id = ?meta.last_log_id, "receiving a snapshot");
+        let file_bytes = start.file_bytes;
+        let (vote, meta) = snapshot_start(start)?;
+        tracing::info!(bytes = file_bytes, last_log_id = ?meta.last_log_id, "receiving a snapshot");
         // Each takes as much memory as the tree; one that was given up goes on for a moment.
         let permit = self.receiving.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Status::unavailable("another snapshot is being received"))?;
@@ -170,12 +149,11 @@ impl<O: Observer> Peer for PeerService<O> {
         // The tree is built here, before openraft hears of the snapshot: installing it is then only a swap.
         let build = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let mut receiver = snapshots.receive(&file_meta, start.file_bytes)?;
+            let mut receiver = snapshots.receive(&file_meta, file_bytes)?;
             while let Some(data) = data_rx.blocking_recv() {
                 receiver.write(&data)?;
             }
-            let file = receiver.finish()?;
-            let tree = load_tree(&file)?;
+            let (file, tree) = receiver.finish_with(load_tree)?;
             Ok::<_, std::io::Error>(SnapshotData { file, tree: Some(tree) })
         });
         let mut broken = None;
@@ -211,12 +189,8 @@ impl<O: Observer> Peer for PeerService<O> {
     ) -> Result<Response<peer::TransferLeaderReply>, Status> {
         let request = request.into_inner();
         self.peers.check(request.header.as_ref())?;
-        let rpc = TransferLeaderRequest::new(
-            convert::vote_from_wire(convert::required(request.from_leader, "transfer request")?),
-            request.to_node,
-            request.last_log_id.map(convert::log_id_from_wire),
-        );
-        let response = self.node()?.raft.handle_transfer_leader(rpc).await.map_err(fatal)?;
+        let response =
+            self.node()?.raft.handle_transfer_leader(transfer_request(request)?).await.map_err(fatal)?;
         let refused = response.err().map(|e| e.to_string()).unwrap_or_default();
         Ok(Response::new(peer::TransferLeaderReply { refused }))
     }
@@ -317,6 +291,10 @@ async fn take_frames<O: Observer>(
                         node.shared.observer.touched(from, &frame.touched);
                     }
                     for batch in frame.batches {
+                        if let Err(error) = check_batch(from, &batch) {
+                            tracing::error!(node = from, %error, "a batch is refused");
+                            return Some(error.into());
+                        }
                         tokio::select! {
                             () = node.leader.push(batch) => {}
                             () = replies.closed() => return None,

@@ -4,7 +4,7 @@ use super::log_memory::LogMemory;
 use super::log_store::OpenError;
 use super::wal::Wal;
 use super::wal_record::{Record, RecordError, RecordState, decode_record};
-use crate::convert::{log_id_from_wire, vote_from_wire};
+use crate::convert::{ConvertError, some_log_id_from_wire, vote_from_wire};
 
 /// The log as it was.
 #[derive(Debug)]
@@ -52,8 +52,9 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
         return Err(lost(last_seq, "its numbers contradict each other".into()));
     }
 
-    if let Some(purged) = last.state.purged {
-        memory.purge(log_id_from_wire(purged));
+    let unreadable = |cause: ConvertError| OpenError::Unreadable { seq: last_seq, cause: cause.to_string() };
+    if let Some(purged) = some_log_id_from_wire(last.state.purged).map_err(unreadable)? {
+        memory.purge(purged);
     }
     for seq in last.state.removed_through + 1..last_seq {
         let record = read(wal, seq)?.map_err(|cause| lost(seq, cause))?;
@@ -72,9 +73,10 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
             format!("the log begins at {first}, but was purged up to {}", purged.index),
         ));
     }
-    memory.vote = state.vote.map(vote_from_wire);
+    memory.vote = state.vote.map(vote_from_wire).transpose().map_err(unreadable)?;
     // An entry is queued before it can be committed, so this is never beyond the end; openraft does not start if it is.
-    memory.committed = state.committed.map(log_id_from_wire).filter(|id| Some(*id) <= memory.last_log_id());
+    let committed = some_log_id_from_wire(state.committed).map_err(unreadable)?;
+    memory.committed = committed.filter(|id| Some(*id) <= memory.last_log_id());
     Ok(Recovered { memory, seq: last_seq, state })
 }
 

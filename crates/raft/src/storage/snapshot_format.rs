@@ -15,7 +15,7 @@ use coordd_proto::peer;
 use prost::Message;
 
 use crate::convert::{
-    log_id_from_wire, log_id_to_wire, stored_membership_from_wire, stored_membership_to_wire,
+    log_id_to_wire, some_log_id_from_wire, stored_membership_from_wire, stored_membership_to_wire,
 };
 use crate::type_config::types::SnapshotMeta;
 
@@ -27,6 +27,8 @@ const HEADER_BYTES_MAX: usize = 16 << 20;
 const BLOCK_HEADER_BYTES: usize = 8;
 /// The largest block; keeps a damaged length from being believed.
 pub(super) const BLOCK_BYTES_MAX: usize = 64 << 20;
+/// Above this a length is believed only as far as there are bytes. The tree's chunks are half as large.
+const BELIEVED_BYTES: usize = 1 << 20;
 pub(super) const TRAILER_BYTES: usize = BLOCK_HEADER_BYTES + 20;
 
 #[derive(Clone, PartialEq, Message)]
@@ -99,12 +101,17 @@ pub(super) fn encode_header(meta: &SnapshotMeta) -> Vec<u8> {
         last_membership: Some(stored_membership_to_wire(&meta.last_membership)),
     }
     .encode_to_vec();
+    seal_header(&message)
+}
+
+/// A header of this message, whatever it is.
+pub(super) fn seal_header(message: &[u8]) -> Vec<u8> {
     let mut header = Vec::with_capacity(FIXED_HEADER_BYTES + message.len());
     header.put_slice(&MAGIC);
     header.put_u32_le(FORMAT);
     header.put_u32_le(u32::try_from(message.len()).expect("a membership is small"));
-    header.put_u32_le(crc32c::crc32c(&message));
-    header.put_slice(&message);
+    header.put_u32_le(crc32c::crc32c(message));
+    header.put_slice(message);
     header
 }
 
@@ -125,8 +132,7 @@ pub(super) fn read_header(from: &mut impl Read) -> io::Result<(SnapshotMeta, u64
     if bytes > HEADER_BYTES_MAX {
         return Err(SnapshotDamage::Damaged("a header of an impossible size").into());
     }
-    let mut message = vec![0; bytes];
-    read_exact(from, &mut message)?;
+    let message = read_bytes(from, bytes)?;
     if crc32c::crc32c(&message) != crc {
         return Err(SnapshotDamage::Damaged("the header's checksum does not match").into());
     }
@@ -136,7 +142,9 @@ pub(super) fn read_header(from: &mut impl Read) -> io::Result<(SnapshotMeta, u64
         header.last_membership.ok_or(SnapshotDamage::Damaged("a header without a membership"))?;
     let last_membership = stored_membership_from_wire(membership)
         .map_err(|_| SnapshotDamage::Damaged("a header with a malformed membership"))?;
-    let meta = SnapshotMeta { last_log_id: header.last_log_id.map(log_id_from_wire), last_membership };
+    let last_log_id = some_log_id_from_wire(header.last_log_id)
+        .map_err(|_| SnapshotDamage::Damaged("a header with a malformed log id"))?;
+    let meta = SnapshotMeta { last_log_id, last_membership };
     Ok((meta, (FIXED_HEADER_BYTES + bytes) as u64))
 }
 
@@ -175,13 +183,22 @@ pub(super) fn read_block(from: &mut impl Read, totals: &mut Totals) -> io::Resul
     if bytes > BLOCK_BYTES_MAX {
         return Err(SnapshotDamage::Damaged("a block of an impossible size").into());
     }
-    let mut data = vec![0; bytes];
-    read_exact(from, &mut data)?;
+    let data = read_bytes(from, bytes)?;
     if crc32c::crc32c(&data) != crc {
         return Err(SnapshotDamage::Damaged("a block's checksum does not match").into());
     }
     totals.add(&data);
     Ok(Some(data.into()))
+}
+
+/// So many bytes, in memory that grows as they come: a damaged length must not cost what it says.
+fn read_bytes(from: &mut impl Read, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut data = Vec::with_capacity(bytes.min(BELIEVED_BYTES));
+    from.take(bytes as u64).read_to_end(&mut data)?;
+    match data.len() == bytes {
+        true => Ok(data),
+        false => Err(SnapshotDamage::Damaged("the file ends too early").into()),
+    }
 }
 
 fn read_exact(from: &mut impl Read, bytes: &mut [u8]) -> io::Result<()> {

@@ -20,13 +20,13 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use coordd_proto::peer;
 use prost::Message;
 
-use crate::convert::{ConvertError, entry_from_wire, entry_to_wire, log_id_from_wire, log_id_to_wire};
+use crate::convert::{ConvertError, entry_from_wire, entry_to_wire, log_id_to_wire, some_log_id_from_wire};
 use crate::type_config::types::{Entry, LogId};
 
 const MAGIC: [u8; 4] = *b"cWAL";
 const FORMAT: u32 = 1;
 const CRC_FROM: usize = 12;
-const HEADER_BYTES: usize = 28;
+pub(super) const HEADER_BYTES: usize = 28;
 const KIND_ENTRY: u8 = 1;
 const KIND_TRUNCATE: u8 = 2;
 /// Kind and length.
@@ -134,17 +134,32 @@ impl RecordWriter {
         let ops_end = out.len();
         state.encode_raw(out);
         let (total, state_bytes) = (out.len(), out.len() - ops_end);
-        let mut header = &mut out[..HEADER_BYTES];
-        header.put_slice(&MAGIC);
-        header.put_u32_le(FORMAT);
-        header.put_u32_le(0);
-        header.put_u32_le(u32::try_from(total).expect("a group is bounded far below 4 GiB"));
-        header.put_u64_le(seq);
-        header.put_u32_le(u32::try_from(state_bytes).expect("the state is small"));
-        let crc = crc32c::crc32c(&out[CRC_FROM..]);
-        out[8..CRC_FROM].copy_from_slice(&crc.to_le_bytes());
+        let total = u32::try_from(total).expect("a group is bounded far below 4 GiB");
+        seal(out, seq, total, u32::try_from(state_bytes).expect("the state is small"));
         out
     }
+}
+
+/// Fills in the header of a record that has everything else.
+fn seal(record: &mut [u8], seq: u64, total: u32, state_bytes: u32) {
+    let mut header = &mut record[..HEADER_BYTES];
+    header.put_slice(&MAGIC);
+    header.put_u32_le(FORMAT);
+    header.put_u32_le(0);
+    header.put_u32_le(total);
+    header.put_u64_le(seq);
+    header.put_u32_le(state_bytes);
+    let crc = crc32c::crc32c(&record[CRC_FROM..]);
+    record[8..CRC_FROM].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// A record of any bytes under a header that fits them.
+#[cfg(any(test, fuzzing))]
+pub(super) fn sealed(seq: u64, state_bytes: u32, body: &[u8]) -> Vec<u8> {
+    let mut record = [&[0; HEADER_BYTES], body].concat();
+    let total = record.len() as u32;
+    seal(&mut record, seq, total, state_bytes);
+    record
 }
 
 /// Reads the record `seq` from `bytes`. Payloads share `bytes`.
@@ -192,7 +207,7 @@ fn decode_op(rest: &mut Bytes) -> Result<RecordOp, RecordError> {
         }
         KIND_TRUNCATE => {
             let wire = TruncateAfter::decode(bytes).map_err(|e| malformed("truncation", e))?;
-            Ok(RecordOp::TruncateAfter(wire.log_id.map(log_id_from_wire)))
+            Ok(RecordOp::TruncateAfter(some_log_id_from_wire(wire.log_id)?))
         }
         _ => Err(RecordError::Damaged("an operation of an unknown kind")),
     }
