@@ -137,7 +137,17 @@ impl SnapshotReceiver {
 
     /// Checks every checksum, and that the file is the announced one; then it is durable and the
     /// [`latest`](SnapshotStore::latest), unless there is a newer one.
-    pub fn finish(mut self) -> io::Result<SnapshotFile> {
+    pub fn finish(self) -> io::Result<SnapshotFile> {
+        self.finish_with(SnapshotFile::verify).map(|(file, ())| file)
+    }
+
+    /// The same, where `load` reads all [`chunks`](SnapshotFile::chunks) in the place of a check, and has to understand
+    /// them: a snapshot that it refuses is never the latest. The node could not start from that one, and has thrown away
+    /// the one before.
+    pub fn finish_with<T>(
+        mut self,
+        load: impl FnOnce(&SnapshotFile) -> io::Result<T>,
+    ) -> io::Result<(SnapshotFile, T)> {
         if self.file.bytes != self.expected_bytes {
             return Err(SnapshotDamage::Damaged("fewer bytes than were announced").into());
         }
@@ -146,11 +156,11 @@ impl SnapshotReceiver {
         if received.meta != self.meta {
             return Err(SnapshotDamage::Damaged("not the snapshot that was announced").into());
         }
-        received.verify()?;
+        let loaded = load(&received)?;
         let path = self.store.path_of(&self.meta);
         self.file.rename(&path)?;
         let file = SnapshotFile { path, ..received };
         self.store.offer(&file);
-        Ok(file)
+        Ok((file, loaded))
     }
 }

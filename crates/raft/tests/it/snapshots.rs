@@ -142,6 +142,19 @@ fn a_received_file_that_is_damaged_cut_too_long_or_another_is_refused_and_leaves
     receive(&meta(70), sent.bytes, &good).unwrap();
 }
 
+/// A node that threw away its own snapshot for one that it cannot load would never start again.
+#[test]
+fn a_received_file_that_cannot_be_loaded_is_refused_and_leaves_nothing() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [leader, follower] = [0, 1].map(|n| SnapshotStore::open(dirs[n].path()).unwrap());
+    let sent = write(&leader, 70);
+    let mut receiver = follower.receive(&meta(70), sent.bytes).unwrap();
+    receiver.write(&raw(&sent)).unwrap();
+    let refused = receiver.finish_with(|_| Err::<(), _>(io::Error::other("of a later version"))).unwrap_err();
+    assert_eq!(refused.to_string(), "of a later version");
+    assert!(names(dirs[1].path()).is_empty() && follower.latest().is_none());
+}
+
 #[test]
 fn a_damaged_snapshot_is_refused_and_no_older_one_takes_its_place() {
     let dir = tempfile::tempdir().unwrap();
