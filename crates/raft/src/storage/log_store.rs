@@ -133,7 +133,16 @@ impl LogStore {
                 cause: "the log is empty".into(),
             });
         }
-        let log = LogStore::with_wal(Box::new(wal), owner, options)?;
+        let recovered = recover(&wal, options.cached_bytes_max)?;
+        // Marked only when the first record was durable, so that one is not unfinished: it is lost.
+        if dir.log_started() && recovered.seq == 0 {
+            return Err(OpenError::AcknowledgedDataLost {
+                seq: 1,
+                acknowledged: wal.acknowledged_seq(),
+                cause: "it was the only one, and is damaged".into(),
+            });
+        }
+        let log = LogStore::start(Box::new(wal), owner, recovered)?;
         if !dir.log_started() {
             dir.mark_log_started()?;
         }
@@ -142,7 +151,12 @@ impl LogStore {
 
     /// Opens the log that is in `wal`. Blocks on it. For engines under test; a node uses [`open`](LogStore::open).
     pub fn with_wal(wal: Box<dyn Wal>, owner: LogOwner, options: LogOptions) -> Result<LogStore, OpenError> {
-        let Recovered { memory, seq, mut state } = recover(wal.as_ref(), options.cached_bytes_max)?;
+        let recovered = recover(wal.as_ref(), options.cached_bytes_max)?;
+        LogStore::start(wal, owner, recovered)
+    }
+
+    fn start(wal: Box<dyn Wal>, owner: LogOwner, recovered: Recovered) -> Result<LogStore, OpenError> {
+        let Recovered { memory, seq, mut state } = recovered;
         if seq > 0 {
             check_owner(&owner, state.node_id, &state.cluster_id)?;
         }

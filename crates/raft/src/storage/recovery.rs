@@ -6,6 +6,9 @@ use super::wal::Wal;
 use super::wal_record::{Record, RecordError, RecordState, decode_record};
 use crate::convert::{ConvertError, some_log_id_from_wire, vote_from_wire};
 
+/// The number of the first record that a log ever has.
+const FIRST_SEQ: u64 = 1;
+
 /// The log as it was.
 #[derive(Debug)]
 pub(super) struct Recovered {
@@ -25,7 +28,7 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
     let acknowledged = wal.acknowledged_seq();
     let lost = |seq: u64, cause: String| OpenError::AcknowledgedDataLost { seq, acknowledged, cause };
 
-    let Some((lowest, highest)) = wal.bounds()? else {
+    let Some((_, highest)) = wal.bounds()? else {
         return match acknowledged {
             0 => Ok(Recovered { memory, seq: 0, state: RecordState::default() }),
             _ => Err(lost(acknowledged, "the log is empty".into())),
@@ -36,13 +39,17 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
         Ok(record) => (highest, record),
         Err(cause) if highest <= acknowledged => return Err(lost(highest, cause)),
         Err(cause) => {
+            // Begun only when the one before it was durable. The first of all has none.
+            let before = match highest {
+                FIRST_SEQ if acknowledged == 0 => None,
+                _ => Some(read(wal, highest - 1)?.map_err(|cause| lost(highest - 1, cause))?),
+            };
             tracing::warn!(seq = highest, %cause, "removing a record that was not finished");
             wal.remove_suffix(highest)?;
-            if lowest == highest {
-                return Ok(Recovered { memory, seq: 0, state: RecordState::default() });
+            match before {
+                Some(record) => (highest - 1, record),
+                None => return Ok(Recovered { memory, seq: 0, state: RecordState::default() }),
             }
-            let record = read(wal, highest - 1)?.map_err(|cause| lost(highest - 1, cause))?;
-            (highest - 1, record)
         }
     };
     if last_seq < acknowledged {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use coordd_raft::storage::{DataDir, LogOptions, LogStore, OpenError};
+use coordd_raft::storage::{DataDir, LogOptions, LogStore, OpenError, SledWal, Wal as _};
 use openraft::RaftLogReader as _;
 use openraft::storage::{IOFlushed, RaftLogStorage as _};
 
@@ -80,6 +80,49 @@ async fn a_log_that_lost_an_acknowledged_record_is_refused() {
     let empty = wal.copy();
     empty.disk().records.clear();
     assert!(is_lost(found(empty).await), "nothing left");
+}
+
+/// G1. The only record that is left is not taken for the first one, which may have been unfinished.
+#[tokio::test]
+async fn a_log_of_which_only_a_damaged_record_is_left_is_refused() {
+    let wal = closed_log(5).await;
+    for acknowledged in [0, 3, 5] {
+        let left = wal.copy();
+        {
+            let mut disk = left.disk();
+            disk.records.retain(|seq, _| *seq == 6);
+            disk.records.get_mut(&6).unwrap()[29] ^= 1;
+            disk.acknowledged = acknowledged;
+        }
+        assert!(is_lost(found(left.copy()).await), "acknowledged: {acknowledged}");
+        assert_eq!(left.disk().records.len(), 1, "what a refused log is made of stays as it is");
+    }
+    // The first record of a log that never started.
+    let begun = closed_log(0).await;
+    begun.disk().records.get_mut(&1).unwrap()[29] ^= 1;
+    begun.disk().acknowledged = 0;
+    assert_eq!(found(begun).await.unwrap(), 0);
+}
+
+/// G1. A directory remembers that its log has started, so its first record is not an unfinished one.
+#[tokio::test]
+async fn a_started_log_of_which_only_a_damaged_first_record_is_left_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data_dir, log) = open(dir.path()).unwrap();
+    log.close();
+    drop(data_dir);
+    let wal_dir = dir.path().join("wal");
+    {
+        let wal = SledWal::open(&wal_dir).unwrap();
+        wal.remove_suffix(1).unwrap();
+        wal.commit(1, b"half a record").unwrap();
+        wal.settle(1, b"half a record").unwrap();
+        wal.close().unwrap();
+    }
+    // It would tell, too.
+    fs::remove_file(wal_dir.join("watermark")).unwrap();
+    let refused = open(dir.path()).map(|_| 0);
+    assert!(is_lost(refused));
 }
 
 #[tokio::test]
