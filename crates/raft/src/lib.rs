@@ -20,6 +20,9 @@
 mod clock;
 mod convert;
 mod formation;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod leader;
 mod leadership;
 mod link;

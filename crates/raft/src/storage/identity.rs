@@ -51,8 +51,20 @@ impl Identity {
              format = {FORMAT}\nnode_id = {}\ncluster_id = {}\nincarnation = {}\nlog_started = {}\n",
             self.node_id, self.cluster_id, self.incarnation, self.log_started
         );
+        Identity::sign(&mut text);
+        text.into_bytes()
+    }
+
+    fn sign(text: &mut String) {
         let crc = crc32c::crc32c(text.as_bytes());
         writeln!(text, "{CHECKSUM}{crc:08x}").expect("writing to a string does not fail");
+    }
+
+    /// Any text with the checksum of it.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn signed(text: &str) -> Vec<u8> {
+        let mut text = text.to_owned();
+        Identity::sign(&mut text);
         text.into_bytes()
     }
 

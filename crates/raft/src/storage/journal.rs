@@ -95,7 +95,7 @@ impl Journal {
     }
 }
 
-fn frame_bytes(record_bytes: usize) -> u64 {
+pub(super) fn frame_bytes(record_bytes: usize) -> u64 {
     ((HEADER_BYTES + record_bytes) as u64).next_multiple_of(PAGE_BYTES)
 }
 

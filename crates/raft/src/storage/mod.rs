@@ -12,6 +12,8 @@
 
 mod data_dir;
 mod durable_file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod identity;
 mod journal;
 mod log_memory;
