@@ -28,12 +28,16 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
     let acknowledged = wal.acknowledged_seq();
     let lost = |seq: u64, cause: String| OpenError::AcknowledgedDataLost { seq, acknowledged, cause };
 
-    let Some((_, highest)) = wal.bounds()? else {
+    let Some((lowest, highest)) = wal.bounds()? else {
         return match acknowledged {
             0 => Ok(Recovered { memory, seq: 0, state: RecordState::default() }),
             _ => Err(lost(acknowledged, "the log is empty".into())),
         };
     };
+    if lowest < FIRST_SEQ {
+        let cause = format!("records are numbered from {FIRST_SEQ}");
+        return Err(OpenError::Unreadable { seq: lowest, cause });
+    }
     // The newest record says which are needed.
     let (last_seq, last) = match read(wal, highest)? {
         Ok(record) => (highest, record),
