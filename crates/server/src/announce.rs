@@ -116,14 +116,23 @@ impl Announcer {
     }
 
     fn answer(&self, datagram: &[u8], cluster_id: &str) -> Option<Vec<u8>> {
-        let question: Question = serde_json::from_slice(datagram).ok()?;
-        if question.coordd != "find" || question.nonce.len() > NONCE_BYTES_MAX {
-            return None;
-        }
-        let (node_id, address) = (self.node_id, self.address);
-        let nonce = question.nonce.as_str();
-        serde_json::to_vec(&Answer { coordd: "node", version: 1, nonce, node_id, cluster_id, address }).ok()
+        answer(datagram, self.node_id, cluster_id, self.address)
     }
+}
+
+/// `None` to what is no question.
+pub(crate) fn answer(
+    datagram: &[u8],
+    node_id: u64,
+    cluster_id: &str,
+    address: SocketAddr,
+) -> Option<Vec<u8>> {
+    let question: Question = serde_json::from_slice(datagram).ok()?;
+    if question.coordd != "find" || question.nonce.len() > NONCE_BYTES_MAX {
+        return None;
+    }
+    let nonce = question.nonce.as_str();
+    serde_json::to_vec(&Answer { coordd: "node", version: 1, nonce, node_id, cluster_id, address }).ok()
 }
 
 /// So many answers in each second.

@@ -9,6 +9,7 @@
 //!
 //! What is not here: what a command does (the tree knows), how it is replicated (the raft crate knows), and any recipe.
 
+mod admission;
 mod announce;
 mod convert;
 mod duties;

@@ -9,9 +9,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 use coordd_raft::{Member, NodeId, Timing};
+use coordd_tree::Limits;
 use serde::Deserialize;
 
 use crate::announce::AnnounceGroup;
+use crate::service::PATH_BYTES_MAX;
 
 /// The options as they can be given: on the command line, as `COORDD_*` in the environment, or in the TOML file of
 /// `--config` under the same names.
@@ -221,6 +223,13 @@ pub struct ServerLimits {
     pub outbox_bytes: usize,
 }
 
+impl ServerLimits {
+    /// Those of a single write.
+    pub(crate) fn of_writes(&self) -> Limits {
+        Limits { value_bytes: self.value_bytes, path_bytes: PATH_BYTES_MAX, ..Limits::default() }
+    }
+}
+
 /// An option that cannot be. Names the option.
 #[derive(Debug, thiserror::Error)]
 #[error("{option}: {cause}")]
@@ -238,8 +247,12 @@ impl GivenOptions {
     pub fn from_file(path: &Path) -> Result<Self, OptionError> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| OptionError { option: "--config", cause: format!("{}: {e}", path.display()) })?;
-        toml::from_str(&text)
+        GivenOptions::from_text(&text)
             .map_err(|e| OptionError { option: "--config", cause: format!("{}: {e}", path.display()) })
+    }
+
+    pub(crate) fn from_text(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
     }
 
     /// What is not given here is taken from `file`.
@@ -425,7 +438,7 @@ fn address(option: &'static str, text: &str) -> Result<SocketAddr, OptionError> 
     }
 }
 
-fn parse_ensemble(text: &str) -> Result<BTreeMap<NodeId, Member>, OptionError> {
+pub(crate) fn parse_ensemble(text: &str) -> Result<BTreeMap<NodeId, Member>, OptionError> {
     let option = "--ensemble";
     let mut members = BTreeMap::new();
     for part in text.split(',') {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coordd_proto::v1::{self, ErrorCode, WatchKind};
+use coordd_proto::v1::{self, ErrorCode};
 use coordd_raft::Replica;
 use coordd_tree::{Auth, Command, Limits, OpResult, OpenSession, SessionId, WriteSeq, Zxid};
 use rand::Rng as _;
@@ -22,7 +22,8 @@ use crate::watch::Registration;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a node that is behind a client waits to catch up before it sends the client away.
 const CATCH_UP: Duration = Duration::from_secs(2);
-const PATH_BYTES_MAX: usize = 4096;
+/// Of what is written, read or watched.
+pub(crate) const PATH_BYTES_MAX: usize = 4096;
 const CLIENT_NAME_BYTES_MAX: usize = 256;
 
 /// The node takes clients, or why it does not.
@@ -101,11 +102,7 @@ impl Service {
     }
 
     pub(crate) fn write_limits(&self) -> Limits {
-        Limits {
-            value_bytes: self.options.limits.value_bytes,
-            path_bytes: PATH_BYTES_MAX,
-            ..Limits::default()
-        }
+        self.options.limits.of_writes()
     }
 
     /// A watch as it is asked for, checked.
@@ -115,22 +112,13 @@ impl Service {
         spec: &v1::WatchSpec,
         path: &str,
     ) -> Result<Registration, v1::Error> {
-        let kind = WatchKind::try_from(spec.kind).unwrap_or_default();
-        if kind == WatchKind::Unspecified {
-            return Err(bad_arguments(format!("watch kind {} is not known", spec.kind)));
-        }
-        if spec.watch_id == 0 {
-            return Err(bad_arguments("watch_id 0 is no name of a watch"));
-        }
-        if path.len() > PATH_BYTES_MAX {
-            return Err(bad_arguments(format!("a path of {} bytes; at most {PATH_BYTES_MAX}", path.len())));
-        }
+        let registration = Registration::asked(spec, path)?;
         let limit = self.options.limits.watches;
         if self.hub().watches().len_of(outbox) >= limit {
             let message = format!("{limit} watches of one session (--watches-max)");
             return Err(error(ErrorCode::Throttled, message));
         }
-        Ok(Registration { watch_id: spec.watch_id, path: path.to_owned(), kind, with_value: spec.with_value })
+        Ok(registration)
     }
 
     /// Proposes a command and waits until this node has applied it.

@@ -9,7 +9,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{CoorddApi, attach, client_ip, refuse, subscribe};
-use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire, refused_write};
+use crate::admission::Place;
+use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire};
 use crate::reads::{Read, authenticate};
 use crate::service::{Service, from_address, is_same_secret};
 
@@ -89,37 +90,28 @@ impl CoorddApi {
         session: Option<v1::SessionRef>,
     ) -> Result<reply::Result, Status> {
         let session = session.unwrap_or_default();
-        let (op, guards) = match request.into_write() {
-            Ok(write) => write,
-            // It takes its number all the same, as on a stream.
-            Err(refused) if session.write_seq != 0 => refused_write(&refused),
-            Err(refused) => return Err(refuse(refused)),
-        };
-        if session.session_id == 0 && session.write_seq != 0 {
+        let (seq, acked) = (session.write_seq, session.acked_write_seq);
+        let place = Place { session: session.session_id, seq, acked };
+        let id = session.session_id;
+        let asked = request.into_write();
+        if let (Err(refused), 0) = (&asked, seq) {
+            return Err(refuse(refused.clone()));
+        }
+        if id == 0 && seq != 0 {
             return Err(refuse(error(ErrorCode::BadArguments, "write_seq without session_id")));
         }
-        if session.session_id != 0 {
+        if id != 0 {
             self.check_session(&session).await?;
         }
-        let write = Write {
-            session: session.session_id,
-            seq: session.write_seq,
-            acked: session.acked_write_seq,
-            auth,
-            guards,
-            op,
-        };
-        let write = match write.validate(&self.service.write_limits()) {
-            Ok(()) => write,
-            Err(refused) if write.seq != 0 => {
-                let (op, guards) = refused_write(&error_to_wire(refused));
-                Write { op, guards, auth: Auth::default(), ..write }
-            }
-            Err(refused) => return Err(refuse(error_to_wire(refused))),
+        let limits = self.service.write_limits();
+        let write = match (asked, seq) {
+            (Ok(request), 0) => place.admit_unnumbered(request, auth, &limits).map_err(refuse)?,
+            // It takes its number all the same, as on a stream.
+            (asked, _) => place.admit(asked, auth, &limits),
         };
         // Where a snapshot takes the place of the log, only the answer to a numbered write can be looked up.
-        let asked_in = if session.write_seq == 0 { 0 } else { session.session_id };
-        let answer = self.service.propose(Command::Write(write), asked_in, session.write_seq).await;
+        let asked_in = if seq == 0 { 0 } else { id };
+        let answer = self.service.propose(Command::Write(write), asked_in, seq).await;
         let (zxid, result) = answer.map_err(refuse)?;
         let outcome = result.map_err(|refused| refuse(error_to_wire(refused)))?;
         Ok(outcome_to_wire(outcome, zxid))

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use coordd_proto::v1::{self, EventType, WatchKind};
 use coordd_tree::{Event, EventKind, Tree};
 
+use crate::convert::bad_arguments;
+use crate::service::PATH_BYTES_MAX;
 use crate::session::outbox::{Item, Outbox};
 
 /// One watch.
@@ -17,6 +19,21 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
+    /// A watch as a client asks for it, checked as far as it can be by itself.
+    pub(crate) fn asked(spec: &v1::WatchSpec, path: &str) -> Result<Registration, v1::Error> {
+        let kind = WatchKind::try_from(spec.kind).unwrap_or_default();
+        if kind == WatchKind::Unspecified {
+            return Err(bad_arguments(format!("watch kind {} is not known", spec.kind)));
+        }
+        if spec.watch_id == 0 {
+            return Err(bad_arguments("watch_id 0 is no name of a watch"));
+        }
+        if path.len() > PATH_BYTES_MAX {
+            return Err(bad_arguments(format!("a path of {} bytes; at most {PATH_BYTES_MAX}", path.len())));
+        }
+        Ok(Registration { watch_id: spec.watch_id, path: path.to_owned(), kind, with_value: spec.with_value })
+    }
+
     fn is_one_shot(&self) -> bool {
         matches!(self.kind, WatchKind::Data | WatchKind::Children)
     }

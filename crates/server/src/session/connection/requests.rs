@@ -1,78 +1,48 @@
 //! What a request of a session stream asks for: a write to propose, a read to queue, or something about the connection itself.
 
 use coordd_proto::v1::{self, ErrorCode};
-use coordd_tree::{Auth, Command, Write, WriteOp};
+use coordd_tree::Command;
 
 use super::{Connection, End, Pending, State};
-use crate::convert::{IntoWrite, bad_arguments, error, error_to_wire, refused_write};
+use crate::admission::{Asked, Place};
+use crate::convert::{bad_arguments, error, error_to_wire};
 use crate::hub::Waiter;
-use crate::reads::{Read, authenticate};
+use crate::reads::authenticate;
 
 impl Connection {
     /// A request; returns the command if it is a write.
     pub(super) fn take_request(&mut self, request: v1::Request) -> Result<Option<(Command, Waiter)>, End> {
-        use v1::request::Op;
         let id = request.id;
         let seq = request.write_seq;
         let Some(op) = request.op else {
             return self.break_protocol(format!("request {id} has no operation"));
         };
-        let write = match op {
-            Op::Create(op) => op.into_write(),
-            Op::Delete(op) => op.into_write(),
-            Op::Set(op) => op.into_write(),
-            Op::Multi(op) => op.into_write(),
-            Op::DeleteTree(op) => op.into_write(),
-            Op::SetAcl(op) => op.into_write(),
-            Op::SetQuota(op) => op.into_write(),
-            Op::DeleteQuota(op) => op.into_write(),
-            Op::Close(v1::CloseRequest {}) => Ok((WriteOp::CloseSession, Vec::new())),
-            other => {
-                if seq != 0 {
-                    return self
-                        .break_protocol(format!("request {id} does not write and has a write number"));
-                }
-                let state = match other {
-                    Op::Get(op) => State::Read(Read::Get(op)),
-                    Op::Exists(op) => State::Read(Read::Exists(op)),
-                    Op::List(op) => State::Read(Read::List(op)),
-                    Op::MultiRead(op) => State::Read(Read::MultiRead(op)),
-                    Op::GetAcl(op) => State::Read(Read::GetAcl(op)),
-                    Op::GetEphemerals(op) => State::Read(Read::GetEphemerals(op)),
-                    Op::CountDescendants(op) => State::Read(Read::CountDescendants(op)),
-                    Op::GetQuota(op) => State::Read(Read::GetQuota(op)),
-                    Op::Sync(op) => State::Read(Read::Sync(op)),
-                    Op::RemoveWatch(op) => State::RemoveWatch(op),
-                    needs_no_turn => State::Done(self.answer_now(id, needs_no_turn)?),
-                };
-                self.pending.push_back(Pending { id, state });
-                return Ok(None);
+        let asked = match Asked::of(op) {
+            Asked::Write(asked) => asked,
+            _ if seq != 0 => {
+                return self.break_protocol(format!("request {id} does not write and has a write number"));
+            }
+            Asked::Read(read) => return self.queue(id, State::Read(read)),
+            Asked::RemoveWatch(op) => return self.queue(id, State::RemoveWatch(op)),
+            Asked::Now(op) => {
+                let reply = self.answer_now(id, op)?;
+                return self.queue(id, State::Done(reply));
             }
         };
         if seq == 0 {
             return self.break_protocol(format!("request {id} writes and has no write number"));
         }
-        // A write that is refused here still needs its place in the session's order, so it is proposed as a write that
-        // every node refuses alike.
-        let (op, guards) = write.unwrap_or_else(|refused| refused_write(&refused));
-        let write = Write {
-            session: self.outbox.session,
-            seq,
-            acked: self.acked,
-            auth: (*self.auth).clone(),
-            op,
-            guards,
-        };
-        let write = match write.validate(&self.service.write_limits()) {
-            Ok(()) => write,
-            Err(refused) => {
-                let (op, guards) = refused_write(&error_to_wire(refused));
-                Write { op, guards, auth: Auth::default(), ..write }
-            }
-        };
+        let place = Place { session: self.outbox.session, seq, acked: self.acked };
+        let write = place.admit(asked, (*self.auth).clone(), &self.service.write_limits());
         self.pending.push_back(Pending { id, state: State::Submitted });
         let waiter = Waiter::Stream { outbox: self.outbox.clone(), request_id: id, seq };
         Ok(Some((Command::Write(write), waiter)))
+    }
+
+    /// It has its turn, or its answer, after what came before it.
+    fn queue<T>(&mut self, id: u64, state: State) -> Result<Option<T>, End> {
+        self.pending.push_back(Pending { id, state });
+        Ok(None)
     }
 
     /// Answers a request about watches or identities as of this moment. Its reply tells the client that it has all
