@@ -358,7 +358,7 @@ impl GivenOptions {
         if timing.heartbeat < Duration::from_millis(10) {
             return wrong("--heartbeat", "at least 10ms");
         }
-        if timing.election_min < timing.heartbeat * 2 {
+        if timing.election_min < timing.heartbeat.saturating_mul(2) {
             return wrong("--election-min", "must be at least twice --heartbeat");
         }
         if timing.election_max <= timing.election_min {
@@ -396,7 +396,7 @@ impl GivenOptions {
         if !(64 << 10..=12 << 20).contains(&frame) {
             return wrong("--frame-bytes-max", "from 64KiB to 12MiB");
         }
-        if value + (32 << 10) > frame {
+        if value.saturating_add(32 << 10) > frame {
             return wrong("--value-bytes-max", "must be at least 32KiB below --frame-bytes-max");
         }
         if outbox < frame {
@@ -518,6 +518,7 @@ mod tests {
             ("--peer-listen", Box::new(|o| o.peer_listen = Some("x".into()))),
             ("--heartbeat", Box::new(move |o| o.heartbeat = time("1ms"))),
             ("--election-min", Box::new(move |o| o.election_min = time("160ms"))),
+            ("--election-min", Box::new(move |o| o.heartbeat = time("500000000000years"))),
             ("--election-max", Box::new(move |o| o.election_max = time("400ms"))),
             ("--election-max", Box::new(move |o| o.election_max = time("2m"))),
             ("--session-timeout-min", Box::new(move |o| o.session_timeout_min = time("1ms"))),
@@ -525,6 +526,7 @@ mod tests {
             ("--session-timeout", Box::new(move |o| o.session_timeout = time("11m"))),
             ("--sweep-interval", Box::new(move |o| o.sweep_interval = time("1ms"))),
             ("--value-bytes-max", Box::new(|o| o.value_bytes_max = Some(ByteSize::mib(4)))),
+            ("--value-bytes-max", Box::new(|o| o.value_bytes_max = Some(ByteSize::b(u64::MAX)))),
             ("--frame-bytes-max", Box::new(|o| o.frame_bytes_max = Some(ByteSize::mib(13)))),
             ("--outbox-bytes-max", Box::new(|o| o.outbox_bytes_max = Some(ByteSize::mib(1)))),
             ("--outstanding-max", Box::new(|o| o.outstanding_max = Some(0))),
