@@ -37,6 +37,9 @@ mod convert;
 mod discovery;
 mod error;
 mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod multi;
 mod multi_read;
 mod ops;

@@ -37,7 +37,7 @@ pub fn peer_message(data: &[u8]) {
         8 => decoded(bytes, |_: peer::FormRequest| {}),
         9 => decoded(bytes, |reply: peer::AppendReply| drop(append_reply(reply))),
         10 => decoded(bytes, |reply: peer::VoteReply| {
-            let Ok(response) = vote_reply(reply.clone()) else { return };
+            let Ok(response) = vote_reply(reply) else { return };
             assert_eq!(Some(vote_to_wire(&response.vote)), reply.vote);
             assert_eq!(response.last_log_id.as_ref().map(log_id_to_wire), reply.last_log_id);
         }),

@@ -13,6 +13,9 @@ mod admission;
 mod announce;
 mod convert;
 mod duties;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod hub;
 mod incoming;

@@ -19,7 +19,7 @@ pub(super) async fn read(path: &Path) -> Result<Vec<Source>, String> {
     parse(&text)
 }
 
-fn parse(text: &str) -> Result<Vec<Source>, String> {
+pub(super) fn parse(text: &str) -> Result<Vec<Source>, String> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).enumerate();
     let endpoints = lines.filter(|(_, line)| !line.is_empty());
     endpoints

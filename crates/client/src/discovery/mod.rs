@@ -5,6 +5,8 @@ mod dns;
 mod endpoints;
 mod file;
 mod found;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod multicast;
 mod source;
 

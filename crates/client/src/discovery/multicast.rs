@@ -77,7 +77,12 @@ fn socket(interface: Ipv4Addr) -> std::io::Result<UdpSocket> {
 }
 
 /// A node, if this is an answer to our question from an ensemble that we may take.
-fn judge(datagram: &[u8], from: SocketAddr, nonce: &str, cluster: &mut Option<String>) -> Option<Found> {
+pub(super) fn judge(
+    datagram: &[u8],
+    from: SocketAddr,
+    nonce: &str,
+    cluster: &mut Option<String>,
+) -> Option<Found> {
     let answer: Answer = serde_json::from_slice(datagram).ok()?;
     if answer.coordd != "node" || answer.nonce != nonce {
         return None;

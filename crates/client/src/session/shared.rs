@@ -103,6 +103,12 @@ impl Shared {
         self.core().seen_zxid
     }
 
+    /// The present stream's number.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn stream_id(&self) -> u64 {
+        self.core().stream_id
+    }
+
     pub(crate) fn suspended_for(&self) -> Option<Duration> {
         self.core().suspended_since.map(|since| since.elapsed())
     }

@@ -1,0 +1,7 @@
+//! See `coordd_client::fuzzing::server_reply`.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| coordd_fuzz::bounded(data, coordd_client::fuzzing::server_reply));

@@ -1,0 +1,7 @@
+//! See `coordd_server::fuzzing::configuration`.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| coordd_fuzz::bounded(data, coordd_server::fuzzing::configuration));
