@@ -99,7 +99,7 @@ impl FromStr for Source {
             }
             Some(("srv", rest)) => {
                 let (name, server) = with_server(rest).map_err(refused)?;
-                match name.is_empty() || name.contains([':', '/', ' ']) {
+                match name.is_empty() || name.contains(is_no_part_of_a_name) || name.contains(':') {
                     false => Ok(Source::Srv { name: name.to_owned(), server }),
                     true => Err("expected srv:NAME, or srv:NAME@NAMESERVER"),
                 }
@@ -134,12 +134,18 @@ pub(super) fn endpoint(text: &str) -> Option<Source> {
 fn host_and_port(text: &str) -> Option<(String, u16)> {
     let (host, port) = text.rsplit_once(':')?;
     let is_ipv6 = host.starts_with('[') && host.ends_with(']');
-    let is_host = !host.is_empty() && !host.contains(['/', ' ', '@']) && (is_ipv6 || !host.contains(':'));
+    let is_host =
+        !host.is_empty() && !host.contains(is_no_part_of_a_name) && (is_ipv6 || !host.contains(':'));
     // A name that the system cannot look up with its brackets.
     if !is_host || (is_ipv6 && host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_err()) {
         return None;
     }
     Some((host.to_owned(), port.parse().ok()?))
+}
+
+/// Nobody means these, and they do not show in a log line.
+fn is_no_part_of_a_name(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || matches!(c, '/' | '@')
 }
 
 /// What stands before the "@", and the name server behind it.
@@ -229,7 +235,10 @@ mod tests {
             ("::1:7401", "host:port"),
             ("[node]:7401", "host:port"),
             ("https://a:1", "host:port"),
+            ("a\tb:1", "host:port"),
             ("dns:a", "dns:HOST:PORT"),
+            ("dns:\ra:1", "dns:HOST:PORT"),
+            ("srv:a\nb", "srv:NAME"),
             ("dns:a:1@nowhere", "an IP address"),
             ("srv:", "srv:NAME"),
             ("srv:a:1", "srv:NAME"),
@@ -242,7 +251,8 @@ mod tests {
         ] {
             let error = bad.parse::<Source>().unwrap_err();
             assert_eq!(error.kind, ErrorKind::BadArguments, "{bad}");
-            assert!(error.message.contains(expected) && error.message.contains(bad), "{bad}: {error}");
+            let shown = bad.escape_debug().to_string();
+            assert!(error.message.contains(expected) && error.message.contains(&shown), "{bad}: {error}");
         }
     }
 
