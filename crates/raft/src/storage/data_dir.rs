@@ -11,7 +11,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::durable_file::{replace_file, sync_dir, sync_parent};
+use super::durable_file::{replace_file, sync_ancestors, sync_dir};
 use super::identity::{Identity, IdentityError};
 use crate::type_config::NodeId;
 
@@ -124,6 +124,8 @@ impl DataDir {
                 .map_err(|cause| DataDirError::Identity { file: identity_path.clone(), cause })?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 refuse_foreign_files(&path)?;
+                // Before the first promise: without its name the whole directory would be an empty one after a power loss.
+                sync_ancestors(&path).map_err(io_at(&path))?;
                 Identity::new(node_id)
             }
             Err(e) => return Err(io_at(&identity_path)(e)),
@@ -140,7 +142,6 @@ impl DataDir {
             std::fs::create_dir_all(&sub).map_err(io_at(&sub))?;
         }
         sync_dir(&dir.path).map_err(io_at(&dir.path))?;
-        sync_parent(&dir.path).map_err(io_at(&dir.path))?;
         Ok(dir)
     }
 

@@ -18,6 +18,19 @@ pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes durable the names of `dir` and of all directories that lead to it, which may all be new.
+pub(super) fn sync_ancestors(dir: &Path) -> io::Result<()> {
+    let absolute = std::path::absolute(dir)?;
+    for ancestor in absolute.ancestors().skip(1) {
+        match sync_dir(ancestor) {
+            // Where we may not even look we have made nothing.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 /// Replaces `path` by a file of `bytes`: after a crash at any point it is the old file or the new one.
 pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = path.with_extension("tmp");
