@@ -51,6 +51,8 @@ impl SnapshotStore {
         }
         let latest = match newest {
             Some((last_log_id, path)) => {
+                // The last process may have been killed before it did that, and the log is purged up to here from now on.
+                sync_dir(dir)?;
                 let file = SnapshotFile::open(&path).map_err(|e| named(&path, e))?;
                 if file.meta.last_log_id != last_log_id {
                     let other =
