@@ -16,7 +16,9 @@ mod workload;
 use std::io;
 use std::path::Path;
 
-use coordd_raft::storage::{CommitTimes, DataDir, LogOptions, LogOwner, LogStore, SledWal, Wal, WalError};
+use coordd_raft::storage::{
+    CommitTimes, DataDir, LogOptions, LogOwner, LogStore, SledWal, Wal, WalError, WalSizes,
+};
 use coordd_raft::types::{Entry, EntryPayload, LeaderId, LogId};
 use coordd_raft::{Payload, TypeConfig};
 use openraft::RaftLogReader as _;
@@ -135,7 +137,7 @@ impl Wal for FailingWal {
 }
 
 async fn fail_at(dir: &Path, fail_at: u64) -> Result<()> {
-    let wal = FailingWal { inner: SledWal::open(dir)?, fail_at };
+    let wal = FailingWal { inner: SledWal::open(dir, WalSizes::default())?, fail_at };
     let owner = LogOwner { node_id: NODE_ID, cluster_id: String::new() };
     let mut log = LogStore::with_wal(Box::new(wal), owner, LogOptions::default())?;
     for index in 0.. {

@@ -1,4 +1,4 @@
-//! Replicates the tree: openraft adapters, the log on sled, snapshot files, the peer network, and [`Replica`], the handle
+//! Replicates the tree: openraft adapters, the log on disk, snapshot files, the peer network, and [`Replica`], the handle
 //! through which the server uses all of it.
 //!
 //! # The way of a write

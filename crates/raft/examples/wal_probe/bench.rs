@@ -105,9 +105,19 @@ pub(crate) async fn run(
     if let Some(snapshot) = snapshot {
         println!("{}", snapshot.join().map_err(|_| "the snapshot's thread panicked")??);
     }
+    println!("log on disk      {} MiB", directory_bytes(&Path::new(dir).join("wal"))? >> 20);
     log.close();
-    println!("db file          {} MiB", std::fs::metadata(Path::new(dir).join("wal/db"))?.len() >> 20);
     Ok(())
+}
+
+fn directory_bytes(dir: &Path) -> std::io::Result<u64> {
+    let mut bytes = 0;
+    for file in std::fs::read_dir(dir)? {
+        let file = file?;
+        let metadata = file.metadata()?;
+        bytes += if metadata.is_dir() { directory_bytes(&file.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
 }
 
 fn write_snapshot(dir: &Path, mib: usize) -> std::io::Result<String> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::type_config::NodeId;
 
 /// Version of the whole data directory's format. A node opens its own version only.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 const CHECKSUM: &str = "crc32c = ";
 
 /// What is wrong with an IDENTITY file.
@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn another_format_is_named() {
-        let body = "format = 2\nnode = x\n";
+        let body = "format = 3\nnode = x\n";
         let text = format!("{body}{CHECKSUM}{:08x}\n", crc32c::crc32c(body.as_bytes()));
-        assert_eq!(Identity::decode(text.as_bytes()), Err(IdentityError::Format(2)));
+        assert_eq!(Identity::decode(text.as_bytes()), Err(IdentityError::Format(3)));
     }
 }

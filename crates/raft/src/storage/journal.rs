@@ -1,155 +1,273 @@
-//! A file of fixed size that records are made durable in, before they are in the database.
+//! The journal: all records from the oldest that is needed to the newest, in files of fixed size. It is the log; what
+//! else holds records holds copies.
 //!
 //! ```text
-//! at each multiple of 4 KiB: "cJNL", u32 crc32c of what follows, u64 seq, u32 bytes, then the record
+//! journal-<seq>   the records from this one to the one before the next file's; see `journal_file.rs`
+//! spare-<number>  a file whose records are not needed any more, to be used again
 //! ```
-//!
-//! Frames follow each other in ascending sequence from the file's begin; what comes after the last one is left from an
-//! earlier round and does not continue the sequence. Each frame begins on its own page, so writing one never touches a
-//! page with an acknowledged one. Once the file's blocks were written for the first time, an append is an overwrite: its
-//! fdatasync has no metadata to write.
 
-use std::fs::File;
+use std::collections::VecDeque;
 use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
-const MAGIC: [u8; 4] = *b"cJNL";
-const HEADER_BYTES: usize = 20;
-const CRC_FROM: usize = 8;
-const PAGE_BYTES: u64 = 4096;
-/// How much may be in the journal and not durable in the database.
-const JOURNAL_BYTES: u64 = 32 << 20;
-/// A larger record goes to the database at once.
-pub(super) const JOURNALED_BYTES_MAX: usize = 8 << 20;
+use super::journal_file::{JournalFile, file_bytes_for};
+
+const PREFIX: &str = "journal-";
+const SPARE: &str = "spare-";
+const TMP: &str = "journal.tmp";
+/// More would be given back to the file system than the log can need soon.
+const SPARES_MAX: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Journal {
-    file: File,
-    /// Where the next frame goes.
-    end: u64,
+    dir: PathBuf,
+    file_bytes: u64,
+    /// Full ones, ascending.
+    older: VecDeque<Older>,
+    /// The one that is written; `None` before the first record.
+    current: Option<JournalFile>,
+    spares: Vec<PathBuf>,
+    spare_count: u64,
+}
+
+#[derive(Debug)]
+struct Older {
+    first: u64,
+    path: PathBuf,
+    bytes: u64,
 }
 
 impl Journal {
-    /// Opens the file or makes it.
-    pub(super) fn open(path: &Path) -> io::Result<Journal> {
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
-        if file.metadata()?.len() != JOURNAL_BYTES {
-            file.set_len(JOURNAL_BYTES)?;
-        }
-        file.sync_all()?;
-        Ok(Journal { file, end: 0 })
-    }
-
-    /// The records of the last round, in ascending sequence without gaps.
-    pub(super) fn records(&self) -> io::Result<Vec<(u64, Vec<u8>)>> {
-        let mut records: Vec<(u64, Vec<u8>)> = Vec::new();
-        let mut at = 0;
-        while let Some((seq, record)) = self.read_frame(at)? {
-            if records.last().is_some_and(|(last, _)| last + 1 != seq) {
-                break;
+    /// Opens the journal in `dir` and hands over its records in ascending sequence: without gaps, or some were lost.
+    pub(super) fn open<E: From<io::Error>>(
+        dir: &Path,
+        file_bytes: u64,
+        mut take: impl FnMut(u64, Vec<u8>) -> Result<(), E>,
+    ) -> Result<Journal, E> {
+        let mut journal = Journal {
+            dir: dir.to_owned(),
+            file_bytes,
+            older: VecDeque::new(),
+            current: None,
+            spares: Vec::new(),
+            spare_count: 0,
+        };
+        let mut files: Vec<(u64, PathBuf)> = Vec::new();
+        for file in std::fs::read_dir(dir)? {
+            let path = file?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let number = |prefix: &str| name.strip_prefix(prefix)?.parse::<u64>().ok();
+            if let Some(first) = number(PREFIX) {
+                files.push((first, path));
+            } else if let Some(number) = number(SPARE) {
+                journal.spare_count = journal.spare_count.max(number + 1);
+                journal.spares.push(path);
+            } else if name == TMP {
+                // Not given its name before the crash, so nothing was written to it.
+                std::fs::remove_file(&path)?;
             }
-            at += frame_bytes(record.len());
-            records.push((seq, record));
         }
-        Ok(records)
+        files.sort();
+        for at in 0..files.len() {
+            let (first, path) = &files[at];
+            let mut file = JournalFile::open(path)?;
+            if file.first() > *first {
+                // It was given up and begun anew, and the power failed before the names that go with that were durable.
+                journal.spares.push(path.clone());
+                continue;
+            }
+            if file.first() < *first {
+                let message = format!("{}: it begins with record {}", path.display(), file.first());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message).into());
+            }
+            // Where a later file begins, the earlier one had a record that was never acknowledged and was removed.
+            let end = files.get(at + 1).map_or(u64::MAX, |(first, _)| *first);
+            file.read(|seq, record| {
+                if seq >= end {
+                    return Ok(ControlFlow::Break(()));
+                }
+                take(seq, record).map(ControlFlow::Continue)
+            })?;
+            journal.retire_current();
+            journal.current = Some(file);
+        }
+        Ok(journal)
     }
 
-    fn read_frame(&self, at: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
-        if at + PAGE_BYTES > JOURNAL_BYTES {
-            return Ok(None);
-        }
-        let mut header = [0; HEADER_BYTES];
-        self.file.read_exact_at(&mut header, at)?;
-        let seq = u64::from_le_bytes(header[8..16].try_into().expect("8 bytes"));
-        let bytes = u32::from_le_bytes(header[16..20].try_into().expect("4 bytes")) as usize;
-        if header[..4] != MAGIC || bytes > JOURNALED_BYTES_MAX || at + frame_bytes(bytes) > JOURNAL_BYTES {
-            return Ok(None);
-        }
-        let mut record = vec![0; bytes];
-        self.file.read_exact_at(&mut record, at + HEADER_BYTES as u64)?;
-        Ok((encode_header(seq, &record) == header).then_some((seq, record)))
+    /// Up to here the journal itself tells that records were durable: a file is begun only then. 0 if it does not tell.
+    pub(super) fn durable_before(&self) -> u64 {
+        self.current.as_ref().map_or(0, |file| file.first() - 1)
     }
 
-    /// Whether a record of so many bytes can be appended. If not, make the database durable and [`restart`](Self::restart).
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.end + frame_bytes(bytes) <= JOURNAL_BYTES
+    /// Writes a record. Not durable before [`sync`](Self::sync). Returns whether a file was begun for it.
+    pub(super) fn append(&mut self, seq: u64, record: &[u8]) -> io::Result<bool> {
+        if let Some(file) = &mut self.current
+            && file.takes(seq, record.len())
+        {
+            file.append(seq, record)?;
+            return Ok(false);
+        }
+        let mut file = self.begin_file(seq, record.len())?;
+        file.append(seq, record)?;
+        self.retire_current();
+        self.current = Some(file);
+        Ok(true)
     }
 
-    /// Writes the frame. Not durable before [`sync`](Self::sync).
-    pub(super) fn append(&mut self, seq: u64, record: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(&encode_header(seq, record), self.end)?;
-        self.file.write_all_at(record, self.end + HEADER_BYTES as u64)?;
-        self.end += frame_bytes(record.len());
-        Ok(())
+    fn begin_file(&mut self, seq: u64, record_bytes: usize) -> io::Result<JournalFile> {
+        let to = self.dir.join(format!("{PREFIX}{seq:020}"));
+        let bytes = file_bytes_for(record_bytes).max(self.file_bytes);
+        let spare = if bytes == self.file_bytes { self.spares.pop() } else { None };
+        JournalFile::create(&spare.unwrap_or_else(|| self.dir.join(TMP)), &to, seq, bytes)
+    }
+
+    fn retire_current(&mut self) {
+        if let Some(file) = self.current.take() {
+            self.older.push_back(Older {
+                first: file.first(),
+                path: file.path().to_owned(),
+                bytes: file.bytes(),
+            });
+        }
     }
 
     /// One fdatasync.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.current.as_ref().map_or(Ok(()), JournalFile::sync)
     }
 
-    /// All records are durable in the database: the next one begins a new round.
-    pub(super) fn restart(&mut self) {
-        self.end = 0;
+    /// Gives up files that have no record after `through`. That they were given up need not be durable: what comes back of
+    /// them is not needed, and a file under its old name that was begun anew says so.
+    pub(super) fn remove_through(&mut self, through: u64) -> io::Result<()> {
+        while let Some(file) = self.older.front() {
+            let next = self.older.get(1).map(|file| file.first);
+            let next = next.or(self.current.as_ref().map(JournalFile::first));
+            if next.is_none_or(|next| next > through.saturating_add(1)) {
+                break;
+            }
+            if self.spares.len() < SPARES_MAX && file.bytes == self.file_bytes {
+                let spare = self.dir.join(format!("{SPARE}{}", self.spare_count));
+                self.spare_count += 1;
+                std::fs::rename(&file.path, &spare)?;
+                self.spares.push(spare);
+            } else {
+                std::fs::remove_file(&file.path)?;
+            }
+            self.older.pop_front();
+        }
+        Ok(())
     }
-}
 
-pub(super) fn frame_bytes(record_bytes: usize) -> u64 {
-    ((HEADER_BYTES + record_bytes) as u64).next_multiple_of(PAGE_BYTES)
-}
-
-fn encode_header(seq: u64, record: &[u8]) -> [u8; HEADER_BYTES] {
-    let mut header = [0; HEADER_BYTES];
-    header[..4].copy_from_slice(&MAGIC);
-    header[8..16].copy_from_slice(&seq.to_le_bytes());
-    // The caller sends larger records elsewhere.
-    header[16..].copy_from_slice(&(record.len() as u32).to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[CRC_FROM..]), record);
-    header[4..CRC_FROM].copy_from_slice(&crc.to_le_bytes());
-    header
+    /// The record `from` and what comes after it were never acknowledged: the next one takes its number, in a file of its
+    /// own.
+    pub(super) fn remove_suffix(&mut self, from: u64) {
+        self.retire_current();
+        self.older.retain(|file| file.first < from);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_round_is_read_back_up_to_what_was_not_finished() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let record = |seq: u64| vec![seq as u8; seq as usize * 3000];
-        let mut journal = Journal::open(&path).unwrap();
-        assert!(journal.records().unwrap().is_empty());
-        for seq in 1..=9 {
-            journal.append(seq, &record(seq)).unwrap();
+    const FILE_BYTES: u64 = 64 << 10;
+
+    fn open(dir: &Path) -> (Journal, Vec<u64>) {
+        let mut seqs = Vec::new();
+        let journal = Journal::open(dir, FILE_BYTES, |seq, record| {
+            assert_eq!(record, vec![seq as u8; 12_000]);
+            seqs.push(seq);
+            Ok::<_, io::Error>(())
+        });
+        (journal.unwrap(), seqs)
+    }
+
+    fn append(journal: &mut Journal, seqs: std::ops::RangeInclusive<u64>) {
+        for seq in seqs {
+            journal.append(seq, &vec![seq as u8; 12_000]).unwrap();
+            journal.sync().unwrap();
         }
-        let found = Journal::open(&path).unwrap().records().unwrap();
-        assert_eq!(found, (1..=9).map(|seq| (seq, record(seq))).collect::<Vec<_>>());
+    }
 
-        // A new round; of the old one only what follows is left, and it does not continue the sequence.
-        journal.restart();
-        journal.append(10, &record(1)).unwrap();
-        journal.append(11, &record(2)).unwrap();
-        let found = journal.records().unwrap();
-        assert_eq!(found, [(10, record(1)), (11, record(2))]);
-
-        // The second frame is cut.
-        journal.file.write_all_at(&[0xff], frame_bytes(3000) + 6000).unwrap();
-        assert_eq!(journal.records().unwrap(), [(10, record(1))]);
+    fn names(dir: &Path) -> Vec<String> {
+        let names =
+            std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
     }
 
     #[test]
-    fn a_full_journal_has_no_room() {
+    fn records_go_through_as_many_files_as_they_need_and_files_are_used_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(&dir.path().join("journal")).unwrap();
-        let record = vec![7; JOURNALED_BYTES_MAX];
-        let mut count = 0;
-        while journal.has_room(record.len()) {
-            count += 1;
-            journal.append(count, &record).unwrap();
+        let (mut journal, found) = open(dir.path());
+        assert_eq!((found, journal.durable_before()), (vec![], 0));
+        append(&mut journal, 1..=30);
+        // Five to a file.
+        assert_eq!(names(dir.path()).len(), 6);
+        assert_eq!(journal.durable_before(), 25);
+        journal.remove_through(13).unwrap();
+        assert_eq!(names(dir.path())[0], format!("{PREFIX}{:020}", 11));
+        let (mut journal, found) = open(dir.path());
+        assert_eq!(found, (11..=30).collect::<Vec<_>>());
+        append(&mut journal, 31..=40);
+        assert_eq!(
+            names(dir.path()).iter().filter(|name| name.starts_with(SPARE)).count(),
+            0,
+            "both in use again"
+        );
+        assert_eq!(open(dir.path()).1, (11..=40).collect::<Vec<_>>());
+        journal.remove_through(1000).unwrap();
+        assert_eq!(open(dir.path()).1, (36..=40).collect::<Vec<_>>(), "the file that is written stays");
+    }
+
+    #[test]
+    fn a_record_larger_than_a_file_has_a_file_of_its_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut seqs = Vec::new();
+        {
+            let (mut journal, _) = open(dir.path());
+            append(&mut journal, 1..=2);
+            assert!(journal.append(3, &vec![3; FILE_BYTES as usize * 3]).unwrap());
+            append(&mut journal, 4..=4);
         }
-        assert_eq!(journal.records().unwrap().len() as u64, count);
-        assert!(count >= 3 && journal.has_room(1000));
+        let take = |seq, record: Vec<u8>| {
+            seqs.push((seq, record.len()));
+            Ok::<_, io::Error>(())
+        };
+        let mut journal = Journal::open(dir.path(), FILE_BYTES, take).unwrap();
+        assert_eq!(seqs, [(1, 12_000), (2, 12_000), (3, FILE_BYTES as usize * 3), (4, 12_000)]);
+        journal.remove_through(3).unwrap();
+        assert_eq!(
+            names(dir.path()),
+            [format!("{PREFIX}{:020}", 4), format!("{SPARE}0")],
+            "a large file is not kept"
+        );
+    }
+
+    #[test]
+    fn a_file_that_was_begun_anew_under_its_old_name_is_no_part_of_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path());
+        append(&mut journal, 1..=12);
+        let path = |first: u64| dir.path().join(format!("{PREFIX}{first:020}"));
+        JournalFile::create(&path(1), &path(1), 16, FILE_BYTES).unwrap();
+        let (mut journal, found) = open(dir.path());
+        assert_eq!(found, (6..=12).collect::<Vec<_>>());
+        append(&mut journal, 13..=16);
+        assert_eq!(open(dir.path()).1, (6..=16).collect::<Vec<_>>());
+        assert!(!path(1).exists(), "it was used");
+    }
+
+    #[test]
+    fn a_removed_record_does_not_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path());
+        append(&mut journal, 1..=3);
+        journal.remove_suffix(3);
+        journal.append(3, &[3; 12_000]).unwrap();
+        append(&mut journal, 4..=4);
+        assert_eq!(open(dir.path()).1, [1, 2, 3, 4], "record 3 once");
     }
 }

@@ -12,6 +12,7 @@ use super::recovery::{Recovered, recover};
 use super::sled_wal::SledWal;
 use super::wal::{Wal, WalError};
 use super::wal_queue::{Op, WalQueue};
+use super::wal_sizes::WalSizes;
 use super::wal_stats::{WalCounters, WalStats};
 use super::wal_thread::WalThread;
 use crate::type_config::NodeId;
@@ -65,11 +66,13 @@ pub struct LogOptions {
     /// Bytes of entries that are kept in memory. Older ones, once durable, are read from disk when a lagging follower
     /// needs them.
     pub cached_bytes_max: usize,
+    /// How large the files on disk are.
+    pub sizes: WalSizes,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        LogOptions { cached_bytes_max: 8 << 20 }
+        LogOptions { cached_bytes_max: 8 << 20, sizes: WalSizes::default() }
     }
 }
 
@@ -123,7 +126,7 @@ pub struct LogStore {
 impl LogStore {
     /// Opens the log of a data directory, or makes it. Blocks on the disk: reads and checks the whole log.
     pub fn open(dir: &mut DataDir, options: LogOptions) -> Result<LogStore, OpenError> {
-        let wal = SledWal::open(&dir.wal_dir())?;
+        let wal = SledWal::open(&dir.wal_dir(), options.sizes)?;
         let owner =
             LogOwner { node_id: dir.node_id(), cluster_id: dir.cluster_id().unwrap_or_default().to_owned() };
         if dir.log_started() && wal.bounds()?.is_none() {

@@ -12,7 +12,7 @@ const KIB: usize = 1 << 10;
 #[tokio::test]
 async fn a_log_beyond_the_memory_budget_is_read_back_from_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let options = LogOptions { cached_bytes_max: 100 * KIB };
+    let options = LogOptions { cached_bytes_max: 100 * KIB, ..LogOptions::default() };
     let (lock, mut log) = open_with(dir.path(), options).unwrap();
     for first in (1..1000).step_by(9) {
         append(&mut log, entries(1, first..first + 9, KIB)).await;
@@ -44,7 +44,7 @@ async fn a_log_beyond_the_memory_budget_is_read_back_from_disk() {
 #[tokio::test]
 async fn an_entry_rewritten_within_one_record_is_read_back_as_the_last_one() {
     let wal = MemoryWal::default();
-    let options = LogOptions { cached_bytes_max: 0 };
+    let options = LogOptions { cached_bytes_max: 0, ..LogOptions::default() };
     let owner = crate::support::owner();
     let mut log = coordd_raft::storage::LogStore::with_wal(Box::new(wal.clone()), owner, options).unwrap();
     let gate = wal.gate();

@@ -63,30 +63,17 @@ impl Original {
         Original::of(dir)
     }
 
-    /// What a power loss leaves that takes all that sled wrote since the log was opened: none of it was synced yet.
-    async fn make_without_database() -> Original {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        let (lock, log) = open(&data).unwrap();
-        log.close();
-        drop(lock);
-        let db = fs::read(data.join("wal/db")).unwrap();
-        make_log(&data).await;
-        fs::write(data.join("wal/db"), db).unwrap();
-        Original::of(dir)
-    }
-
-    /// A later time: the journal has begun a new round, all that was in it is in the database only.
-    async fn make_without_journal() -> Original {
-        let original = Original::make().await;
-        fs::write(original.dir.path().join("data/wal/journal"), []).unwrap();
-        Original::of(original.dir)
-    }
-
     fn of(dir: tempfile::TempDir) -> Original {
         let mut original = Original { dir, truth: String::new() };
         original.truth = original.dump_after(|_| {}).expect("undamaged, it opens");
         original
+    }
+
+    /// The name of its only file.
+    fn journal(&self) -> String {
+        let names = fs::read_dir(self.dir.path().join("data/wal")).unwrap();
+        let mut names = names.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.find(|name| name.starts_with("journal-")).expect("a log has a journal")
     }
 
     fn dump_after(&self, damage: impl FnOnce(&Path)) -> Option<String> {
@@ -141,50 +128,73 @@ fn cut(file: &fs::File, page_at: u64) {
 }
 
 #[tokio::test]
-async fn a_flipped_bit_in_the_database_is_refused_or_does_not_matter() {
-    let pages = Original::make_without_journal().await.damage_each_page("db", flip_a_bit);
+async fn a_flipped_bit_in_the_journal_is_refused_or_does_not_matter() {
+    let original = Original::make().await;
+    let pages = original.damage_each_page(&original.journal(), flip_a_bit);
     assert!(pages.opened < pages.damaged, "no flip was noticed: {pages:?}");
 }
 
 #[tokio::test]
-async fn a_database_that_is_cut_is_refused_or_does_not_matter() {
-    let pages = Original::make_without_journal().await.damage_each_page("db", cut);
+async fn a_journal_that_is_cut_is_refused_or_does_not_matter() {
+    let original = Original::make().await;
+    let pages = original.damage_each_page(&original.journal(), cut);
     assert!(pages.opened < pages.damaged, "no cut was noticed: {pages:?}");
 }
 
+/// A record that has others after it was acknowledged, and is missed also where nothing else tells so.
 #[tokio::test]
-async fn a_database_that_is_cut_is_healed_by_the_journal() {
-    let pages = Original::make().await.damage_each_page("db", cut);
-    assert_eq!(pages.opened, pages.damaged);
+async fn a_record_before_the_last_one_is_missed_without_the_watermark() {
+    let original = Original::make().await;
+    fs::remove_file(original.dir.path().join("data/wal/watermark")).unwrap();
+    let journal = original.journal();
+    let bytes = fs::read(original.dir.path().join("data/wal").join(&journal)).unwrap();
+    let last_page = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64 / PAGE;
+    let mut refused = 0;
+    // Not the last records: they are of no more than three pages.
+    for page in (0..last_page - 2).step_by(3) {
+        let found = original.dump_after(|wal_dir| {
+            let file = fs::File::options().read(true).write(true).open(wal_dir.join(&journal)).unwrap();
+            let mut bytes = [0; PAGE as usize];
+            file.read_exact_at(&mut bytes, page * PAGE).unwrap();
+            let first = bytes.iter().position(|byte| *byte != 0).unwrap();
+            file.write_all_at(&[bytes[first] ^ 1], page * PAGE + first as u64).unwrap();
+        });
+        refused += usize::from(found.is_none());
+        assert!(found.is_none_or(|found| found == original.truth), "page {page}: a silent change");
+    }
+    // The others were purged.
+    assert!(refused > 20, "{refused} of {last_page} pages");
 }
 
+/// A start makes sled's database anew: what was left of the last one, whatever it is, is not looked at.
 #[tokio::test]
-async fn all_that_sled_wrote_can_be_lost_before_the_next_checkpoint() {
-    let complete = Original::make().await;
-    assert_eq!(Original::make_without_database().await.truth, complete.truth);
-}
-
-#[tokio::test]
-async fn a_flipped_bit_in_the_journal_is_refused_or_does_not_matter() {
-    let pages = Original::make_without_database().await.damage_each_page("journal", flip_a_bit);
-    assert!(pages.opened < pages.damaged, "no flip was noticed: {pages:?}");
+async fn the_database_of_a_process_that_was_killed_does_not_matter() {
+    let original = Original::make().await;
+    let found = original.dump_after(|wal_dir| {
+        fs::create_dir_all(wal_dir.join("db-0123456789abcdef/blobs")).unwrap();
+        for file in ["conf", "db", "snap.0000000000000000", "snap.00000000FFFFFFFF.generating"] {
+            fs::write(wal_dir.join("db-0123456789abcdef").join(file), "not sled's").unwrap();
+        }
+    });
+    assert_eq!(found, Some(original.truth.clone()));
 }
 
 /// The test of the tests above: without the watermark a lost tail looks like one that was never written.
 #[tokio::test]
 async fn it_is_the_watermark_that_tells_a_lost_tail() {
-    let original = Original::make_without_journal().await;
-    let db = fs::read(original.dir.path().join("data/wal/db")).unwrap();
-    let end = db.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+    let original = Original::make().await;
+    let journal = original.journal();
+    let bytes = fs::read(original.dir.path().join("data/wal").join(&journal)).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
     let mut silent = 0;
-    for pages in 1..20 {
+    for pages in 0..5 {
+        let cut_tail = |wal_dir: &Path| {
+            let file = fs::File::options().write(true).open(wal_dir.join(&journal)).unwrap();
+            file.set_len(end / PAGE * PAGE - pages * PAGE).unwrap();
+        };
+        assert_eq!(original.dump_after(cut_tail), None);
         let found = original.dump_after(|wal_dir| {
-            fs::File::options()
-                .write(true)
-                .open(wal_dir.join("db"))
-                .unwrap()
-                .set_len(end - pages * PAGE)
-                .unwrap();
+            cut_tail(wal_dir);
             fs::remove_file(wal_dir.join("watermark")).unwrap();
         });
         silent += usize::from(found.is_some_and(|found| found != original.truth));

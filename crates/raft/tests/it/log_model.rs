@@ -150,7 +150,9 @@ struct Opened {
 }
 
 /// Small, so that most reads find a part of their entries on disk only.
-const OPTIONS: LogOptions = LogOptions { cached_bytes_max: 2000 };
+fn options() -> LogOptions {
+    LogOptions { cached_bytes_max: 2000, ..LogOptions::default() }
+}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
@@ -158,7 +160,7 @@ proptest! {
     fn the_log_does_as_its_model_in_memory(steps in prop::collection::vec(step(), 1..60)) {
         let wal = MemoryWal::default();
         run(&steps, || {
-            let log = LogStore::with_wal(Box::new(wal.clone()), owner(), OPTIONS).unwrap();
+            let log = LogStore::with_wal(Box::new(wal.clone()), owner(), options()).unwrap();
             Opened { log, lock: None }
         });
     }
@@ -170,7 +172,7 @@ proptest! {
     fn the_log_does_as_its_model_on_disk(steps in prop::collection::vec(step(), 1..60)) {
         let dir = tempfile::tempdir().unwrap();
         run(&steps, || {
-            let (lock, log) = open_with(dir.path(), OPTIONS).unwrap();
+            let (lock, log) = open_with(dir.path(), options()).unwrap();
             Opened { log, lock: Some(lock) }
         });
     }
