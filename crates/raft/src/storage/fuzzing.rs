@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor};
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use coordd_tree::TreeLoader;
 
 use super::identity::Identity;
-use super::journal::Journal;
+use super::journal_file::{JournalFile, file_bytes_for, frame_bytes};
 use super::log_store::OpenError;
 use super::recovery::{Recovered, recover};
 use super::snapshot_file::SnapshotFile;
@@ -170,47 +171,58 @@ fn watermark(bytes: &[u8]) {
     }
 }
 
+/// A file of the journal: it is refused, or its records come in ascending order.
 fn journal(bytes: &[u8]) {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), bytes).expect("a file");
-    let records = Journal::open(file.path()).and_then(|journal| journal.records());
-    let records = records.expect("no error but the disk's");
-    assert!(records.windows(2).all(|pair| pair[0].0.checked_add(1) == Some(pair[1].0)));
+    let Ok(mut journal) = JournalFile::open(file.path()) else { return };
+    let mut last = None;
+    let read = journal.read(|seq, _| {
+        assert!(last.replace(seq).is_none_or(|last| last < seq));
+        Ok::<_, std::io::Error>(ControlFlow::Continue(()))
+    });
+    read.expect("no error but the disk's");
 }
 
-/// Records of the lengths that the bytes say, and one byte on disk that is changed: what is found are all before it.
+/// Records of the lengths that the bytes say, and one byte on disk that is changed: what is found was written, and all before
+/// the change is found.
 fn damaged_journal(data: &[u8]) {
     let [low, high, change, lengths @ ..] = data else { return };
     let lengths = lengths.iter().take(16).map(|length| usize::from(*length) * 64);
     let written: Vec<(u64, Vec<u8>)> =
         (7..).zip(lengths).map(|(seq, length)| (seq, vec![seq as u8; length])).collect();
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    let mut journal = Journal::open(file.path()).expect("no error but the disk's");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("journal");
+    let bytes = file_bytes_for(written.iter().map(|(_, record)| record.len() + (1 << 10)).sum());
+    let mut journal = JournalFile::create(&path, &path, 7, bytes).expect("no error but the disk's");
     for (seq, record) in &written {
         journal.append(*seq, record).expect("likewise");
     }
-    let at = u64::from(u16::from_le_bytes([*low, *high]));
+    let at = u64::from(u16::from_le_bytes([*low, *high])) % bytes;
     {
         use std::os::unix::fs::FileExt as _;
+        let file = std::fs::File::options().read(true).write(true).open(&path).expect("likewise");
         let mut byte = [0];
-        file.as_file().read_exact_at(&mut byte, at).expect("likewise");
+        file.read_exact_at(&mut byte, at).expect("likewise");
         byte[0] ^= change;
-        file.as_file().write_all_at(&byte, at).expect("likewise");
+        file.write_all_at(&byte, at).expect("likewise");
     }
-    let found = journal.records().expect("likewise");
-    assert_eq!(found, written[..found.len()], "a record that nobody wrote");
-    let untouched = match *change {
-        0 => written.len(),
-        _ => written
-            .iter()
-            .scan(0, |end, (_, record)| {
-                *end += super::journal::frame_bytes(record.len());
-                Some(*end)
-            })
-            .filter(|end| *end <= at)
-            .count(),
-    };
-    assert!(found.len() >= untouched, "{} records of {untouched}", found.len());
+    // A change of the header is found out as a whole.
+    let Ok(mut journal) = JournalFile::open(&path) else { return };
+    let mut found = Vec::new();
+    let read = journal.read(|seq, record| {
+        found.push((seq, record));
+        Ok::<_, std::io::Error>(ControlFlow::Continue(()))
+    });
+    read.expect("likewise");
+    assert!(found.iter().all(|record| written.contains(record)), "a record that nobody wrote");
+    let mut end = file_bytes_for(0) - frame_bytes(0);
+    let untouched = written.iter().take_while(|(_, record)| {
+        end += frame_bytes(record.len());
+        *change == 0 || end <= at
+    });
+    let untouched = untouched.count();
+    assert_eq!(found[..untouched.min(found.len())], written[..untouched], "records before the change");
 }
 
 /// Bytes as a snapshot that a leader sends, as they are or with every checksum right: then the length of the header's message
@@ -349,7 +361,7 @@ mod tests {
         let mark = Watermark::open(watermark.path()).unwrap();
         (1..=3).for_each(|seq| mark.advance(seq).unwrap());
         let frames = tempfile::NamedTempFile::new().unwrap();
-        let mut journal = Journal::open(frames.path()).unwrap();
+        let mut journal = JournalFile::create(frames.path(), frames.path(), 7, 1024).unwrap();
         journal.append(7, b"a record").unwrap();
         keep_seeds(
             "raft_data_files",
@@ -357,7 +369,7 @@ mod tests {
                 ("identity", [&[0], &identity[..]].concat()),
                 ("identity-unsigned", [&[1], unsigned.as_bytes()].concat()),
                 ("watermark", [&[2], &std::fs::read(watermark.path()).unwrap()[..528]].concat()),
-                ("journal", [&[3], &std::fs::read(frames.path()).unwrap()[..28]].concat()),
+                ("journal", [&[3], &std::fs::read(frames.path()).unwrap()[..540]].concat()),
                 ("journal-damaged", vec![4, 0, 17, 1, 1, 70, 0, 255]),
             ],
         );

@@ -48,7 +48,7 @@ pub(super) fn file_bytes_for(record_bytes: usize) -> u64 {
     SECTOR_BYTES + frame_bytes(record_bytes)
 }
 
-fn frame_bytes(record_bytes: usize) -> u64 {
+pub(super) fn frame_bytes(record_bytes: usize) -> u64 {
     ((FRAME_HEADER_BYTES + record_bytes) as u64).next_multiple_of(SECTOR_BYTES)
 }
 

@@ -8,6 +8,7 @@ mod kill;
 mod log_model;
 mod memory_wal;
 mod openraft_suite;
+mod power_loss;
 mod probe;
 mod recovery;
 mod snapshots;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use coordd_raft::storage::{DataDir, LogOptions, LogStore, OpenError, SledWal, Wal as _};
+use coordd_raft::storage::{DataDir, LogOptions, LogStore, OpenError, SledWal, Wal as _, WalSizes};
 use openraft::RaftLogReader as _;
 use openraft::storage::{IOFlushed, RaftLogStorage as _};
 
@@ -112,7 +112,7 @@ async fn a_started_log_of_which_only_a_damaged_first_record_is_left_is_refused()
     drop(data_dir);
     let wal_dir = dir.path().join("wal");
     {
-        let wal = SledWal::open(&wal_dir).unwrap();
+        let wal = SledWal::open(&wal_dir, WalSizes::default()).unwrap();
         wal.remove_suffix(1).unwrap();
         wal.commit(1, b"half a record").unwrap();
         wal.settle(1, b"half a record").unwrap();
