@@ -86,7 +86,7 @@ fn live(dir: &Path, seed: u64, life: Duration, promised: &mut Promised) -> usize
     count
 }
 
-/// G1, against the death of the process. (Against the loss of power: `syncs.rs` and `damage.rs`.)
+/// G1, against the death of the process. (Against the loss of power: `power_loss.rs`.)
 #[test]
 fn everything_acknowledged_survives_kill_9() {
     let rounds =

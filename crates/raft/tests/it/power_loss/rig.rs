@@ -30,8 +30,9 @@ pub(crate) struct Trial {
     pub(crate) classes: &'static [World],
     /// A refusal is enough to end it.
     pub(crate) ends_at_refusal: bool,
-    /// No new crash point after this.
+    /// No new crash point after this, if so many worlds were tried.
     pub(crate) deadline: Instant,
+    pub(crate) worlds_min: usize,
 }
 
 /// What came of it.
@@ -96,6 +97,12 @@ impl Rig {
         Rig { dir: dir.to_owned(), checker: Checker::new(sizes), images: 0, figures: Figures::default() }
     }
 
+    /// Whether there is no time for more, or no reason.
+    pub(crate) fn is_over(&self, trial: Trial) -> bool {
+        let late = Instant::now() > trial.deadline && self.figures.worlds >= trial.worlds_min;
+        late || !self.figures.lost.is_empty()
+    }
+
     /// One disk: its first start, and what follows.
     pub(crate) fn round(&mut self, trial: Trial) {
         let mut random = Random::new(trial.seed);
@@ -104,7 +111,7 @@ impl Rig {
         let mut promises = Promises::default();
         let mut number = 0;
         for life in 0..trial.lives {
-            if Instant::now() > trial.deadline || !self.figures.lost.is_empty() {
+            if self.is_over(trial) {
                 break;
             }
             let end = match random.below(4) {
@@ -211,7 +218,7 @@ impl Rig {
                 }
                 Event::Disk(call) => disk.apply(first + at, call),
             }
-            if !moments.contains(&at) || Instant::now() > trial.deadline {
+            if !moments.contains(&at) || self.is_over(trial) {
                 continue;
             }
             self.figures.crash_points += 1;

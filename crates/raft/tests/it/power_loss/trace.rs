@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 const CALLS: &str = "openat,open,creat,close,write,writev,pwrite64,pwritev,pwritev2,ftruncate,truncate,fallocate,\
     rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link,linkat,symlink,symlinkat,fsync,fdatasync,\
     sync_file_range,sync,syncfs,msync,lseek,dup,dup2,dup3,copy_file_range,sendfile,splice,io_uring_setup,mmap";
-/// The largest piece that the store writes at once is far below.
-const STRING_BYTES_MAX: usize = 16 << 20;
+/// More than the store writes at once, also with files of the size that a node has.
+const STRING_BYTES_MAX: usize = 40 << 20;
 
 /// Whether the path belongs to what each start removes unread: sled's database. It is on no disk here, so a store that
 /// looked for anything in it would not find it.
@@ -100,7 +100,9 @@ pub(crate) fn parse(text: &[u8], root: &Path, first: usize) -> Trace {
         if call.starts_with(b"+++") || call.starts_with(b"---") {
             continue;
         }
-        if let Some(head) = call.strip_suffix(b" <unfinished ...>") {
+        // Detached: the process was killed, and strace with it.
+        let head = call.strip_suffix(b" <unfinished ...>").or_else(|| call.strip_suffix(b" <detached ...>"));
+        if let Some(head) = head {
             begun.insert(pid, (head.to_vec(), now));
         } else if let Some(resumed) = call.strip_prefix(b"<... ") {
             let (mut whole, began) = begun.remove(pid).expect("what is resumed was begun");
@@ -413,7 +415,7 @@ fn a_trace_is_read_as_it_was_written() {
 7 unlink("/r/none") = -1 ENOENT (No such file or directory)
 7 fsync(9</elsewhere>) = 0
 8 pwrite64(6</r/b>, "end", 3, 0 <unfinished ...>) = ?
-7 fsync(5</r/a> <unfinished ...>
+7 fsync(5</r/a> <detached ...>
 8 +++ killed by SIGKILL +++
 "#;
     let trace = parse(text, Path::new("/r"), 0);
