@@ -27,6 +27,8 @@ readonly CARGO_FUZZ=0.13.2
 readonly RSS_LIMIT_MB=512
 # An input that takes so long is a finding.
 readonly SECONDS_OF_ONE_MAX=10
+# New places in the code that an input in the repository has to reach.
+readonly PLACES_OF_AN_INPUT=8
 # A larger input says nothing that a smaller one could not.
 readonly INPUT_BYTES_MAX=4096
 
@@ -68,6 +70,38 @@ locks_agree() {
     printf 'tests/fuzz/Cargo.lock has other versions than Cargo.lock:\n%s\n' "$others" >&2
     echo 'bring it in line: cp Cargo.lock tests/fuzz/ && cargo metadata --manifest-path tests/fuzz/Cargo.toml >/dev/null' >&2
     return 1
+}
+
+# Adds to a corpus in the repository, of what was kept, the inputs that each reach several places in the code which nothing
+# before them does, those that reach most first. libFuzzer's own merge keeps one for every place: some thousand files.
+add_what_reaches_new_code() {
+    local binary=$1 corpus=$2 grown=$3 input
+    # Places are edges: what only repeats a loop more often is not worth a file in the repository.
+    mkdir -p "$work/merged"
+    cp "$corpus"/* "$work/merged"
+    "$binary" -set_cover_merge=1 -use_counters=0 -max_len=1024 -merge_control_file="$work/places" "$work/merged" "$grown" \
+        >"$log" 2>&1 || { tail -5 "$log" >&2; exit 1; }
+    # The number of inputs, that of those already in the corpus, the inputs, and then what each of them reaches.
+    awk -v least=$PLACES_OF_AN_INPUT '
+        NR == 1 { inputs = $1; next }
+        NR == 2 { known = $1; next }
+        NR <= inputs + 2 { path[NR - 3] = $0; next }
+        $1 == "FT" && $2 < known { for (i = 3; i <= NF; i++) reached[$i]; next }
+        $1 == "FT" { places[$2] = $0; by_count[NF] = by_count[NF] " " $2; if (NF > most) most = NF }
+        END {
+            for (count = most; count > 2; count--) {
+                ids = split(by_count[count], id, " ")
+                for (n = 1; n <= ids; n++) {
+                    split(places[id[n]], place, " ")
+                    new = 0
+                    for (i = 3; i <= count; i++) new += !(place[i] in reached)
+                    if (new < least) continue
+                    for (i = 3; i <= count; i++) reached[place[i]]
+                    print path[id[n]]
+                }
+            }
+        }' "$work/places" | while IFS= read -r input; do cp "$input" "$corpus"; done
+    rm -rf "$work/merged" "$work/places"
 }
 
 if [[ -n ${list:-} ]]; then
@@ -125,11 +159,7 @@ for target in "${selected[@]}"; do
     [[ -n $keep ]] && grown=$kept/$target
     mkdir -p "$grown"
     log=$work/$target.log
-    if [[ -n $minimize ]]; then
-        # Counted by edges: what only repeats a loop more often is not worth a file in the repository.
-        "$binary" -merge=1 -use_counters=0 -max_len=1024 "$corpus" "$grown" >"$log" 2>&1 ||
-            { tail -5 "$log" >&2; exit 1; }
-    fi
+    [[ -n $minimize ]] && add_what_reaches_new_code "$binary" "$corpus" "$grown"
     began=$SECONDS
     verdict=PASS
     # The first directory is the one that grows.
