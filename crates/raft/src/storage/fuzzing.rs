@@ -285,6 +285,7 @@ mod tests {
     use coordd_proto::peer;
     use coordd_tree::Tree;
 
+    use super::super::journal_file::encoded;
     use super::super::wal_record::RecordState;
     use super::*;
     use crate::type_config::types::{Entry, EntryPayload, LeaderId, LogId, StoredMembership};
@@ -360,16 +361,13 @@ mod tests {
         let watermark = tempfile::NamedTempFile::new().unwrap();
         let mark = Watermark::open(watermark.path()).unwrap();
         (1..=3).for_each(|seq| mark.advance(seq).unwrap());
-        let frames = tempfile::NamedTempFile::new().unwrap();
-        let mut journal = JournalFile::create(frames.path(), frames.path(), 7, 1024).unwrap();
-        journal.append(7, b"a record").unwrap();
         keep_seeds(
             "raft_data_files",
             &[
                 ("identity", [&[0], &identity[..]].concat()),
                 ("identity-unsigned", [&[1], unsigned.as_bytes()].concat()),
                 ("watermark", [&[2], &std::fs::read(watermark.path()).unwrap()[..528]].concat()),
-                ("journal", [&[3], &std::fs::read(frames.path()).unwrap()[..540]].concat()),
+                ("journal", [&[3], &encoded(17, 7, b"a record")[..]].concat()),
                 ("journal-damaged", vec![4, 0, 17, 1, 1, 70, 0, 255]),
             ],
         );
