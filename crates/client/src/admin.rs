@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coordd_proto::v1;
@@ -67,6 +68,8 @@ pub struct NodeStatus {
     pub log_bytes: u64,
     /// Resident memory of the process.
     pub resident_bytes: u64,
+    /// What this process has done since it started, by name; the names are in the `.proto` file.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// A member of the ensemble as a node knows it.

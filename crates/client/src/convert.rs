@@ -274,6 +274,7 @@ impl From<v1::StatusReply> for NodeStatus {
             incarnation: reply.incarnation,
             log_bytes: reply.log_bytes,
             resident_bytes: reply.resident_bytes,
+            counters: reply.counters.into_iter().collect(),
         }
     }
 }

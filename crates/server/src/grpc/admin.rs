@@ -79,6 +79,7 @@ impl Admin for AdminApi {
             incarnation: replica.origin().incarnation,
             log_bytes: status.log_bytes,
             resident_bytes: resident_bytes(),
+            counters: self.service.hub().counters().by_name(),
         }))
     }
 
