@@ -45,6 +45,7 @@ mod multi_read;
 mod ops;
 mod options;
 mod outcome;
+mod planted;
 pub mod recipes;
 mod session;
 mod types;

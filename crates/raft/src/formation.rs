@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use coordd_proto::peer;
+use coordd_tree::planted::Bug;
 use tokio::sync::watch;
 
 use crate::NodeId;
@@ -150,7 +151,7 @@ impl Formation {
             if reply.cluster_id.is_empty() {
                 continue;
             }
-            if stored.is_empty() && reply.initialized {
+            if stored.is_empty() && reply.initialized && !Bug::WipedMemberVotes.is_planted() {
                 let (node, cluster_id) = (peers.own_id(), reply.cluster_id);
                 return Err(FormationError::DiskLost { node, peer: id, cluster_id });
             }
@@ -202,6 +203,9 @@ impl Formation {
                     && is_pristine
                     && !*adopted.borrow()
                 {
+                    if Bug::WipedMemberVotes.is_planted() {
+                        return self.store(peers, &reply.cluster_id).map_err(FormationError::Store);
+                    }
                     let (node, cluster_id) = (peers.own_id(), reply.cluster_id);
                     return Err(FormationError::DiskLost { node, peer: id, cluster_id });
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use coordd_proto::peer;
 use coordd_tree::SessionId;
+use coordd_tree::planted::Bug;
 use openraft::LinearizerOption;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -61,6 +62,9 @@ pub(crate) async fn run_read_index<O: Observer>(
 
 /// The index that a read must wait for; asks until there is an answer.
 async fn ask<O: Observer>(node: &Node<O>) -> u64 {
+    if Bug::StaleLinearizableReads.is_planted() {
+        return *node.shared.applied.borrow();
+    }
     loop {
         let leadership = *node.leadership.borrow();
         let answer = match leadership.leader {

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use coordd_proto::v1;
 use coordd_raft::{NodeId, Observer};
-use coordd_tree::{Applied, Auth, OpResult, Outcome, SessionId, Tree, WriteSeq, Zxid};
+use coordd_tree::planted::Bug;
+use coordd_tree::{Applied, Auth, EndReason, OpResult, Outcome, SessionId, Tree, WriteSeq, Zxid};
 use tokio::sync::{oneshot, watch};
 
 use crate::convert;
+use crate::counters::Counters;
 use crate::session::outbox::{Item, Outbox};
 use crate::session::tracker::SessionTracker;
 use crate::watch::{Registration, WatchTable};
@@ -42,6 +44,7 @@ pub(crate) struct Hub {
     zxid: watch::Sender<Zxid>,
     next_outbox_id: AtomicU64,
     start: Instant,
+    counters: Counters,
 }
 
 /// The leader's tracker, and what it must look up in the tree.
@@ -80,7 +83,12 @@ impl Hub {
             zxid: watch::Sender::new(0),
             next_outbox_id: AtomicU64::new(1),
             start: Instant::now(),
+            counters: Counters::default(),
         }
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     pub(crate) fn new_outbox(&self, session: SessionId, limit_bytes: usize, auth: Auth) -> Arc<Outbox> {
@@ -169,7 +177,10 @@ impl Hub {
             missed.arm(outbox, watch.clone());
         }
         let is_complete = match tree.history_since(last_zxid) {
-            Some(events) => {
+            Some(mut events) => {
+                if Bug::WatchResumesOneLate.is_planted() {
+                    events.next();
+                }
                 for event in events.take_while(|_| !outbox.is_overflown()) {
                     missed.fire(tree, event);
                 }
@@ -177,9 +188,12 @@ impl Hub {
             }
             None => false,
         };
+        let count = watches.len() as u64;
         let go_on = if is_complete {
+            self.counters.watches_resumed.add(count);
             missed.registrations(outbox)
         } else {
+            self.counters.watches_resynced.add(count);
             outbox.start_over();
             let watch_ids = watches.iter().map(|watch| watch.watch_id).collect();
             outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
@@ -222,6 +236,15 @@ impl Observer for Hub {
             }
         }
         let Applied { zxid, result, ended, .. } = applied;
+        // Of commands of this node; the others count theirs.
+        if waiter.is_some() {
+            self.counters.writes_answered_from_record.add(u64::from(zxid < tree.last_zxid()));
+            let has_expired = |session| {
+                let ended = tree.ended_session(session);
+                ended.is_some_and(|ended| matches!(ended.reason, EndReason::Expired { .. }))
+            };
+            self.counters.sessions_expired.add(u64::from(ended.is_some_and(has_expired)));
+        }
         match waiter {
             Some(Waiter::Stream { outbox, request_id, .. }) => {
                 outbox.push(Item::Written { request_id, zxid, result });
@@ -245,6 +268,7 @@ impl Observer for Hub {
     }
 
     fn installed(&self, tree: &Tree, skipped: Vec<Waiter>) {
+        self.counters.snapshots_installed.add(1);
         let before = *self.zxid.borrow();
         self.catch_up(tree, before);
         for waiter in skipped {

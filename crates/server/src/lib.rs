@@ -12,6 +12,7 @@
 mod admission;
 mod announce;
 mod convert;
+mod counters;
 mod duties;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

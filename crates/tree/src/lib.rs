@@ -36,6 +36,7 @@ mod ops;
 mod origins;
 mod outcome;
 mod path;
+pub mod planted;
 mod quota;
 mod read;
 mod recorded;

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use coordd_tree::SessionId;
+use coordd_tree::planted::Bug;
 
 /// A session that was silent for its timeout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +114,7 @@ impl SessionTracker {
     pub(crate) fn tick(&mut self, now: Duration) -> Vec<Due> {
         let gap = self.last_tick.map_or(Duration::ZERO, |last| now.saturating_sub(last));
         self.last_tick = Some(now);
-        self.awake += gap.min(TICK_MAX);
+        self.awake += if Bug::ExpiryWithoutStallRule.is_planted() { gap } else { gap.min(TICK_MAX) };
         let before = std::mem::take(&mut self.suspects);
         let mut due = Vec::new();
         for (deadline, session) in &self.by_deadline {
@@ -121,7 +122,7 @@ impl SessionTracker {
                 break;
             }
             self.suspects.insert(*session);
-            if before.contains(session) {
+            if before.contains(session) || Bug::ExpiryWithoutStallRule.is_planted() {
                 let heard = self.sessions[session];
                 let silent_ms = (self.awake - heard.at).as_millis() as u64;
                 due.push(Due { session: *session, silent_ms, last_node: heard.via });

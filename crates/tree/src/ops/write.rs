@@ -1,5 +1,6 @@
 use super::Caller;
 use crate::change::Step;
+use crate::planted::Bug;
 use crate::{EndReason, ErrorKind, OpError, OpResult, Tree, Write, WriteOp, Zxid};
 
 /// How many answers a session may have outstanding, and how many bytes of them.
@@ -37,11 +38,11 @@ impl Tree {
         if write.seq == 0 {
             return Ok(Turn::Unnumbered);
         }
-        if write.seq > next {
+        if write.seq > next && !Bug::SessionGapAccepted.is_planted() {
             let message = format!("write {} of session {:#x}: expected {next}", write.seq, write.session);
             return refuse(ErrorKind::SequenceGap, message);
         }
-        let is_next = write.seq == next;
+        let is_next = write.seq >= next || Bug::WritesExecutedTwice.is_planted();
         let (mut count, mut bytes) = (session.unacknowledged(), session.result_bytes);
         if write.acked > session.acked() {
             self.sessions.acknowledge(write.session, write.acked);
@@ -74,7 +75,9 @@ impl Tree {
 
     fn execute(&mut self, step: &mut Step, write: &Write) -> OpResult {
         let caller = Caller { session: write.session, auth: &write.auth };
-        write.guards.iter().try_for_each(|guard| self.check_guard(guard))?;
+        if !Bug::GuardsIgnored.is_planted() {
+            write.guards.iter().try_for_each(|guard| self.check_guard(guard))?;
+        }
         match &write.op {
             WriteOp::Create(create) => self.create(step, caller, create),
             WriteOp::Delete { path, version } => self.delete(step, caller, path, *version),

@@ -11,11 +11,12 @@ use crate::due::Due;
 use crate::history::History;
 use crate::origins::{Origins, Progress};
 use crate::path::join;
+use crate::planted::Bug;
 use crate::quota::{Quotas, Usage};
 use crate::recorded::Recorded;
 use crate::session::{EndedSession, Session};
 use crate::sessions::Sessions;
-use crate::znode::{Kind, Znode};
+use crate::znode::{Dir, Kind, Znode};
 use crate::znodes::{Key, KeyRef, ROOT_ID, Znodes};
 use crate::{Acl, AclEntry, DecodeError, Event, Perms, SessionId, Tree, Zxid};
 
@@ -232,6 +233,9 @@ impl TreeLoader {
     fn result(&mut self, row: row::Recorded<'_>) -> Result<(), DecodeError> {
         self.past(row.zxid)?;
         let recorded = Recorded::restore(row.zxid, row.bytes.0)?;
+        if Bug::ResultsNotInSnapshots.is_planted() {
+            return Ok(());
+        }
         if let Some(session) = self.live.get_mut(&row.session) {
             session.result_bytes += recorded.bytes.len();
             session.results.push_back(recorded);
@@ -251,6 +255,10 @@ impl TreeLoader {
         [row.czxid, row.mzxid].into_iter().try_for_each(|zxid| self.past(zxid))?;
         self.place(&row)?;
         self.refer(row.acl)?;
+        let creates = |dir: Dir| match Bug::SequenceNotInSnapshots.is_planted() {
+            true => Dir { creates: dir.children.into(), ..dir },
+            false => dir,
+        };
         let znode = Znode {
             czxid: row.czxid,
             mzxid: row.mzxid,
@@ -258,7 +266,7 @@ impl TreeLoader {
             mtime: row.mtime,
             data: row.data.0.into(),
             kind: row.kind,
-            dir: row.dir.map(Box::new),
+            dir: row.dir.map(|dir| Box::new(creates(dir))),
             version: row.version,
             aversion: row.aversion,
             acl: row.acl,

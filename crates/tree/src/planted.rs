@@ -1,0 +1,91 @@
+//! Bugs that are planted on purpose, to see that the tests find them. They are there only with the feature `planted-bugs`, which
+//! no release has; without it, [`Bug::is_planted`] is `false` to the compiler.
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// The log is not synced before a write is acknowledged.
+    SkippedFdatasync,
+    /// A node acknowledges entries to the leader before they are on its disk.
+    AcknowledgedBeforeTheDisk,
+    /// A linearizable read does not ask the leader.
+    StaleLinearizableReads,
+    /// A watch that goes on misses the first change since.
+    WatchResumesOneLate,
+    /// The time in which the servers stood still counts as the clients' silence.
+    ExpiryWithoutStallRule,
+    /// A snapshot has no recorded answers.
+    ResultsNotInSnapshots,
+    /// A snapshot does not say how many children a znode has had.
+    SequenceNotInSnapshots,
+    /// A session's end leaves one of its ephemerals.
+    EphemeralLeftBehind,
+    /// A write that leaves a gap in its session's numbers is carried out.
+    SessionGapAccepted,
+    /// A write that is sent again is carried out again.
+    WritesExecutedTwice,
+    /// Guards hold, whatever they say.
+    GuardsIgnored,
+    /// A node takes a client that has seen more than the node has.
+    ReadsOfOnesPast,
+    /// A member that has lost its disk is taken back.
+    WipedMemberVotes,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 13] = [
+        Bug::SkippedFdatasync,
+        Bug::AcknowledgedBeforeTheDisk,
+        Bug::StaleLinearizableReads,
+        Bug::WatchResumesOneLate,
+        Bug::ExpiryWithoutStallRule,
+        Bug::ResultsNotInSnapshots,
+        Bug::SequenceNotInSnapshots,
+        Bug::EphemeralLeftBehind,
+        Bug::SessionGapAccepted,
+        Bug::WritesExecutedTwice,
+        Bug::GuardsIgnored,
+        Bug::ReadsOfOnesPast,
+        Bug::WipedMemberVotes,
+    ];
+
+    /// What stands in `COORDD_PLANTED_BUG` to plant it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bug::SkippedFdatasync => "skipped-fdatasync",
+            Bug::AcknowledgedBeforeTheDisk => "acknowledged-before-the-disk",
+            Bug::StaleLinearizableReads => "stale-linearizable-reads",
+            Bug::WatchResumesOneLate => "watch-resumes-one-late",
+            Bug::ExpiryWithoutStallRule => "expiry-without-stall-rule",
+            Bug::ResultsNotInSnapshots => "results-not-in-snapshots",
+            Bug::SequenceNotInSnapshots => "sequence-not-in-snapshots",
+            Bug::EphemeralLeftBehind => "ephemeral-left-behind",
+            Bug::SessionGapAccepted => "session-gap-accepted",
+            Bug::WritesExecutedTwice => "writes-executed-twice",
+            Bug::GuardsIgnored => "guards-ignored",
+            Bug::ReadsOfOnesPast => "reads-of-ones-past",
+            Bug::WipedMemberVotes => "wiped-member-votes",
+        }
+    }
+
+    /// Whether this process has it.
+    #[cfg(not(feature = "planted-bugs"))]
+    #[inline(always)]
+    pub const fn is_planted(self) -> bool {
+        false
+    }
+
+    /// Whether this process has it: at most one, for the whole life of the process. A name that is no bug's ends the process, so
+    /// that nothing passes for a bug that is found.
+    #[cfg(feature = "planted-bugs")]
+    pub fn is_planted(self) -> bool {
+        static PLANTED: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
+        let planted = PLANTED.get_or_init(|| {
+            let name = std::env::var("COORDD_PLANTED_BUG").ok()?;
+            let bug = Bug::ALL.into_iter().find(|bug| bug.name() == name);
+            Some(bug.unwrap_or_else(|| panic!("COORDD_PLANTED_BUG: there is no bug {name:?}")))
+        });
+        *planted == Some(self)
+    }
+}
