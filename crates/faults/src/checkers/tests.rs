@@ -1,0 +1,288 @@
+//! Each checker finds what it is there to find, and nothing in a history in which all is well.
+
+use super::check;
+use crate::history::{
+    Answer, Client, Done, Fate, Fault, FinalZnode, History, Level, Mode, Op, SetOne, Told, What,
+};
+
+const SESSION: u64 = 7;
+const SECOND: u64 = 1_000_000_000;
+
+/// Histories are made of operations one after the other, one a microsecond, unless a test says otherwise.
+#[derive(Default)]
+struct Story {
+    history: History,
+}
+
+impl Story {
+    fn op(&mut self, session: u64, op: Op, answer: Answer) -> &mut Done {
+        let number = self.history.ops.len() as u64 + 1;
+        let (id, called) = ((1, number), number * 1000);
+        let client = format!("client-{session}");
+        let fate = Fate::Open;
+        self.history.ops.push(Done { id, client, session, op, called, returned: called + 500, answer, fate });
+        self.history.ops.last_mut().expect("it was pushed")
+    }
+
+    fn set(&mut self, session: u64, path: &str, value: &str, version: i32, zxid: u64) -> &mut Done {
+        let op = Op::Set { path: path.into(), value: value.into(), version: None, epoch: None };
+        self.znode(path, value, version, zxid);
+        self.op(session, op, Answer::Set { version, zxid })
+    }
+
+    fn get(&mut self, session: u64, path: &str, level: Level, shown: (&str, i32, u64)) -> &mut Done {
+        let (value, version, mzxid) = (shown.0.to_owned(), shown.1, shown.2);
+        self.op(session, Op::Get { path: path.into(), level }, Answer::Got { value, version, mzxid })
+    }
+
+    fn create(&mut self, session: u64, path: &str, mode: Mode, made: &str, zxid: u64) -> &mut Done {
+        let owner = if mode == Mode::Ephemeral { session } else { 0 };
+        let znode = FinalZnode { value: String::new(), version: 0, czxid: zxid, mzxid: zxid, owner };
+        self.history.znodes.insert(made.to_owned(), znode);
+        let op = Op::Create { path: path.into(), value: String::new(), mode };
+        self.op(session, op, Answer::Created { path: made.into(), zxid })
+    }
+
+    /// What is there in the end.
+    fn znode(&mut self, path: &str, value: &str, version: i32, mzxid: u64) {
+        let znode = FinalZnode { value: value.into(), version, czxid: 1, mzxid, owner: 0 };
+        self.history.znodes.insert(path.to_owned(), znode);
+    }
+
+    fn note(&mut self, client: &str, at: u64, what: What) {
+        let entry = self
+            .history
+            .clients
+            .entry(client.to_owned())
+            .or_insert_with(|| Client { process: 1, lines: vec![] });
+        entry.lines.push((at, what));
+    }
+
+    /// Those who found something, and what.
+    fn found(&self) -> Vec<(&'static str, String)> {
+        check(&self.history).violations.into_iter().map(|found| (found.checker, found.text)).collect()
+    }
+
+    #[track_caller]
+    fn assert_found(&self, checker: &str, words: &str) {
+        let found = self.found();
+        assert!(found.iter().any(|(by, text)| *by == checker && text.contains(words)), "{found:?}");
+    }
+}
+
+/// Three sets of a register with zxids 10, 20 and 30.
+fn three_sets() -> Story {
+    let mut story = Story::default();
+    for (number, zxid) in [(1, 10), (2, 20), (3, 30)] {
+        story.set(SESSION, "/registers/1", &format!("v{number}"), number, zxid);
+    }
+    story
+}
+
+#[test]
+fn a_history_in_which_all_is_well_is_good() {
+    let mut story = three_sets();
+    story.get(SESSION, "/registers/1", Level::Linearizable, ("v3", 3, 30));
+    story.get(8, "/registers/1", Level::Local, ("v1", 1, 10));
+    assert_eq!(story.found(), []);
+}
+
+#[test]
+fn a_lost_and_a_doubled_write_are_found() {
+    let mut story = three_sets();
+    story.set(SESSION, "/registers/1", "v4", 5, 40);
+    story.assert_found("order", "a write was lost or done twice");
+    let mut story = three_sets();
+    story.znode("/registers/1", "v2", 2, 20);
+    story.assert_found("order", "in the end there is");
+    let mut story = three_sets();
+    story.set(SESSION, "/registers/2", "v", 1, 30);
+    story.assert_found("order", "was given to two writes");
+}
+
+#[test]
+fn an_order_that_contradicts_time_is_found() {
+    let mut story = three_sets();
+    story.set(8, "/registers/2", "v", 1, 15);
+    story.assert_found("order", "began after zxid 30");
+    let mut story = three_sets();
+    story.get(8, "/registers/1", Level::Linearizable, ("v2", 2, 20));
+    story.assert_found("order", "a linearizable read of /registers/1 shows zxid 20");
+    story.assert_found("linear", "no order explains");
+}
+
+#[test]
+fn a_session_that_goes_back_is_found() {
+    let mut story = three_sets();
+    story.get(SESSION, "/registers/1", Level::Local, ("v2", 2, 20));
+    story.assert_found("order", "in a session that had seen zxid 30");
+    let mut story = Story::default();
+    story.set(SESSION, "/registers/1", "a", 2, 20).returned = 9000;
+    story.set(SESSION, "/registers/1", "b", 1, 10).returned = 9000;
+    story.znode("/registers/1", "a", 2, 20);
+    story.assert_found("order", "behind zxid 20 of the same session");
+}
+
+#[test]
+fn what_was_never_written_or_not_there_together_is_found() {
+    let mut story = three_sets();
+    story.get(8, "/registers/1", Level::Local, ("other", 2, 20));
+    story.assert_found("order", "was read as \"other\"");
+    let mut story = Story::default();
+    let one = |account: u32, value: &str| SetOne {
+        path: format!("/accounts/0-{account}"),
+        value: value.into(),
+        version: 0,
+    };
+    story.znode("/accounts/0-0", "95", 1, 10);
+    story.znode("/accounts/0-1", "105", 1, 10);
+    let sets = vec![one(0, "95"), one(1, "105")];
+    story.op(SESSION, Op::Multi { sets }, Answer::Multi { versions: vec![1, 1], zxid: 10 }).returned = 9000;
+    let torn = Answer::MultiGot(vec![("95".into(), 1, 10), ("100".into(), 0, 5)]);
+    let paths = vec!["/accounts/0-0".into(), "/accounts/0-1".into()];
+    story.op(8, Op::MultiGet { paths }, torn);
+    story.assert_found("order", "had changed it between");
+    story.assert_found("linear", "no order explains");
+}
+
+#[test]
+fn a_write_of_unknown_fate_may_have_happened_or_not() {
+    for shown in [("v3", 3, 30), ("maybe", 4, 40)] {
+        let mut story = three_sets();
+        let op = Op::Set { path: "/registers/1".into(), value: "maybe".into(), version: None, epoch: None };
+        story.op(SESSION, op, Answer::Unanswered).returned = u64::MAX;
+        story.get(8, "/registers/1", Level::Linearizable, shown);
+        assert_eq!(story.found(), [], "{shown:?}");
+    }
+    // The server said later that it never happened.
+    let mut story = three_sets();
+    let op = Op::Set { path: "/registers/1".into(), value: "never".into(), version: None, epoch: None };
+    let done = story.op(SESSION, op, Answer::Unanswered);
+    (done.returned, done.fate) = (u64::MAX, Fate::Never);
+    story.get(8, "/registers/1", Level::Linearizable, ("never", 4, 40));
+    story.assert_found("linear", "no order explains");
+}
+
+#[test]
+fn sequential_names_that_come_twice_or_leave_a_gap_are_found() {
+    let create = |story: &mut Story, number: u32, zxid| {
+        story.create(SESSION, "/sequence/n-", Mode::Sequential, &format!("/sequence/n-{number:010}"), zxid);
+    };
+    let mut story = Story::default();
+    create(&mut story, 0, 10);
+    create(&mut story, 1, 11);
+    assert_eq!(story.found(), []);
+    create(&mut story, 3, 12);
+    story.assert_found("sequence", "where number 2 was due");
+    let mut story = Story::default();
+    create(&mut story, 0, 10);
+    create(&mut story, 0, 11);
+    story.assert_found("sequence", "where number 1 was due");
+}
+
+/// A watcher with its first marker at zxid 5, and two sets at 10 and 20.
+fn watched(told: &[u64]) -> Story {
+    let mut story = Story::default();
+    let watcher = "client-9";
+    story.note(watcher, 0, What::Watching { path: "/watched".into() });
+    story.create(9, "/watched/begin", Mode::Persistent, "/watched/begin", 5);
+    story.create(SESSION, "/watched/1", Mode::Persistent, "/watched/1", 10);
+    story.set(SESSION, "/watched/1", "a", 1, 20);
+    let tell = |story: &mut Story, zxid: u64, change: &str, path: &str| {
+        let told = Told { zxid, change: change.into(), path: path.into() };
+        story.note(watcher, zxid * 1000, What::Told(told));
+    };
+    tell(&mut story, 5, "created", "/watched/begin");
+    for zxid in told {
+        tell(&mut story, *zxid, if *zxid == 10 { "created" } else { "changed" }, "/watched/1");
+    }
+    story
+}
+
+#[test]
+fn a_watch_with_a_gap_a_repetition_or_an_event_behind_its_answer_is_found() {
+    assert_eq!(watched(&[10, 20]).found(), []);
+    watched(&[20]).assert_found("watches", "was due");
+    watched(&[10, 10, 20]).assert_found("watches", "was due");
+    let mut story = watched(&[10]);
+    story.get(9, "/watched/1", Level::Local, ("a", 1, 20));
+    story.note("client-9", 60 * SECOND, What::Drained);
+    story.assert_found("watches", "before the event of it");
+}
+
+#[test]
+fn a_session_that_ends_while_its_client_lives_is_found() {
+    let end = |silent_for: Option<u64>| {
+        let mut story = Story::default();
+        let opened = What::Opened { session: SESSION, password: String::new(), timeout_ms: 6000 };
+        story.note("client-7", SECOND, opened);
+        if let Some(time) = silent_for {
+            let fault = |silenced: Vec<u32>, heard: Vec<u32>| Fault { text: String::new(), silenced, heard };
+            story.history.faults.push((2 * SECOND, fault(vec![1], vec![])));
+            story.history.faults.push((2 * SECOND + time, fault(vec![], vec![1])));
+        }
+        story.note("client-7", 20 * SECOND, What::Ended { reason: "expired".into() });
+        story
+    };
+    assert_eq!(end(Some(7 * SECOND)).found(), []);
+    end(Some(2 * SECOND)).assert_found("sessions", "was alive");
+    end(None).assert_found("sessions", "was alive");
+}
+
+#[test]
+fn ephemerals_without_a_session_and_sessions_without_theirs_are_found() {
+    let mut story = Story::default();
+    let opened = What::Opened { session: SESSION, password: String::new(), timeout_ms: 6000 };
+    story.note("client-7", 0, opened);
+    story.history.live.insert(SESSION);
+    story.create(SESSION, "/ephemerals/7-0", Mode::Ephemeral, "/ephemerals/7-0", 10);
+    assert_eq!(story.found(), []);
+    let znode = story.history.znodes.remove("/ephemerals/7-0");
+    story.assert_found("sessions", "is gone, and its session was not ended");
+    story.history.znodes.extend(znode.map(|znode| ("/ephemerals/7-0".to_owned(), znode)));
+    story.history.live.clear();
+    story.assert_found("sessions", "and its session 7 is not");
+    story.op(SESSION, Op::Close, Answer::Closed);
+    story.get(8, "/ephemerals/7-0", Level::Linearizable, ("", 0, 10));
+    story.assert_found("sessions", "after its session had been closed");
+}
+
+#[test]
+fn two_holders_and_writes_of_an_old_epoch_are_found() {
+    let grant = |story: &mut Story, client: &str, epoch: u64, had: u64, believed: u64| {
+        story.note(client, had, What::Granted { grant: "lock".into(), epoch });
+        story.note(client, believed, What::Held { grant: "lock".into(), epoch });
+    };
+    let mut story = Story::default();
+    grant(&mut story, "one", 100, 1000, 2000);
+    grant(&mut story, "two", 200, 3000, 4000);
+    story.set(8, "/granted/lock", "100:0", 1, 110);
+    story.set(9, "/granted/lock", "200:0", 2, 210);
+    assert_eq!(story.found(), []);
+    story.set(8, "/granted/lock", "100:1", 3, 220);
+    story.assert_found("grants", "epoch 100 of lock wrote");
+    let mut story = Story::default();
+    grant(&mut story, "one", 100, 1000, 3500);
+    grant(&mut story, "two", 200, 3000, 4000);
+    story.assert_found("grants", "believed in epoch 100");
+}
+
+#[test]
+fn tasks_that_are_lost_or_done_twice_are_found() {
+    let put = || {
+        let mut story = Story::default();
+        story.note("producer", 0, What::Put { task: "1-1".into() });
+        story
+    };
+    put().assert_found("queue", "neither completed nor still there");
+    let mut story = put();
+    story.history.remaining.push("1-1".into());
+    assert_eq!(story.found(), []);
+    story.znode("/completed/1-1", "", 0, 5);
+    story.assert_found("queue", "completed, and also still there");
+    story.history.remaining.clear();
+    assert_eq!(story.found(), []);
+    story.note("one", 1, What::Completed { task: "1-1".into() });
+    story.note("two", 2, What::CompletedAgain { task: "1-1".into() });
+    story.assert_found("queue", "after it had been completed");
+}

@@ -1,0 +1,97 @@
+//! Looks at all nodes all the time, and counts what they say of themselves.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use coordd_client::NodeStatus;
+use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::coverage::Coverage;
+use crate::ensemble::status_at;
+
+const EVERY: Duration = Duration::from_millis(100);
+
+/// What nodes count, and the name that coverage has for it.
+const COUNTED: [(&str, &str); 4] = [
+    ("writes_answered_from_record", "answers from the record"),
+    ("watches_resumed", "watches resumed"),
+    ("sessions_expired", "sessions expired"),
+    ("snapshots_installed", "snapshots installed"),
+];
+
+/// A task that asks, until it is stopped.
+pub(crate) struct Observer {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Observer {
+    pub(crate) fn start(endpoints: &[String], coverage: Coverage) -> Observer {
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(observe(endpoints.to_vec(), coverage, stopped));
+        Observer { stop, task }
+    }
+
+    /// Looks once more.
+    pub(crate) async fn stop(self) {
+        self.stop.send_replace(true);
+        // A panic there is one here.
+        if let Err(failed) = self.task.await {
+            std::panic::resume_unwind(failed.into_panic());
+        }
+    }
+}
+
+async fn observe(endpoints: Vec<String>, coverage: Coverage, stop: watch::Receiver<bool>) {
+    let mut seen = vec![Seen::default(); endpoints.len()];
+    let mut term = 0;
+    loop {
+        let is_last = *stop.borrow();
+        let statuses = join_all(endpoints.iter().map(|endpoint| status_at(endpoint))).await;
+        for (status, seen) in statuses.into_iter().zip(&mut seen) {
+            let Some(status) = status else { continue };
+            if status.role == "leader" && status.term > term {
+                // The first one is no change.
+                coverage.add("leader changes", u64::from(term > 0));
+                term = status.term;
+            }
+            seen.count(&status, &coverage);
+        }
+        if is_last {
+            return;
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// What a node said last.
+#[derive(Clone, Default)]
+struct Seen {
+    incarnation: u64,
+    snapshot_index: u64,
+    counters: BTreeMap<String, u64>,
+}
+
+impl Seen {
+    fn count(&mut self, status: &NodeStatus, coverage: &Coverage) {
+        // A node that was started anew counts from 0.
+        if self.incarnation != status.incarnation {
+            *self = Seen { incarnation: status.incarnation, ..Seen::default() };
+        }
+        let installed = |counters: &BTreeMap<String, u64>| counters.get("snapshots_installed").copied();
+        if self.snapshot_index > 0
+            && status.snapshot_index > self.snapshot_index
+            && installed(&status.counters) == installed(&self.counters)
+        {
+            coverage.add("snapshots cut", 1);
+        }
+        self.snapshot_index = status.snapshot_index.max(1);
+        for (counter, name) in COUNTED {
+            let now = status.counters.get(counter).copied().unwrap_or(0);
+            let before = self.counters.insert(counter.to_owned(), now).unwrap_or(0);
+            coverage.add(name, now.saturating_sub(before));
+        }
+    }
+}

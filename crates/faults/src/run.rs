@@ -1,0 +1,107 @@
+//! One scenario, round after round.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+use crate::checkers;
+use crate::coverage::Coverage;
+use crate::history::History;
+use crate::network::{CONTROLLER, Switch, own_address};
+use crate::options::RunOptions;
+use crate::report::{Round, Summary, report};
+use crate::round::{self, RoundSettings};
+use crate::scenarios::{self, Scenario};
+
+/// What a round needs beside its faults: start, end, check.
+const AROUND: Duration = Duration::from_secs(9);
+const FAULTS_MIN: Duration = Duration::from_secs(5);
+/// Longer rounds are no better than more rounds.
+const FAULTS_MAX: Duration = Duration::from_secs(25);
+
+/// False if something was found that must not be, or if too little was done to find it.
+pub(crate) async fn run(options: RunOptions) -> anyhow::Result<bool> {
+    let all = scenarios::all();
+    let Some(scenario) = all.iter().find(|scenario| scenario.name == options.scenario) else {
+        bail!("no scenario {:?}; `coordfault list` lists them", options.scenario);
+    };
+    let seed = options.seed.unwrap_or_else(rand::random);
+    let time = Duration::from_secs(options.seconds);
+    let settings = RoundSettings {
+        coordd: coordd(&options)?,
+        clients: options.clients,
+        pace: options.pace,
+        faults: time.saturating_sub(AROUND).clamp(FAULTS_MIN, FAULTS_MAX),
+        bug: options.bug.clone(),
+    };
+    let (dir, is_temporary) = match &options.dir {
+        Some(dir) => (dir.clone(), false),
+        None => (tempfile::Builder::new().prefix("coordfault-").tempdir()?.keep(), true),
+    };
+    let switch = Switch::new(seed);
+    switch.connect(CONTROLLER, own_address()?);
+
+    let start = Instant::now();
+    let coverage = Coverage::default();
+    let mut summary = Summary::new(scenario.name, seed);
+    for number in 0..options.rounds {
+        let length = start.elapsed() / number.max(1);
+        // Not one that would be over much too late.
+        if number > 0 && start.elapsed() + length / 2 > time {
+            break;
+        }
+        let round_dir = dir.join(format!("{}-{seed}-{number}", scenario.name));
+        let round =
+            one_round(scenario, &settings, seed.wrapping_add(number.into()), &switch, &round_dir, &coverage)
+                .await?;
+        let failed = !round.is_good();
+        summary.add(&round);
+        if failed {
+            break;
+        }
+        if !options.keep {
+            std::fs::remove_dir_all(&round_dir).context("remove what is not needed any more")?;
+        }
+    }
+    let is_good = summary.conclude(scenario, &coverage, start.elapsed());
+    if is_temporary && is_good && !options.keep {
+        drop(std::fs::remove_dir_all(&dir));
+    }
+    Ok(is_good)
+}
+
+async fn one_round(
+    scenario: &Scenario,
+    settings: &RoundSettings,
+    seed: u64,
+    switch: &Switch,
+    dir: &Path,
+    coverage: &Coverage,
+) -> anyhow::Result<Round> {
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::create_dir(dir).with_context(|| format!("{}: of an earlier run?", dir.display()))?;
+    let failure = round::run(scenario, settings, seed, switch, dir, coverage).await.err();
+    let history = History::read(&dir.join("history"))?;
+    let verdict = match failure {
+        // Without a last look, what is missing proves nothing.
+        Some(_) => checkers::Verdict::default(),
+        None => checkers::check(&history),
+    };
+    let round = Round { seed, failure, verdict, history };
+    if !round.is_good() {
+        report(&round, dir)?;
+    }
+    Ok(round)
+}
+
+fn coordd(options: &RunOptions) -> anyhow::Result<PathBuf> {
+    let path = match &options.coordd {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?.with_file_name("coordd"),
+    };
+    path.canonicalize()
+        .with_context(|| format!("{}: build it first, or name it with --coordd", path.display()))
+}

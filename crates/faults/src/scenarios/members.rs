@@ -1,0 +1,55 @@
+//! Members that are not what they were.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use futures::FutureExt as _;
+
+use super::Scenario;
+use crate::stage::Stage;
+
+/// It has to hear of its past from the others first.
+const REFUSED: Duration = Duration::from_secs(20);
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![Scenario {
+        nodes: 5,
+        ..Scenario::new(
+            "wiped-member",
+            "a member comes back with an empty disk: it must not vote as its old self",
+            &["wiped members refused"],
+            |stage| wiped_member(stage).boxed(),
+        )
+    }]
+}
+
+async fn wiped_member(stage: &mut Stage) -> anyhow::Result<()> {
+    let lost = stage.ensemble.nodes.values().filter(|node| node.is_lost).count();
+    if lost < 2 {
+        let id = stage.random_node();
+        stage.kill(id)?;
+        std::fs::remove_dir_all(&stage.ensemble.nodes[&id].data_dir)?;
+        stage.say(format!("node {id} has lost its disk"));
+        stage.start(id)?;
+        let start = Instant::now();
+        let exit = loop {
+            if let Some(exit) = stage.ensemble.exited(id)? {
+                break exit;
+            }
+            ensure!(start.elapsed() < REFUSED, "node {id} has lost its disk and goes on");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        ensure!(exit.code() == Some(1), "node {id}, which has lost its disk, ended with {exit}");
+        stage.say(format!("node {id} was refused"));
+        stage.coverage.add("wiped members refused", 1);
+        stage.ensemble.node(id).is_lost = true;
+    }
+    // The others go on, also when they are killed.
+    let leader = stage.ensemble.leader().await?;
+    stage.kill(leader)?;
+    stage.rest(300, 1500).await;
+    stage.start(leader)?;
+    stage.ensemble.wait_serving().await?;
+    stage.rest(500, 1500).await;
+    Ok(())
+}

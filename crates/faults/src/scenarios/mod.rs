@@ -1,0 +1,54 @@
+//! What is broken, and how: one function a scenario, called again and again until the time is over.
+
+mod clients;
+mod clocks;
+mod disks;
+mod members;
+mod network;
+mod processes;
+mod snapshots;
+
+use futures::future::BoxFuture;
+
+use crate::stage::Stage;
+
+/// Breaks something, and mends what the next call needs whole.
+pub(crate) type Episode = for<'a> fn(&'a mut Stage) -> BoxFuture<'a, anyhow::Result<()>>;
+
+/// See the module.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    /// In one line.
+    pub(crate) about: &'static str,
+    pub(crate) nodes: u8,
+    /// Of `coordd`, beside the usual ones.
+    pub(crate) options: &'static [&'static str],
+    /// Each node's disk is a small one, of so many MiB.
+    pub(crate) volume_mebibytes: Option<u32>,
+    /// What a run must have done to count.
+    pub(crate) needs: &'static [&'static str],
+    pub(crate) episode: Episode,
+}
+
+impl Scenario {
+    const fn new(
+        name: &'static str,
+        about: &'static str,
+        needs: &'static [&'static str],
+        episode: Episode,
+    ) -> Scenario {
+        Scenario { name, about, nodes: 3, options: &[], volume_mebibytes: None, needs, episode }
+    }
+}
+
+/// All scenarios, in the order in which they are run.
+pub(crate) fn all() -> Vec<Scenario> {
+    let mut all = processes::scenarios();
+    all.extend(network::scenarios());
+    all.extend(clients::scenarios());
+    all.extend(disks::scenarios());
+    all.extend(snapshots::scenarios());
+    all.extend(members::scenarios());
+    all.extend(clocks::scenarios());
+    all
+}

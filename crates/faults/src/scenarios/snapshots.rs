@@ -1,0 +1,90 @@
+//! Snapshots: cut and installed all the time, interrupted, and compaction of the log together with kills.
+
+use futures::FutureExt as _;
+use rand::Rng as _;
+
+use super::Scenario;
+use crate::stage::Stage;
+
+/// As many snapshots, and as little log behind them, as coordd allows.
+const OFTEN: &[&str] = &["--snapshot-log-bytes", "1MiB", "--keep-log-bytes", "1KiB"];
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            options: OFTEN,
+            ..Scenario::new(
+                "snapshot-interrupted",
+                "a node that needs a snapshot, or the one that sends it, is killed or cut off in the middle",
+                &["snapshots installed", "snapshots cut", "transfers interrupted"],
+                |stage| snapshot_interrupted(stage).boxed(),
+            )
+        },
+        Scenario {
+            options: OFTEN,
+            ..Scenario::new(
+                "compaction-and-kill",
+                "nodes are killed while they cut snapshots and forget their logs",
+                &["snapshots cut", "nodes killed"],
+                |stage| compaction_and_kill(stage).boxed(),
+            )
+        },
+    ]
+}
+
+async fn snapshot_interrupted(stage: &mut Stage) -> anyhow::Result<()> {
+    let (leader, follower) = stage.leader_and_follower().await?;
+    stage.kill(follower)?;
+    // Until the log it needs is gone.
+    let (mut needed, mut purged) = (u64::MAX, 0);
+    if let Some(status) = stage.ensemble.status(leader).await {
+        needed = status.committed_index + 1;
+    }
+    while purged < needed && stage.goes_on() {
+        stage.rest(100, 200).await;
+        purged = stage.ensemble.status(leader).await.map_or(0, |status| status.purged_index);
+    }
+    for _ in 0..2 {
+        stage.start(follower)?;
+        // A start takes some tenths of a second, the transfer follows at once.
+        stage.rest(150, 900).await;
+        stage.coverage.add("transfers interrupted", 1);
+        match stage.rng.random_range(0..3) {
+            0 => stage.kill(follower)?,
+            1 => {
+                stage.cut(&[follower], &[leader]);
+                stage.rest(500, 1500).await;
+                stage.heal_network();
+            }
+            _ => {
+                stage.kill(leader)?;
+                stage.rest(100, 1000).await;
+                stage.start(leader)?;
+            }
+        }
+    }
+    stage.start(follower)?;
+    stage.ensemble.wait_serving().await?;
+    stage.rest(300, 1000).await;
+    Ok(())
+}
+
+async fn compaction_and_kill(stage: &mut Stage) -> anyhow::Result<()> {
+    stage.rest(500, 2500).await;
+    match stage.rng.random_range(0..4) {
+        0 => stage.kill_all()?,
+        1 => {
+            let leader = stage.ensemble.leader().await?;
+            stage.kill(leader)?;
+        }
+        _ => {
+            let id = stage.random_node();
+            stage.kill(id)?;
+        }
+    }
+    stage.rest(0, 800).await;
+    for id in stage.ensemble.ids() {
+        stage.start(id)?;
+    }
+    stage.ensemble.wait_serving().await
+}
