@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Plants one bug after the other into coordd, and shows that each is found, by what, and how soon.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+usage() {
+    cat <<'TEXT'
+Usage: scripts/faults/planted-bugs.sh [--seconds N] [--only BUG,BUG...] [--no-build]
+
+  --seconds N   how long to look for each; default 120
+  --only BUGS   these only
+  --no-build    use what was built before
+
+Exit code 0 if every bug was found.
+TEXT
+}
+
+seconds=120
+only=
+build=yes
+while (($# > 0)); do
+    case $1 in
+        --seconds) seconds=${2:?--seconds needs a number}; shift ;;
+        --only) only=${2:?--only needs names}; shift ;;
+        --no-build) build=no ;;
+        --help) usage; exit 0 ;;
+        *) echo "unknown option $1" >&2; usage >&2; exit 2 ;;
+    esac
+    shift
+done
+
+# What looks for it: a scenario, or the tests of a crate. The first must fail with the bug, and does not without.
+declare -A looks_for=(
+    [skipped-fdatasync]="tests coordd-raft power_loss"
+    [acknowledged-before-the-disk]="scenario kill-all"
+    [stale-linearizable-reads]="scenario partition-leader"
+    [watch-resumes-one-late]="scenario kill-follower"
+    [expiry-without-stall-rule]="scenario stop-all"
+    [results-not-in-snapshots]="scenario compaction-and-kill"
+    [sequence-not-in-snapshots]="scenario compaction-and-kill"
+    [ephemeral-left-behind]="scenario kill-client"
+    [session-gap-accepted]="tests coordd-tree session"
+    [writes-executed-twice]="scenario kill-leader"
+    [guards-ignored]="scenario stop-client"
+    [reads-of-ones-past]="scenario kill-leader"
+    [wiped-member-votes]="scenario wiped-member"
+    [double-grant]="scenario kill-client"
+)
+if [[ -n $only ]]; then IFS=, read -ra bugs <<<"$only"
+else mapfile -t bugs < <(printf '%s\n' "${!looks_for[@]}" | sort); fi
+
+target=${CARGO_TARGET_DIR:-target}
+bin=$target/planted-bugs
+features=(--features coordd-server/planted-bugs,coordfault/planted-bugs)
+if [[ $build == yes ]]; then
+    # Out of the way of the build without bugs, which is made again at once: nothing with bugs stays where others look.
+    cargo build --quiet --release "${features[@]}" -p coordd-server -p coordfault
+    mkdir -p "$bin"
+    cp "$target/release/coordd" "$target/release/coordfault" "$bin/"
+    cargo build --quiet --release -p coordd-server -p coordfault
+fi
+
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+missed=0
+for bug in "${bugs[@]}"; do
+    read -r kind name filter <<<"${looks_for[$bug]:?there is no bug $bug}"
+    start=$SECONDS
+    code=0
+    if [[ $kind == scenario ]]; then
+        "$bin/coordfault" run "$name" --bug "$bug" --seconds "$seconds" --dir "$dir/$bug" >"$dir/out" 2>&1 || code=$?
+        found=$(grep -m 1 '^round with seed' "$dir/out" | sed 's/^round with seed [0-9]*: //') || true
+    else
+        COORDD_PLANTED_BUG=$bug cargo test --quiet -p "$name" --features "$name/planted-bugs" "$filter" >"$dir/out" 2>&1 || code=$?
+        found=$(grep -m 1 -A 1 'panicked at' "$dir/out" | tail -n 1) || true
+    fi
+    rm -rf "${dir:?}/$bug"
+    if ((code == 1 || code == 101)) && [[ -n $found ]]; then
+        printf '%-30s found after %3d s by %-24s %s\n' "$bug" $((SECONDS - start)) "$name" "${found:0:150}"
+    else
+        printf '%-30s NOT FOUND in %d s by %s\n' "$bug" $((SECONDS - start)) "$name"
+        tail -n 5 "$dir/out" >&2
+        missed=$((missed + 1))
+    fi
+done
+echo "planted bugs: ${#bugs[@]}, not found: $missed"
+exit $((missed > 0))
