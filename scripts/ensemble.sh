@@ -83,6 +83,8 @@ start() {
     setsid "$bin/coordd" --id "$id" --ensemble "$(ensemble)" --listen "$(client_address "$id")" \
         --data-dir "$dir/node-$id" >>"$dir/node-$id.log" 2>&1 </dev/null &
     echo $! >"$(pid_file "$id")"
+    # Until it is coordd, it does not pass for running, and who looked would start a second one.
+    while kill -0 $! 2>/dev/null && ! running "$id" >/dev/null; do sleep 0.01; done
 }
 
 stop() {
