@@ -15,7 +15,8 @@ pub(crate) const LOG_ROOT: &str = "/granted";
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The most writes of one holder.
 const WRITES: u32 = 6;
-/// Writes of a holder that has lost its grant.
+/// How often a holder writes on after its grant is gone, and how much.
+const LATE: f64 = 0.2;
 const LATE_WRITES: u32 = 3;
 
 /// Competes for a lock or a leadership; who has it writes under its epoch, and asks its own clock before each write.
@@ -55,15 +56,13 @@ pub(crate) async fn run(context: Context, task: u64) {
                 context.pause(&mut rng).await;
             }
             client.note(What::LetGo { grant: name.to_owned(), epoch });
-            if held.grant().check().is_err()
-                && let Some(guarded) = late_writes
-            {
-                // As somebody does who has not asked: the guard has to do it.
+            held.release().await;
+            if let Some(guarded) = late_writes.filter(|_| rng.random_bool(LATE)) {
+                // As somebody does who has not noticed that the grant is gone: the guard has to do it.
                 for number in WRITES..WRITES + LATE_WRITES {
                     write_under(&client, &guarded, name, epoch, number).await;
                 }
             }
-            held.release().await;
             context.pause(&mut rng).await;
         }
         if !context.goes_on() {
