@@ -42,9 +42,10 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::CountMismatch => Code::FailedPrecondition,
         ErrorCode::NoAuth => Code::PermissionDenied,
         ErrorCode::InvalidAcl | ErrorCode::BadArguments | ErrorCode::Protocol => Code::InvalidArgument,
-        ErrorCode::QuotaExceeded | ErrorCode::TooManyUnacknowledged | ErrorCode::Throttled => {
-            Code::ResourceExhausted
-        }
+        ErrorCode::QuotaExceeded
+        | ErrorCode::TooManyUnacknowledged
+        | ErrorCode::Throttled
+        | ErrorCode::NoSpace => Code::ResourceExhausted,
         ErrorCode::SequenceGap | ErrorCode::SessionMoved => Code::Aborted,
         ErrorCode::AuthFailed => Code::Unauthenticated,
         ErrorCode::NotServing => Code::Unavailable,

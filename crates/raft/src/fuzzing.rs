@@ -175,7 +175,12 @@ mod tests {
             to_node: 1,
             last_log_id: log_id(5),
         };
-        let forward = peer::ForwardFrame { header: header(), batches: vec![batch; 2], touched: vec![1, 2] };
+        let forward = peer::ForwardFrame {
+            header: header(),
+            batches: vec![batch; 2],
+            touched: vec![1, 2],
+            disk_is_low: false,
+        };
         let partial = peer::append_reply::Result::Partial(peer::PartialSuccess { log_id: log_id(5) });
         let form = peer::FormRequest { header: header(), node_ids: vec![1, 2, 3] };
         let hello = peer::HelloReply { cluster_id: "ours".into(), node_id: 2, initialized: true };
@@ -194,7 +199,13 @@ mod tests {
                 ("append-reply", message(9, &peer::AppendReply { result: Some(partial) })),
                 ("vote-reply", message(10, &peer::VoteReply { vote, last_log_id: log_id(5), granted: true })),
                 ("hello-reply", message(11, &hello)),
-                ("forward-reply", message(12, &peer::ForwardReply { term: 3, applied_index: 5, digest: 7 })),
+                (
+                    "forward-reply",
+                    message(
+                        12,
+                        &peer::ForwardReply { term: 3, applied_index: 5, digest: 7, growth_refused: false },
+                    ),
+                ),
             ],
         );
     }

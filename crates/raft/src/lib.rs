@@ -19,6 +19,7 @@
 
 mod clock;
 mod convert;
+mod disk;
 mod formation;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -157,7 +157,9 @@ async fn follow<O: Observer>(
 ) -> End {
     let Ok(mut client) = node.peers.client(leader, Lane::Bulk) else { return End::Broken };
     let (frames_tx, frames_rx) = tokio::sync::mpsc::channel(8);
-    let first = peer::ForwardFrame { header: Some(node.peers.header(leader)), ..Default::default() };
+    let mut told_low = node.disk.is_low();
+    let header = Some(node.peers.header(leader));
+    let first = peer::ForwardFrame { header, disk_is_low: told_low, ..Default::default() };
     if frames_tx.send(first).await.is_err() {
         return End::Broken;
     }
@@ -186,6 +188,7 @@ async fn follow<O: Observer>(
                 Ok(Some(reply)) => {
                     heard = Instant::now();
                     node.contact.heard_leader();
+                    node.disk.refuse_growth(reply.growth_refused);
                     if reply.applied_index > 0 && unverified.is_none() {
                         unverified = Some((reply.applied_index, reply.digest));
                     }
@@ -215,9 +218,11 @@ async fn follow<O: Observer>(
         if bytes >= FRAME_BYTES {
             node.shared.proposer.wake.notify_one();
         }
-        if frame.batches.is_empty() && frame.touched.is_empty() {
+        frame.disk_is_low = node.disk.is_low();
+        if frame.batches.is_empty() && frame.touched.is_empty() && frame.disk_is_low == told_low {
             continue;
         }
+        told_low = frame.disk_is_low;
         match timeout(SILENCE, frames_tx.send(frame)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return End::Broken,

@@ -19,6 +19,8 @@ pub struct ReplicaOptions {
     pub snapshot_log_bytes: u64,
     /// So many bytes of log are kept behind a snapshot, for nodes that lag less than that.
     pub keep_log_bytes: u64,
+    /// With less than that left on its disk, beside what the next snapshot takes, a node is without room.
+    pub disk_reserve_bytes: u64,
 }
 
 /// Raft's times. The same on every node.

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::StampClock;
+use crate::disk::{DiskRoom, run_disk_watch};
 use crate::formation::{Formation, FormationError};
 use crate::leader::{LeaderQueue, run_leader};
 use crate::leadership::{Leadership, follow_leadership};
@@ -78,6 +79,7 @@ pub(crate) struct Node<O: Observer> {
     pub(crate) leader: Arc<LeaderQueue>,
     pub(crate) clock: Arc<StampClock>,
     pub(crate) contact: Contact,
+    pub(crate) disk: Arc<DiskRoom>,
     pub(crate) leadership: Arc<watch::Sender<Leadership>>,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) log: LogStore,
@@ -166,6 +168,12 @@ pub struct ReplicaStatus {
     pub backlog: (usize, usize),
     /// Bytes of log on disk.
     pub log_bytes: u64,
+    /// Bytes that are left on the disk.
+    pub disk_free_bytes: u64,
+    /// Less is left than the reserve.
+    pub disk_is_low: bool,
+    /// See [`Replica::growth_refused`].
+    pub growth_refused: bool,
 }
 
 /// A look at the tree. Applies wait while it is held: look, and drop it; never across an await.
@@ -226,10 +234,12 @@ impl<O: Observer> Replica<O> {
         log.set_cluster_id(peers.cluster_id());
 
         let shared = Arc::new(Shared::new(observer(origin), Proposer::new(origin)));
-        let state_machine_shared = shared.clone();
+        let disk = DiskRoom::new(options.data_dir.clone(), options.disk_reserve_bytes);
+        let (state_machine_shared, state_machine_disk) = (shared.clone(), disk.clone());
         let (snapshots, state_machine) = blocking(move || {
             let snapshots = SnapshotStore::open(&snapshot_dir)?;
-            let state_machine = StateMachine::open(state_machine_shared, snapshots.clone())?;
+            let state_machine =
+                StateMachine::open(state_machine_shared, snapshots.clone(), state_machine_disk)?;
             Ok::<_, std::io::Error>((snapshots, state_machine))
         })
         .await
@@ -248,6 +258,7 @@ impl<O: Observer> Replica<O> {
             leader: leader.clone(),
             clock: Arc::new(StampClock::new()),
             contact: Contact::new(),
+            disk,
             leadership: Arc::new(watch::Sender::new(Leadership::default())),
             snapshots,
             log,
@@ -267,6 +278,7 @@ impl<O: Observer> Replica<O> {
             tokio::spawn(run_link(node.clone())),
             tokio::spawn(run_read_index(node.clone(), waiting_reads)),
             tokio::spawn(run_retention(node.clone())),
+            tokio::spawn(run_disk_watch(node.clone())),
             tokio::spawn(watch_for_failure(raft)),
         ];
         Ok(Replica { node, reads, tasks: Arc::new(Mutex::new(tasks)), stop_serving })
@@ -344,12 +356,18 @@ impl<O: Observer> Replica<O> {
         self.node.leadership.borrow().is_own && self.node.has_fresh_quorum()
     }
 
+    /// The nodes that have room on their disks are no majority: nothing should be submitted that makes something larger (G9). The
+    /// leader decides it; this node hears of it within half a second.
+    pub fn growth_refused(&self) -> bool {
+        self.node.disk.growth_refused()
+    }
+
     /// The node's state.
     pub fn status(&self) -> ReplicaStatus {
+        let matched = self.node.matched();
         let metrics = self.node.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: Option<types::LogId>| id.map_or(0, |id| id.index);
-        let matched = metrics.replication.iter().flatten();
         ReplicaStatus {
             role: match metrics.state {
                 ServerState::Leader => "leader",
@@ -364,11 +382,14 @@ impl<O: Observer> Replica<O> {
             applied_index: *self.node.shared.applied.borrow(),
             snapshot_index: index(metrics.snapshot),
             purged_index: index(metrics.purged),
-            matched: matched.map(|(id, matched)| (*id, index(*matched))).collect(),
+            matched,
             voters: metrics.membership_config.voter_ids().collect(),
             leader_silence: self.leader_silence(),
             backlog: self.node.shared.proposer.backlog(),
             log_bytes: self.node.log.log_bytes_since_purge(),
+            disk_free_bytes: self.node.disk.free_bytes(),
+            disk_is_low: self.node.disk.is_low(),
+            growth_refused: self.growth_refused(),
         }
     }
 
@@ -398,25 +419,38 @@ impl<O: Observer> Replica<O> {
     /// If this node leads: asks the follower that has most of the log to lead, and waits a little for it. Writes under way
     /// are sent to the new leader.
     pub async fn hand_over(&self) {
-        let mut leadership = self.leadership();
-        if !leadership.borrow().is_own {
-            return;
-        }
-        let status = self.status();
-        let others = status.matched.iter().filter(|(id, _)| **id != self.id());
-        let Some((to, _)) = others.max_by_key(|(_, matched)| **matched) else { return };
-        tracing::info!(to, "handing the leadership over");
-        if self.node.raft.trigger().transfer_leader(*to).await.is_err() {
-            return;
-        }
-        let other_leads = leadership.wait_for(|now| !now.is_own && now.leader.is_some());
-        if tokio::time::timeout(self.node.options.timing.election_max, other_leads).await.is_err() {
-            tracing::warn!(to, "nobody took the leadership in time");
-        }
+        self.node.hand_over(|_| true).await;
     }
 }
 
 impl<O: Observer> Node<O> {
+    /// See [`Replica::hand_over`]; to one of those that `may` lead.
+    pub(crate) async fn hand_over(&self, may: impl Fn(NodeId) -> bool) {
+        let mut leadership = self.leadership.subscribe();
+        if !leadership.borrow().is_own {
+            return;
+        }
+        let matched = self.matched();
+        let others = matched.iter().filter(|(id, _)| **id != self.id() && may(**id));
+        let Some((to, _)) = others.max_by_key(|(_, matched)| **matched) else { return };
+        tracing::info!(to, "handing the leadership over");
+        if self.raft.trigger().transfer_leader(*to).await.is_err() {
+            return;
+        }
+        let other_leads = leadership.wait_for(|now| !now.is_own && now.leader.is_some());
+        if tokio::time::timeout(self.options.timing.election_max, other_leads).await.is_err() {
+            tracing::warn!(to, "nobody took the leadership in time");
+        }
+    }
+
+    /// On the leader: the last entry that each follower is known to have.
+    fn matched(&self) -> BTreeMap<NodeId, u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.iter().flatten();
+        matched.map(|(id, matched)| (*id, matched.map_or(0, |id| id.index))).collect()
+    }
+
     /// Begins the log, if this is the node that does.
     async fn initialize(&self, has_log: bool) -> Result<(), StartError> {
         let configured: Vec<NodeId> = self.options.members.keys().copied().collect();

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use coordd_tree::{Entry, Tree, TreeLoader};
 use futures::{FutureExt as _, Stream, StreamExt as _};
@@ -10,9 +11,10 @@ use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use tokio::sync::watch;
 
+use crate::disk::{DiskRoom, snapshot_bytes};
 use crate::observer::Observer;
 use crate::proposer::Proposer;
-use crate::storage::{SnapshotFile, SnapshotStore};
+use crate::storage::{SnapshotFile, SnapshotStore, is_full_disk};
 use crate::type_config::types::{LeaderId, LogId, SnapshotMeta, StoredMembership};
 use crate::type_config::{Member, NodeId, TypeConfig};
 
@@ -20,6 +22,8 @@ use crate::type_config::{Member, NodeId, TypeConfig};
 const ENTRIES_PER_HOLD: usize = 64;
 /// The digests of so many past entries are kept, to be compared with the leader's.
 const DIGESTS_KEPT: usize = 8192;
+/// A snapshot for which there is no room is tried again so soon.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A snapshot on its way in or out: the file, and, where it came from the leader, the tree that was built from it
 /// while it was verified.
@@ -166,16 +170,21 @@ enum DecodedPayload {
 pub(crate) struct StateMachine<O: Observer> {
     shared: Arc<Shared<O>>,
     snapshots: SnapshotStore,
+    disk: Arc<DiskRoom>,
 }
 
 impl<O: Observer> StateMachine<O> {
     /// Loads the newest snapshot, if there is one.
-    pub(crate) fn open(shared: Arc<Shared<O>>, snapshots: SnapshotStore) -> io::Result<Self> {
+    pub(crate) fn open(
+        shared: Arc<Shared<O>>,
+        snapshots: SnapshotStore,
+        disk: Arc<DiskRoom>,
+    ) -> io::Result<Self> {
         if let Some(file) = snapshots.latest() {
             let tree = load_tree(&file)?;
             shared.install(&file.meta, tree);
         }
-        Ok(StateMachine { shared, snapshots })
+        Ok(StateMachine { shared, snapshots, disk })
     }
 }
 
@@ -245,7 +254,12 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
             last_log_id: replicated.last_applied,
             last_membership: replicated.membership.clone(),
         };
-        Some(SnapshotBuilder { tree: replicated.tree.clone(), meta, snapshots: self.snapshots.clone() })
+        Some(SnapshotBuilder {
+            tree: replicated.tree.clone(),
+            meta,
+            snapshots: self.snapshots.clone(),
+            disk: self.disk.clone(),
+        })
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
@@ -274,17 +288,37 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
     }
 }
 
-/// Writes one version of the tree to a file.
+/// Writes one version of the tree to a file, as soon as there is room for it.
 pub(crate) struct SnapshotBuilder {
     tree: Tree,
     meta: SnapshotMeta,
     snapshots: SnapshotStore,
+    disk: Arc<DiskRoom>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<TreeSnapshot, io::Error> {
+        // Without the room for all of it, an attempt would only take what the log still has.
+        let file = loop {
+            if self.disk.free_bytes() > snapshot_bytes(&self.tree) {
+                match self.write().await {
+                    Err(error) if is_full_disk(&error) => {
+                        tracing::warn!(%error, "a snapshot waits for room on the disk");
+                    }
+                    done => break done?,
+                }
+            }
+            tokio::time::sleep(ROOM_INTERVAL).await;
+        };
+        self.tree = Tree::new();
+        Ok(Snapshot { meta: file.meta.clone(), snapshot: SnapshotData { file, tree: None } })
+    }
+}
+
+impl SnapshotBuilder {
+    async fn write(&self) -> io::Result<SnapshotFile> {
         let (tree, meta, snapshots) = (self.tree.clone(), self.meta.clone(), self.snapshots.clone());
         // A thread of its own: it is long work, and it must not take a turn from the tasks that answer clients.
         let work = tokio::task::spawn_blocking(move || {
@@ -294,10 +328,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             }
             let file = writer.finish()?;
             snapshots.keep_only(&file)?;
-            Ok::<_, io::Error>(file)
+            Ok(file)
         });
-        let file = work.await.map_err(io::Error::other)??;
-        self.tree = Tree::new();
-        Ok(Snapshot { meta: file.meta.clone(), snapshot: SnapshotData { file, tree: None } })
+        work.await.map_err(io::Error::other)?
     }
 }

@@ -194,6 +194,25 @@ pub enum WriteOp {
     Refused(OpError),
 }
 
+impl WriteOp {
+    /// Whether it may make the tree larger. What only deletes, checks or ends does not, and is let through when the disks are
+    /// full.
+    pub fn may_grow(&self) -> bool {
+        match self {
+            WriteOp::Create(_)
+            | WriteOp::SetData { .. }
+            | WriteOp::SetAcl { .. }
+            | WriteOp::SetQuota { .. } => true,
+            WriteOp::Multi(ops) => ops.iter().any(MultiOp::may_grow),
+            WriteOp::Delete { .. }
+            | WriteOp::DeleteTree { .. }
+            | WriteOp::DeleteQuota { .. }
+            | WriteOp::CloseSession
+            | WriteOp::Refused(_) => false,
+        }
+    }
+}
+
 /// Creates a znode.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Create {
@@ -269,6 +288,15 @@ pub enum MultiOp {
     },
     /// Fails the whole where it does not hold. It sees what the operations before it did.
     Check(Check),
+}
+
+impl MultiOp {
+    fn may_grow(&self) -> bool {
+        match self {
+            MultiOp::Create(_) | MultiOp::SetData { .. } => true,
+            MultiOp::Delete { .. } | MultiOp::Check(_) => false,
+        }
+    }
 }
 
 /// A condition on one znode.

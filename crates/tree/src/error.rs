@@ -76,6 +76,9 @@ pub enum ErrorKind {
     /// The client has too many answers outstanding that it has not acknowledged; the write was not executed.
     #[error("TooManyUnacknowledged")]
     TooManyUnacknowledged,
+    /// The node that took the write refused it for want of room on the disks: it would have made something larger.
+    #[error("NoSpace")]
+    NoSpace,
 }
 
 /// Bytes that are not what they should be. For an entry of the log this is fatal: the node must stop.

@@ -1,6 +1,7 @@
 //! Raft's messages, received.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -211,7 +212,9 @@ impl<O: Observer> Peer for PeerService<O> {
         }
         let (replies_tx, replies_rx) = mpsc::channel(4);
         tokio::spawn(async move {
-            let status = take_frames(&node, from, frames, &replies_tx).await;
+            let disk_is_low = node.disk.follower(from);
+            disk_is_low.store(first.disk_is_low, Ordering::Relaxed);
+            let status = take_frames(&node, from, frames, &replies_tx, &disk_is_low).await;
             if let Some(status) = status {
                 // Nobody to tell if the follower has gone.
                 let _ = replies_tx.send(Err(status)).await;
@@ -277,6 +280,7 @@ async fn take_frames<O: Observer>(
     from: crate::NodeId,
     mut frames: Streaming<peer::ForwardFrame>,
     replies: &mpsc::Sender<Result<peer::ForwardReply, Status>>,
+    disk_is_low: &AtomicBool,
 ) -> Option<Status> {
     let mut leadership = node.leadership.subscribe();
     let mut losses = node.leader.losses();
@@ -287,6 +291,7 @@ async fn take_frames<O: Observer>(
         tokio::select! {
             frame = frames.message() => match frame {
                 Ok(Some(frame)) => {
+                    disk_is_low.store(frame.disk_is_low, Ordering::Relaxed);
                     if !frame.touched.is_empty() {
                         node.shared.observer.touched(from, &frame.touched);
                     }
@@ -319,7 +324,9 @@ async fn take_frames<O: Observer>(
                         let replicated = node.shared.read();
                         (replicated.last_applied.map_or(0, |id| id.index), replicated.tree.digest())
                     };
-                    if replies.send(Ok(peer::ForwardReply { term, applied_index, digest })).await.is_err() {
+                    let growth_refused = node.disk.growth_refused();
+                    let reply = peer::ForwardReply { term, applied_index, digest, growth_refused };
+                    if replies.send(Ok(reply)).await.is_err() {
                         return None;
                     }
                 }

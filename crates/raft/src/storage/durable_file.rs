@@ -31,6 +31,11 @@ pub(super) fn sync_ancestors(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// There was no room, on the disk or in what the user may have of it; there may be some later.
+pub(crate) fn is_full_disk(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Replaces `path` by a file of `bytes`: after a crash at any point it is the old file or the new one.
 pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = path.with_extension("tmp");

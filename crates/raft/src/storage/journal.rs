@@ -27,6 +27,8 @@ pub(super) struct Journal {
     older: VecDeque<Older>,
     /// The one that is written; `None` before the first record.
     current: Option<JournalFile>,
+    /// Of `file_bytes` each. There is one whenever the disk has the room, so that a disk that has none left can be written on for
+    /// a while.
     spares: Vec<PathBuf>,
     spare_count: u64,
 }
@@ -61,8 +63,12 @@ impl Journal {
             if let Some(first) = number(PREFIX) {
                 files.push((first, path));
             } else if let Some(number) = number(SPARE) {
-                journal.spare_count = journal.spare_count.max(number + 1);
-                journal.spares.push(path);
+                journal.spare_count = journal.spare_count.max(number);
+                // One that is shorter was not finished, or is of another version's size.
+                match path.metadata()?.len() == file_bytes {
+                    true => journal.spares.push(path),
+                    false => std::fs::remove_file(&path)?,
+                }
             } else if name == TMP {
                 // Not given its name before the crash, so nothing was written to it.
                 std::fs::remove_file(&path)?;
@@ -92,6 +98,9 @@ impl Journal {
             journal.retire_current();
             journal.current = Some(file);
         }
+        // Its last record may be in the kernel's memory only, if the last process was killed before its fdatasync. The next one may
+        // begin a file, which says that everything before it was durable.
+        journal.sync()?;
         Ok(journal)
     }
 
@@ -100,7 +109,8 @@ impl Journal {
         self.current.as_ref().map_or(0, |file| file.first() - 1)
     }
 
-    /// Writes a record. Not durable before [`sync`](Self::sync). Returns whether a file was begun for it.
+    /// Writes a record. Not durable before [`sync`](Self::sync). Returns whether a file was begun for it. After an error the same
+    /// record can be written again.
     pub(super) fn append(&mut self, seq: u64, record: &[u8]) -> io::Result<bool> {
         if let Some(file) = &mut self.current
             && file.takes(seq, record.len())
@@ -118,8 +128,27 @@ impl Journal {
     fn begin_file(&mut self, seq: u64, record_bytes: usize) -> io::Result<JournalFile> {
         let to = self.dir.join(format!("{PREFIX}{seq:020}"));
         let bytes = file_bytes_for(record_bytes).max(self.file_bytes);
-        let spare = if bytes == self.file_bytes { self.spares.pop() } else { None };
-        JournalFile::create(&spare.unwrap_or_else(|| self.dir.join(TMP)), &to, seq, bytes)
+        let spare = if bytes == self.file_bytes { self.spares.last() } else { None };
+        let Some(spare) = spare else {
+            let from = self.dir.join(TMP);
+            return JournalFile::create(&from, &to, seq, bytes).inspect_err(|_| {
+                // The room that it could take, if it was not all of it.
+                let _ = std::fs::remove_file(&from);
+            });
+        };
+        let file = JournalFile::create(spare, &to, seq, bytes)?;
+        self.spares.pop();
+        Ok(file)
+    }
+
+    /// Takes the room for the next file, if it is not taken.
+    pub(super) fn reserve_file(&mut self) -> io::Result<()> {
+        if self.spares.is_empty() {
+            let spare = spare_path(&self.dir, &mut self.spare_count);
+            JournalFile::reserve(&spare, self.file_bytes)?;
+            self.spares.push(spare);
+        }
+        Ok(())
     }
 
     fn retire_current(&mut self) {
@@ -132,6 +161,16 @@ impl Journal {
         }
     }
 
+    /// The file that holds the record, if one does.
+    pub(super) fn file_with(&self, seq: u64) -> Option<PathBuf> {
+        if let Some(current) = &self.current
+            && seq >= current.first()
+        {
+            return Some(current.path().to_owned());
+        }
+        self.older.iter().rfind(|file| file.first <= seq).map(|file| file.path.clone())
+    }
+
     /// One fdatasync.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.current.as_ref().map_or(Ok(()), JournalFile::sync)
@@ -140,19 +179,18 @@ impl Journal {
     /// Gives up files that have no record after `through`. That they were given up need not be durable: what comes back of
     /// them is not needed, and a file under its old name that was begun anew says so.
     pub(super) fn remove_through(&mut self, through: u64) -> io::Result<()> {
-        while let Some(file) = self.older.front() {
+        while let Some(Older { first: _, path, bytes }) = self.older.front() {
             let next = self.older.get(1).map(|file| file.first);
             let next = next.or(self.current.as_ref().map(JournalFile::first));
             if next.is_none_or(|next| next > through.saturating_add(1)) {
                 break;
             }
-            if self.spares.len() < SPARES_MAX && file.bytes == self.file_bytes {
-                let spare = self.dir.join(format!("{SPARE}{}", self.spare_count));
-                self.spare_count += 1;
-                std::fs::rename(&file.path, &spare)?;
+            if self.spares.len() < SPARES_MAX && *bytes == self.file_bytes {
+                let spare = spare_path(&self.dir, &mut self.spare_count);
+                std::fs::rename(path, &spare)?;
                 self.spares.push(spare);
             } else {
-                std::fs::remove_file(&file.path)?;
+                std::fs::remove_file(path)?;
             }
             self.older.pop_front();
         }
@@ -165,6 +203,29 @@ impl Journal {
         self.retire_current();
         self.older.retain(|file| file.first < from);
     }
+}
+
+/// A name that no spare has had.
+fn spare_path(dir: &Path, count: &mut u64) -> PathBuf {
+    *count += 1;
+    dir.join(format!("{SPARE}{count}"))
+}
+
+/// Looks for a record in the [file](Journal::file_with) that has it, from its begin. The file may have been given up, or be given
+/// up meanwhile: then the record is not needed any more, and `None`.
+pub(super) fn find_record(file: &Path, seq: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut file = match JournalFile::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let mut found = None;
+    file.read(|at, record| {
+        if at == seq {
+            found = Some(record);
+        }
+        Ok::<_, io::Error>(if at < seq { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -241,7 +302,7 @@ mod tests {
         journal.remove_through(3).unwrap();
         assert_eq!(
             names(dir.path()),
-            [format!("{PREFIX}{:020}", 4), format!("{SPARE}0")],
+            [format!("{PREFIX}{:020}", 4), format!("{SPARE}1")],
             "a large file is not kept"
         );
     }
@@ -269,5 +330,46 @@ mod tests {
         journal.append(3, &[3; 12_000]).unwrap();
         append(&mut journal, 4..=4);
         assert_eq!(open(dir.path()).1, [1, 2, 3, 4], "record 3 once");
+    }
+
+    #[test]
+    fn the_next_file_has_its_room_before_it_is_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path());
+        append(&mut journal, 1..=3);
+        for _ in 0..2 {
+            journal.reserve_file().unwrap();
+        }
+        let spare = dir.path().join(format!("{SPARE}1"));
+        assert_eq!(names(dir.path()).len(), 2, "one");
+        let taken = std::os::unix::fs::MetadataExt::blocks(&spare.metadata().unwrap()) * 512;
+        assert!(taken >= FILE_BYTES, "{taken} bytes of {FILE_BYTES}");
+        append(&mut journal, 4..=8);
+        assert!(!spare.exists(), "it was used");
+        assert_eq!(open(dir.path()).1, (1..=8).collect::<Vec<_>>());
+
+        // One that was not finished is not taken for one.
+        std::fs::write(&spare, [0; 100]).unwrap();
+        let (mut journal, _) = open(dir.path());
+        assert!(!spare.exists());
+        append(&mut journal, 9..=11);
+        assert_eq!(open(dir.path()).1, (1..=11).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_record_is_found_in_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path());
+        assert_eq!(journal.file_with(1), None);
+        append(&mut journal, 1..=12);
+        for seq in 1..=12 {
+            let file = journal.file_with(seq).unwrap();
+            assert_eq!(find_record(&file, seq).unwrap(), Some(vec![seq as u8; 12_000]), "record {seq}");
+        }
+        assert_eq!(find_record(&journal.file_with(13).unwrap(), 13).unwrap(), None);
+        let first = journal.file_with(2).unwrap();
+        journal.remove_through(5).unwrap();
+        assert_eq!(journal.file_with(2), None);
+        assert_eq!(find_record(&first, 2).unwrap(), None, "its file was given up meanwhile");
     }
 }

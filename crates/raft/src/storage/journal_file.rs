@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! first sector             "cJNF", u32 format version, u32 crc32c of what follows, u64 salt, u64 seq of the first record
-//! each later sector that   "cJNL", u32 crc32c of the salt and of what follows, u64 seq, u32 bytes, then the record, which
-//! begins a frame           goes on in the sectors after it
+//! each later sector that   u32 of the salt, u32 crc32c of the salt and of what follows, u64 seq, u32 bytes, then the record,
+//! begins a frame           which goes on in the sectors after it
 //! ```
 //!
 //! Numbers are little-endian, sectors are of 512 bytes. Each frame begins on its own sector, so writing one never changes a
-//! sector with an acknowledged one. The file has its full size from the begin, and is used again when its records are not
-//! needed any more: then an append overwrites blocks that are there, and its fdatasync has no metadata to write. The salt is
-//! new each time, so nothing that an earlier use or a client's data left on a sector can pass for a frame.
+//! sector with an acknowledged one. The file has its full size and all of its room on the disk from the begin, so no append
+//! meets a full disk. It is used again when its records are not needed any more: then an append overwrites blocks that are
+//! there, and its fdatasync has no metadata to write. The salt is new each time and known to nobody, so nothing that an earlier
+//! use or a client's data left on a sector can pass for a frame, or look so much like one that its checksum has to be computed.
 
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
@@ -18,13 +19,16 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
+use rustix::io::Errno;
+
 use super::durable_file::sync_parent;
+use crate::disk::free_bytes;
 
 const FILE_MAGIC: [u8; 4] = *b"cJNF";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FILE_HEADER_BYTES: usize = 28;
 const FILE_CRC_FROM: usize = 12;
-const FRAME_MAGIC: [u8; 4] = *b"cJNL";
 const FRAME_HEADER_BYTES: usize = 20;
 const FRAME_CRC_FROM: usize = 8;
 /// The unit that a disk writes whole.
@@ -58,7 +62,7 @@ impl JournalFile {
     pub(super) fn create(from: &Path, to: &Path, first: u64, bytes: u64) -> io::Result<JournalFile> {
         let file = File::options().create(true).truncate(false).read(true).write(true).open(from)?;
         if file.metadata()?.len() != bytes {
-            file.set_len(bytes)?;
+            take_room(&file, bytes)?;
         }
         // Nobody can know it beforehand.
         let salt = RandomState::new().hash_one(first);
@@ -68,6 +72,15 @@ impl JournalFile {
         std::fs::rename(from, to)?;
         sync_parent(to)?;
         Ok(JournalFile { file, path: to.to_owned(), bytes, first, salt, end: SECTOR_BYTES, next: first })
+    }
+
+    /// Takes the room for a file that [`create`](Self::create) makes a journal later. If there is none, none is taken.
+    pub(super) fn reserve(path: &Path, bytes: u64) -> io::Result<()> {
+        let file = File::create(path)?;
+        take_room(&file, bytes).inspect_err(|_| {
+            // What could be taken is of more use to others. It is removed at the next start if it stays.
+            let _ = std::fs::remove_file(path);
+        })
     }
 
     /// Opens a file that [`create`](Self::create) has named.
@@ -127,7 +140,7 @@ impl JournalFile {
         let (header, rest) = bytes.split_at_checked(FRAME_HEADER_BYTES)?;
         let seq = u64::from_le_bytes(header[8..16].try_into().expect("8 bytes"));
         let record_bytes = u32::from_le_bytes(header[16..20].try_into().expect("4 bytes")) as usize;
-        if header[..4] != FRAME_MAGIC {
+        if header[..4] != frame_mark(self.salt) {
             return None;
         }
         let record = rest.get(..record_bytes)?;
@@ -166,6 +179,19 @@ impl JournalFile {
     }
 }
 
+/// Gives a file its length, and the room on the disk for all of it. It is not begun without: what a file system gives before it
+/// notices would be missing elsewhere meanwhile.
+fn take_room(file: &File, bytes: u64) -> io::Result<()> {
+    if free_bytes(&fstatvfs(file)?).is_some_and(|free| free < bytes) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    match fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        // Some file systems take room only when there is something to write.
+        Ok(()) | Err(Errno::OPNOTSUPP) => file.set_len(bytes),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn encode_file_header(salt: u64, first: u64) -> [u8; FILE_HEADER_BYTES] {
     let mut header = [0; FILE_HEADER_BYTES];
     header[..4].copy_from_slice(&FILE_MAGIC);
@@ -177,9 +203,14 @@ fn encode_file_header(salt: u64, first: u64) -> [u8; FILE_HEADER_BYTES] {
     header
 }
 
+/// Where a frame of a file with this salt may begin.
+fn frame_mark(salt: u64) -> [u8; 4] {
+    (salt as u32).to_le_bytes()
+}
+
 fn encode_frame_header(salt: u64, seq: u64, record: &[u8]) -> [u8; FRAME_HEADER_BYTES] {
     let mut header = [0; FRAME_HEADER_BYTES];
-    header[..4].copy_from_slice(&FRAME_MAGIC);
+    header[..4].copy_from_slice(&frame_mark(salt));
     header[8..16].copy_from_slice(&seq.to_le_bytes());
     header[16..].copy_from_slice(
         &u32::try_from(record.len()).expect("a group is bounded far below 4 GiB").to_le_bytes(),

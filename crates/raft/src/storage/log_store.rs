@@ -173,8 +173,7 @@ impl LogStore {
             cluster_id: Mutex::new(owner.cluster_id),
         });
         let mut writer = WalThread::new(Arc::clone(&shared), seq, state, purged);
-        // What was read may have been in the kernel's memory only, if the last process was killed before its fdatasync.
-        // From here on it is the log, so it must be durable; a record of its own does that, and starts a new log too.
+        // A new log has a record from the start; one that was read is followed by one that says how far it was whole.
         writer.commit_group();
         let thread = std::thread::Builder::new().name("wal".into()).spawn(move || writer.run());
         let thread = thread.map_err(WalError::at("start the thread"))?;

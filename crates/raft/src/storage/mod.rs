@@ -35,6 +35,7 @@ mod wal_thread;
 mod watermark;
 
 pub use data_dir::{DataDir, DataDirError};
+pub(crate) use durable_file::is_full_disk;
 pub use identity::IdentityError;
 pub use log_storage::ENTRY_BYTES_MAX;
 pub use log_store::{LogOptions, LogOwner, LogStore, OpenError};

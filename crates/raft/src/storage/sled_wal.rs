@@ -9,6 +9,13 @@
 //! fdatasync, and is done. Afterwards the record is inserted into sled, where followers that lag and the replay find it by
 //! its number; and at each start sled's database is made anew from the journal.
 //!
+//! # Full disks
+//!
+//! A file of the journal has its room from the begin, and the room of the next one is taken beforehand. When that is full,
+//! too, a commit fails and can be tried again. sled's database cannot be grown beforehand. When it has failed, records are
+//! looked for in the journal, which takes some milliseconds each, until the journal begins a file: from there on a new
+//! database has them.
+//!
 //! # Layout of the database
 //!
 //! The default tree holds nothing but records. Key: `be_u64(seq) ++ be_u16(chunk)`; value: a chunk of the record, at most
@@ -19,14 +26,14 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use coordd_tree::planted::Bug;
 
-use super::durable_file::{sync_dir, sync_parent};
-use super::journal::Journal;
+use super::durable_file::{is_full_disk, sync_dir, sync_parent};
+use super::journal::{Journal, find_record};
 use super::wal::{CommitTimes, Wal, WalError};
 use super::wal_sizes::WalSizes;
 use super::watermark::Watermark;
@@ -42,12 +49,22 @@ const WATERMARK_FILE: &str = "watermark";
 /// The write-ahead log in a directory.
 #[derive(Debug)]
 pub struct SledWal {
-    db: sled::Db,
-    /// For the WAL thread only; the lock is never waited for.
+    dir: PathBuf,
+    /// `None` after it has failed. Changed by the WAL thread only.
+    database: RwLock<Option<Database>>,
+    /// The WAL thread's; readers hold the lock for a look at the names of files.
     journal: Mutex<Journal>,
     watermark: Watermark,
     acknowledged: u64,
     sizes: WalSizes,
+}
+
+/// The copy of the journal from which records are read.
+#[derive(Debug)]
+struct Database {
+    db: sled::Db,
+    /// Records before this one are in the journal only.
+    from: u64,
 }
 
 impl SledWal {
@@ -56,10 +73,10 @@ impl SledWal {
     pub fn open(dir: &Path, sizes: WalSizes) -> Result<SledWal, WalError> {
         std::fs::create_dir_all(dir).map_err(WalError::at("create the directory"))?;
         remove_databases(dir).map_err(WalError::at("remove the database of the last start"))?;
-        let db = open_sled(dir, sizes)?;
+        let database = Database { db: open_sled(dir, sizes)?, from: 0 };
         let watermark =
             Watermark::open(&dir.join(WATERMARK_FILE)).map_err(WalError::at("open the watermark"))?;
-        let take = |seq, record: Vec<u8>| insert(&db, sizes, seq, &record).map_err(Failed::Db);
+        let take = |seq, record: Vec<u8>| database.insert(sizes, seq, &record).map_err(Failed::Db);
         let journal = Journal::open(dir, sizes.journal_bytes, take);
         let journal = journal.map_err(|failed| match failed {
             Failed::Db(error) => error,
@@ -72,11 +89,44 @@ impl SledWal {
         };
         sync_names().map_err(WalError::at("sync the new files"))?;
         let acknowledged = watermark.at_open().max(journal.durable_before());
-        Ok(SledWal { db, journal: Mutex::new(journal), watermark, acknowledged, sizes })
+        Ok(SledWal {
+            dir: dir.to_owned(),
+            database: RwLock::new(Some(database)),
+            journal: Mutex::new(journal),
+            watermark,
+            acknowledged,
+            sizes,
+        })
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the database, and without it from there on if that fails: it is a copy.
+    fn with_database<T: Default>(&self, work: impl FnOnce(&Database) -> Result<T, WalError>) -> T {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(done) = database.as_ref().map(work) else { return T::default() };
+        drop(database);
+        done.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the log is read from its journal for now");
+            *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+            T::default()
+        })
+    }
+
+    /// Begins a database at `from` if there is none.
+    fn renew_database(&self, from: u64) {
+        if self.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return;
+        }
+        match open_sled(&self.dir, self.sizes) {
+            Ok(db) => {
+                tracing::info!(from, "the log is read from a new database");
+                *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(Database { db, from });
+            }
+            Err(error) => tracing::warn!(%error, "the log is read from its journal for longer"),
+        }
     }
 }
 
@@ -93,6 +143,83 @@ impl From<io::Error> for Failed {
 }
 
 impl Wal for SledWal {
+    fn bounds(&self) -> Result<Option<(u64, u64)>, WalError> {
+        // Asked for while the log is opened, when the database is whole.
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.as_ref().map_or(Ok(None), Database::bounds)
+    }
+
+    fn read(&self, seq: u64) -> Result<Option<Vec<u8>>, WalError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = database.as_ref().filter(|database| seq >= database.from) {
+            match database.read(seq) {
+                // The writer meets the same error, and does without it from there on.
+                Err(error) => tracing::debug!(%error, seq, "read from the journal"),
+                found => return found,
+            }
+        }
+        drop(database);
+        let Some(file) = self.journal().file_with(seq) else { return Ok(None) };
+        find_record(&file, seq).map_err(WalError::at("read the journal"))
+    }
+
+    fn acknowledged_seq(&self) -> u64 {
+        self.acknowledged
+    }
+
+    fn commit(&self, seq: u64, record: &[u8]) -> Result<CommitTimes, WalError> {
+        let start = Instant::now();
+        let mut journal = self.journal();
+        let begun = journal.append(seq, record).map_err(WalError::at("write the journal"))?;
+        let written = Instant::now();
+        if !Bug::SkippedFdatasync.is_planted() {
+            journal.sync().map_err(|e| WalError::at("fdatasync of the journal")(not_again(e)))?;
+        }
+        drop(journal);
+        let synced = Instant::now();
+        self.watermark.advance(seq).map_err(|e| WalError::at("advance the watermark")(not_again(e)))?;
+        if begun {
+            self.renew_database(seq);
+        }
+        Ok(CommitTimes { write: written - start, sync: synced - written })
+    }
+
+    fn settle(&self, seq: u64, record: &[u8]) -> Result<(), WalError> {
+        self.with_database(|database| database.insert(self.sizes, seq, record));
+        match self.journal().reserve_file() {
+            // Then the next file needs room, or waits for it.
+            Err(error) if is_full_disk(&error) => Ok(()),
+            other => other.map_err(WalError::at("reserve a part of the journal")),
+        }
+    }
+
+    fn remove_prefix(&self, through: u64, max: usize) -> Result<bool, WalError> {
+        self.journal().remove_through(through).map_err(WalError::at("remove an old part of the journal"))?;
+        Ok(self.with_database(|database| database.remove_prefix(through, max)))
+    }
+
+    fn remove_suffix(&self, from: u64) -> Result<(), WalError> {
+        self.with_database(|database| database.remove_suffix(from));
+        self.journal().remove_suffix(from);
+        Ok(())
+    }
+
+    fn close(&self) -> Result<(), WalError> {
+        self.watermark.sync().map_err(WalError::at("sync the watermark"))
+    }
+}
+
+impl Database {
+    fn insert(&self, sizes: WalSizes, seq: u64, record: &[u8]) -> Result<(), WalError> {
+        for (number, chunk) in record.chunks(sizes.chunk_bytes).enumerate() {
+            let number = u16::try_from(number).map_err(|_| {
+                WalError::at("write a record")(io::Error::other("a record of more than 4 GiB"))
+            })?;
+            self.db.insert(encode_key(seq, number), chunk).map_err(|e| from_sled("write a record", e))?;
+        }
+        Ok(())
+    }
+
     fn bounds(&self) -> Result<Option<(u64, u64)>, WalError> {
         let at = |e| from_sled("find the first and the last record", e);
         match (self.db.first().map_err(at)?, self.db.last().map_err(at)?) {
@@ -114,30 +241,8 @@ impl Wal for SledWal {
         Ok(record)
     }
 
-    fn acknowledged_seq(&self) -> u64 {
-        self.acknowledged
-    }
-
-    fn commit(&self, seq: u64, record: &[u8]) -> Result<CommitTimes, WalError> {
-        let start = Instant::now();
-        let mut journal = self.journal();
-        journal.append(seq, record).map_err(WalError::at("write the journal"))?;
-        let written = Instant::now();
-        if !Bug::SkippedFdatasync.is_planted() {
-            journal.sync().map_err(WalError::at("fdatasync of the journal"))?;
-        }
-        let synced = Instant::now();
-        self.watermark.advance(seq).map_err(WalError::at("advance the watermark"))?;
-        Ok(CommitTimes { write: written - start, sync: synced - written })
-    }
-
-    fn settle(&self, seq: u64, record: &[u8]) -> Result<(), WalError> {
-        insert(&self.db, self.sizes, seq, record)
-    }
-
     fn remove_prefix(&self, through: u64, max: usize) -> Result<bool, WalError> {
         let at = |e| from_sled("remove old records", e);
-        self.journal().remove_through(through).map_err(WalError::at("remove an old part of the journal"))?;
         let end = encode_key(through.saturating_add(1), 0);
         let mut old = self.db.range(..end).keys();
         for _ in 0..max {
@@ -154,22 +259,14 @@ impl Wal for SledWal {
         for key in self.db.range(encode_key(from, 0)..).keys() {
             self.db.remove(key.map_err(at)?).map_err(at)?;
         }
-        self.journal().remove_suffix(from);
         Ok(())
-    }
-
-    fn close(&self) -> Result<(), WalError> {
-        self.watermark.sync().map_err(WalError::at("sync the watermark"))
     }
 }
 
-fn insert(db: &sled::Db, sizes: WalSizes, seq: u64, record: &[u8]) -> Result<(), WalError> {
-    for (number, chunk) in record.chunks(sizes.chunk_bytes).enumerate() {
-        let number = u16::try_from(number)
-            .map_err(|_| WalError::at("write a record")(io::Error::other("a record of more than 4 GiB")))?;
-        db.insert(encode_key(seq, number), chunk).map_err(|e| from_sled("write a record", e))?;
-    }
-    Ok(())
+/// Whatever it was, a full disk or another, it must not be tried again: a second fdatasync would say that all is well, whatever the
+/// first one lost.
+fn not_again(error: io::Error) -> io::Error {
+    io::Error::other(error)
 }
 
 /// A database under a name of its own: one that was just closed in this process may still be writing to its files.
@@ -223,5 +320,62 @@ fn decode_key(key: &[u8]) -> Result<(u64, u16), WalError> {
             Ok((seq, u16::from_be_bytes([chunk[0], chunk[1]])))
         }
         _ => Err(WalError::at("read a key")(io::Error::other("a key that coordd does not write"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(wal: &SledWal, seqs: std::ops::RangeInclusive<u64>) {
+        for seq in seqs {
+            wal.commit(seq, &record(seq)).unwrap();
+            wal.settle(seq, &record(seq)).unwrap();
+        }
+    }
+
+    /// A hundred and some fit into a file of the small sizes.
+    fn record(seq: u64) -> Vec<u8> {
+        vec![seq as u8; 15_000]
+    }
+
+    fn fail(wal: &SledWal) {
+        let full = || WalError::at("write a record")(io::ErrorKind::StorageFull.into());
+        wal.with_database(|_| Err::<(), _>(full()));
+    }
+
+    fn first_in_database(wal: &SledWal) -> Option<u64> {
+        wal.database.read().unwrap().as_ref().map(|database| database.from)
+    }
+
+    #[test]
+    fn without_its_database_the_log_is_read_from_the_journal_until_there_is_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = SledWal::open(dir.path(), WalSizes::small()).unwrap();
+        commit(&wal, 1..=10);
+        fail(&wal);
+        commit(&wal, 11..=20);
+        assert_eq!(first_in_database(&wal), None);
+        for seq in [1, 10, 11, 20] {
+            assert_eq!(wal.read(seq).unwrap(), Some(record(seq)), "record {seq}");
+        }
+        assert_eq!(wal.read(21).unwrap(), None);
+        assert!(!wal.remove_prefix(5, 100).unwrap());
+
+        commit(&wal, 21..=300);
+        let from = first_in_database(&wal).expect("with the journal's second file");
+        assert!((100..=200).contains(&from), "{from}");
+        for seq in [1, 20, from - 1, from, 300] {
+            assert_eq!(wal.read(seq).unwrap(), Some(record(seq)), "record {seq}");
+        }
+        // The first file goes, and what was in it.
+        wal.remove_prefix(from - 1, 100).unwrap();
+        assert_eq!(wal.read(1).unwrap(), None);
+        assert_eq!(wal.read(from).unwrap(), Some(record(from)));
+
+        drop(wal);
+        let wal = SledWal::open(dir.path(), WalSizes::small()).unwrap();
+        assert_eq!(wal.bounds().unwrap(), Some((from, 300)));
+        assert_eq!(wal.read(300).unwrap(), Some(record(300)));
     }
 }

@@ -37,7 +37,7 @@ pub struct CommitTimes {
 /// engine need not make a record atomic: a record that was not committed may be found whole, in part or not at all
 /// after a crash, and carries its own checksum. What it must do:
 ///
-/// - after [`commit`](Wal::commit) returned, the record survives a loss of power;
+/// - after [`commit`](Wal::commit) returned, the record survives a loss of power, and so does what was found when it was opened;
 /// - [`acknowledged_seq`](Wal::acknowledged_seq) is never more than the last commit that returned.
 pub trait Wal: Send + Sync + 'static {
     /// The lowest and the highest sequence number found, whether their records are whole or not.
@@ -51,7 +51,8 @@ pub trait Wal: Send + Sync + 'static {
     /// it is not known.
     fn acknowledged_seq(&self) -> u64;
 
-    /// Makes the record durable. One fdatasync, but for rare times when the engine has to make room.
+    /// Makes the record durable. One fdatasync, but for rare times when the engine has to make room. After an error of a full
+    /// disk (`StorageFull`, `QuotaExceeded`), and no other, the same record may be committed again.
     fn commit(&self, seq: u64, record: &[u8]) -> Result<CommitTimes, WalError>;
 
     /// Called with each record after its commit and before the next one, when nobody waits for it any more: the place

@@ -142,6 +142,10 @@ impl WalQueue {
         }
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Nothing can be added from here on.
     pub(super) fn close(&self) {
         let mut state = self.lock();

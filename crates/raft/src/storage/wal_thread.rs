@@ -3,14 +3,15 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
 
+use super::durable_file::is_full_disk;
 use super::log_memory::{SpanChange, charged_bytes};
 use super::log_store::Shared;
-use super::wal::WalError;
+use super::wal::{CommitTimes, WalError};
 use super::wal_queue::{Append, Op};
 use super::wal_record::{RecordState, RecordWriter};
 use crate::convert::{log_id_to_wire, vote_to_wire};
@@ -25,6 +26,10 @@ const GROUP_OPS_MAX: usize = 4096;
 const REMOVE_AFTER_GROUP: usize = 16;
 /// The same when there is nothing else to do.
 const REMOVE_WHEN_IDLE: usize = 64;
+/// How soon a full disk is tried again...
+const ROOM_INTERVAL: Duration = Duration::from_millis(100);
+/// ...and at every how many of these attempts the node says so.
+const WARN_EVERY: u64 = 100;
 
 /// Who waits for a group.
 enum Waiter {
@@ -111,7 +116,7 @@ impl WalThread {
         let seq = self.seq + 1;
         let record = self.writer.finish(seq, &self.state);
         let encode = start.elapsed();
-        let times = or_abort(self.shared.wal.commit(seq, record));
+        let times = commit(&self.shared, seq, record);
         self.seq = seq;
 
         let group = &mut self.group;
@@ -192,6 +197,23 @@ impl WalThread {
             self.removable = or_abort(self.shared.wal.remove_prefix(self.state.removed_through, max));
         }
     }
+}
+
+/// Makes a record durable; waits for room on a full disk, as long as the log is not closed. Nobody is told meanwhile that anything
+/// is durable, so the node looks like one with a slow disk.
+fn commit(shared: &Shared, seq: u64, record: &[u8]) -> CommitTimes {
+    for attempt in 0_u64.. {
+        match shared.wal.commit(seq, record) {
+            Err(error) if is_full_disk(&error.source) && !shared.queue.is_closed() => {
+                if attempt % WARN_EVERY == 0 {
+                    tracing::error!(%error, "this node waits for room on its disk");
+                }
+                std::thread::sleep(ROOM_INTERVAL);
+            }
+            result => return or_abort(result),
+        }
+    }
+    unreachable!("more attempts than there is time")
 }
 
 /// An error of the log leaves no state to go on from: a second fsync may succeed although the first one lost data. The

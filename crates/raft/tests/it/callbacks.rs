@@ -141,3 +141,26 @@ fn a_disk_error_ends_the_process_and_acknowledges_nothing() {
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(message.contains("the log cannot be written: write-ahead log: fdatasync"), "{message}");
 }
+
+/// G9: a full disk is waited for, and nobody is told meanwhile that anything is durable.
+#[tokio::test]
+async fn a_full_disk_keeps_writes_waiting_and_loses_none() {
+    let wal = MemoryWal::default();
+    let mut log = open_wal(wal.clone()).unwrap();
+    append(&mut log, entries(1, 1..3, 10)).await;
+    wal.disk().is_full = true;
+    let (durable, mut wait) = TypeConfig::oneshot();
+    log.append([entry(1, 3, 10)], IOFlushed::signal(durable)).await.unwrap();
+    while wal.disk().refused < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert!(wait.try_recv().is_err(), "acknowledged without room for it");
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), entries(1, 1..4, 10), "readable all the same");
+
+    wal.disk().is_full = false;
+    wait.await.unwrap().unwrap();
+    append(&mut log, entries(1, 4..5, 10)).await;
+    let mut found = open_wal(wal.copy()).unwrap();
+    assert_eq!(found.try_get_log_entries(..).await.unwrap(), entries(1, 1..5, 10));
+    log.close();
+}

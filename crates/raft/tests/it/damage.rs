@@ -38,10 +38,15 @@ fn dump(dir: &Path) -> Option<String> {
     output.status.success().then(|| String::from_utf8(output.stdout).expect("text"))
 }
 
+/// Without sled's database, which a process that has just closed it may still be removing, and the journal's spare files.
 fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for file in fs::read_dir(from).unwrap() {
         let file = file.unwrap();
+        let name = file.file_name().into_string().unwrap();
+        if name.starts_with("db-") || name.starts_with("spare-") {
+            continue;
+        }
         let target = to.join(file.file_name());
         match file.file_type().unwrap().is_dir() {
             true => copy_dir(&file.path(), &target),

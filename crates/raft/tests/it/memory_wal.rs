@@ -16,6 +16,10 @@ pub(crate) struct MemoryWal {
 pub(crate) struct Disk {
     pub(crate) records: BTreeMap<u64, Vec<u8>>,
     pub(crate) acknowledged: u64,
+    /// There is no room for any record.
+    pub(crate) is_full: bool,
+    /// Records that were refused because of that.
+    pub(crate) refused: u64,
     gate: Option<Gate>,
 }
 
@@ -64,7 +68,7 @@ impl MemoryWal {
     /// A second disk with the same content: what a process would find that started now.
     pub(crate) fn copy(&self) -> MemoryWal {
         let disk = self.disk();
-        let copy = Disk { records: disk.records.clone(), acknowledged: disk.acknowledged, gate: None };
+        let copy = Disk { records: disk.records.clone(), acknowledged: disk.acknowledged, ..Disk::default() };
         MemoryWal { disk: Arc::new(Mutex::new(copy)) }
     }
 }
@@ -93,6 +97,10 @@ impl Wal for MemoryWal {
             let _ = go_on.lock().expect("only the WAL thread locks it").recv();
         }
         let mut disk = self.disk();
+        if disk.is_full {
+            disk.refused += 1;
+            return Err(WalError::at("write")(std::io::ErrorKind::StorageFull.into()));
+        }
         assert_eq!(disk.records.last_key_value().map_or(seq, |(last, _)| last + 1), seq, "in sequence");
         disk.records.insert(seq, record.to_vec());
         disk.acknowledged = seq;

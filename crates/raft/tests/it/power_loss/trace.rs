@@ -219,6 +219,12 @@ impl Reader<'_> {
                 let Some(path) = self.below(&split_fd(args[0].word()).1) else { return events };
                 events.push(Event::Disk(DiskCall::SetLen { path, len: args[1].number() }));
             }
+            "fallocate" => {
+                assert!(
+                    args[1].word().contains("FALLOC_FL_KEEP_SIZE"),
+                    "changes what is in a file: {name} {args:?}"
+                );
+            }
             "rename" => {
                 let (from, to) = (self.below(&args[0].path()), self.below(&args[1].path()));
                 match (from, to) {

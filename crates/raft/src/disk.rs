@@ -1,0 +1,204 @@
+//! Room on the disks (G9). Each node looks at its own disk; the leader hears of all of them, and says when nothing may grow any
+//! more: then what makes room can still be written.
+//!
+//! One disk without room is its node's trouble: it waits, and a majority goes on without it, under another leader if need be. Growth
+//! is refused when the nodes that have room are no majority any more.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use coordd_tree::Tree;
+use rustix::fs::StatVfs;
+
+use crate::NodeId;
+use crate::observer::Observer;
+use crate::replica::Node;
+
+const INTERVAL: Duration = Duration::from_millis(250);
+/// A leader without room asks so often for somebody else to lead.
+const HAND_OVER_INTERVAL: Duration = Duration::from_secs(3);
+/// What a znode takes in a snapshot beside its data, about.
+const ZNODE_BYTES: u64 = 128;
+
+/// What is known of the room on the disks.
+pub(crate) struct DiskRoom {
+    dir: PathBuf,
+    reserve_bytes: u64,
+    free_bytes: AtomicU64,
+    is_low: AtomicBool,
+    /// On the leader: what its followers say of theirs, as long as they are connected.
+    followers: Mutex<BTreeMap<NodeId, Weak<AtomicBool>>>,
+    /// What the leader has decided.
+    growth_refused: AtomicBool,
+}
+
+impl DiskRoom {
+    /// Of the disk that holds `dir`.
+    pub(crate) fn new(dir: PathBuf, reserve_bytes: u64) -> Arc<DiskRoom> {
+        Arc::new(DiskRoom {
+            dir,
+            reserve_bytes,
+            free_bytes: AtomicU64::new(u64::MAX),
+            is_low: AtomicBool::new(false),
+            followers: Mutex::default(),
+            growth_refused: AtomicBool::new(false),
+        })
+    }
+
+    /// Looks at the disk: what is left must be enough for the next snapshot, which is what makes room, and for the reserve.
+    fn look(&self, snapshot_bytes: u64) {
+        match rustix::fs::statvfs(&self.dir) {
+            Ok(found) => self.found(free_bytes(&found).unwrap_or(u64::MAX), snapshot_bytes),
+            Err(error) => tracing::warn!(%error, dir = %self.dir.display(), "the disk's room is not known"),
+        }
+    }
+
+    fn found(&self, free_bytes: u64, snapshot_bytes: u64) {
+        self.free_bytes.store(free_bytes, Ordering::Relaxed);
+        let is_low = free_bytes < self.reserve_bytes.saturating_add(snapshot_bytes);
+        if self.is_low.swap(is_low, Ordering::Relaxed) != is_low {
+            match is_low {
+                true => {
+                    tracing::warn!(free_bytes, snapshot_bytes, "there is little room on this node's disk")
+                }
+                false => tracing::info!(free_bytes, "there is room on this node's disk again"),
+            }
+        }
+    }
+
+    /// What is left on the disk, as it was a moment ago.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Less is left than the reserve.
+    pub(crate) fn is_low(&self) -> bool {
+        self.is_low.load(Ordering::Relaxed)
+    }
+
+    /// Nothing may be written that makes something larger.
+    pub(crate) fn growth_refused(&self) -> bool {
+        self.growth_refused.load(Ordering::Relaxed)
+    }
+
+    /// What the leader has decided.
+    pub(crate) fn refuse_growth(&self, refused: bool) {
+        if self.growth_refused.swap(refused, Ordering::Relaxed) != refused {
+            match refused {
+                true => tracing::warn!("growth is refused: no majority of the nodes has room on its disk"),
+                false => tracing::info!("growth is allowed again"),
+            }
+        }
+    }
+
+    /// A follower says from now on whether its disk is low, until it drops this.
+    pub(crate) fn follower(&self, id: NodeId) -> Arc<AtomicBool> {
+        let is_low = Arc::new(AtomicBool::new(false));
+        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        followers.insert(id, Arc::downgrade(&is_low));
+        is_low
+    }
+
+    /// On the leader: whether growth is to be refused in an ensemble of so many nodes, and who has room beside this one.
+    fn decide(&self, nodes: usize) -> (bool, Vec<NodeId>) {
+        let followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        let low = |id: NodeId, low: &Weak<AtomicBool>| Some((id, low.upgrade()?.load(Ordering::Relaxed)));
+        let (low, with_room): (Vec<_>, Vec<_>) =
+            followers.iter().filter_map(|(id, is_low)| low(*id, is_low)).partition(|(_, is_low)| *is_low);
+        let have_room = with_room.len() + usize::from(!self.is_low());
+        let someone_is_low = self.is_low() || !low.is_empty();
+        (someone_is_low && have_room < nodes / 2 + 1, with_room.into_iter().map(|(id, _)| id).collect())
+    }
+}
+
+/// What a process without special rights may still write. `None` of file systems that do not tell their size.
+pub(crate) fn free_bytes(disk: &StatVfs) -> Option<u64> {
+    (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// What a snapshot of the tree takes on the disk, about.
+pub(crate) fn snapshot_bytes(tree: &Tree) -> u64 {
+    tree.data_bytes().saturating_add(tree.znode_count().saturating_mul(ZNODE_BYTES))
+}
+
+/// Looks at the disk, and decides if this node leads, for ever.
+pub(crate) async fn run_disk_watch<O: Observer>(node: Arc<Node<O>>) {
+    let mut handed_over: Option<Instant> = None;
+    loop {
+        let snapshot_bytes = snapshot_bytes(&node.shared.read().tree);
+        node.disk.look(snapshot_bytes);
+        if node.leadership.borrow().is_own {
+            let (refused, with_room) = node.disk.decide(node.options.members.len());
+            node.disk.refuse_growth(refused);
+            let is_due = handed_over.is_none_or(|at| at.elapsed() >= HAND_OVER_INTERVAL);
+            if node.disk.is_low() && !refused && !with_room.is_empty() && is_due {
+                handed_over = Some(Instant::now());
+                node.hand_over(|id| with_room.contains(&id)).await;
+            }
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room() -> Arc<DiskRoom> {
+        DiskRoom::new("/".into(), 100)
+    }
+
+    #[test]
+    fn a_disk_is_low_when_the_reserve_and_the_next_snapshot_do_not_fit() {
+        let room = room();
+        assert!(!room.is_low(), "not known yet");
+        for (free, snapshot, is_low) in [(150, 50, false), (149, 50, true), (0, 0, true), (100, 0, false)] {
+            room.found(free, snapshot);
+            assert_eq!((room.is_low(), room.free_bytes()), (is_low, free));
+        }
+        room.look(0);
+        assert!(room.free_bytes() > 100 && !room.is_low(), "the disk that this test is on");
+        room.look(u64::MAX);
+        assert!(room.is_low());
+    }
+
+    #[test]
+    fn growth_is_refused_when_those_with_room_are_no_majority() {
+        let room = room();
+        let (two, three) = (room.follower(2), room.follower(3));
+        assert_eq!(room.decide(3), (false, vec![2, 3]));
+        two.store(true, Ordering::Relaxed);
+        assert_eq!(room.decide(3), (false, vec![3]), "a majority goes on without it");
+        room.found(0, 0);
+        assert_eq!(room.decide(3), (true, vec![3]));
+        two.store(false, Ordering::Relaxed);
+        assert_eq!(room.decide(3), (false, vec![2, 3]), "one of them can lead");
+        drop(three);
+        assert_eq!(room.decide(3), (true, vec![2]), "the low one is needed");
+        room.found(100, 0);
+        drop(two);
+        assert_eq!(room.decide(3), (false, vec![]), "who is away is not without room");
+    }
+
+    #[test]
+    fn a_follower_that_connects_anew_is_known_by_its_new_connection() {
+        let room = room();
+        let old = room.follower(2);
+        let new = room.follower(2);
+        new.store(true, Ordering::Relaxed);
+        drop(old);
+        room.found(0, 0);
+        assert_eq!(room.decide(3), (true, vec![]));
+    }
+
+    #[test]
+    fn a_single_node_without_room_refuses_growth() {
+        let room = room();
+        assert_eq!(room.decide(1), (false, vec![]));
+        room.found(0, 0);
+        assert_eq!(room.decide(1), (true, vec![]));
+    }
+}
