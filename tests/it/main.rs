@@ -18,6 +18,7 @@ mod ctl_lock;
 mod ctl_queue;
 mod ctl_register;
 mod discovery;
+mod disk_room;
 mod durability;
 mod elections;
 mod exactly_once;

@@ -125,6 +125,12 @@ impl Ensemble {
         self.node(id).command(&self.members(), &self.options.env)
     }
 
+    /// An option of coordd, as it stands in the environment, for nodes that are started from here on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.options.env.retain(|(other, _)| other != name);
+        self.options.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts a node that does not run.
     pub fn restart(&mut self, id: u64) {
         let (members, env) = (self.members(), self.options.env.clone());

@@ -27,10 +27,12 @@ impl Node {
         format!("127.0.0.1:{}", self.client_port)
     }
 
-    /// The command that starts it, with nothing of coordd's in the environment but `env`.
+    /// The command that starts it, with nothing of coordd's in the environment but `env` and a planted bug: see
+    /// scripts/faults/planted-bugs.sh.
     pub(crate) fn command(&self, ensemble: &str, env: &[(String, String)]) -> Command {
         let mut command = Command::new(crate::coordd());
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("COORDD_")) {
+        let is_ours = |name: &str| name.starts_with("COORDD_") && name != "COORDD_PLANTED_BUG";
+        for (name, _) in std::env::vars().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
         }
         command.envs(env.iter().cloned());

@@ -68,6 +68,12 @@ pub struct NodeStatus {
     pub log_bytes: u64,
     /// Resident memory of the process.
     pub resident_bytes: u64,
+    /// Bytes that are left on its disk.
+    pub disk_free_bytes: u64,
+    /// Less is left than it needs for its next snapshot and its reserve (`--disk-reserve-bytes`).
+    pub disk_is_low: bool,
+    /// It refuses writes with [`ErrorKind::NoSpace`](crate::ErrorKind::NoSpace): the nodes that have room are no majority.
+    pub growth_refused: bool,
     /// What this process has done since it started, by name; the names are in the `.proto` file.
     pub counters: BTreeMap<String, u64>,
 }

@@ -206,6 +206,7 @@ impl From<v1::ErrorCode> for ErrorKind {
             v1::ErrorCode::OutcomeUnknown => ErrorKind::OutcomeUnknown,
             v1::ErrorCode::NoWatcher => ErrorKind::NoWatcher,
             v1::ErrorCode::SessionMoved => ErrorKind::SessionMoved,
+            v1::ErrorCode::NoSpace => ErrorKind::NoSpace,
             // A code that this version does not know: what it means for a retry is not known either.
             v1::ErrorCode::Protocol | v1::ErrorCode::Unspecified => ErrorKind::Protocol,
         }
@@ -274,6 +275,9 @@ impl From<v1::StatusReply> for NodeStatus {
             incarnation: reply.incarnation,
             log_bytes: reply.log_bytes,
             resident_bytes: reply.resident_bytes,
+            disk_free_bytes: reply.disk_free_bytes,
+            disk_is_low: reply.disk_is_low,
+            growth_refused: reply.growth_refused,
             counters: reply.counters.into_iter().collect(),
         }
     }

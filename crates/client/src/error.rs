@@ -68,6 +68,9 @@ pub enum ErrorKind {
     NotServing,
     /// A limit of the node is reached; the message names it.
     Throttled,
+    /// The disks of the ensemble are almost full: writes that may make something larger are refused until there is room;
+    /// deletes, reads and sessions go on.
+    NoSpace,
     /// The write may or may not have taken effect. A [`Client`](crate::Client)'s writes never fail so.
     OutcomeUnknown,
     /// A frame or message breaks the protocol, or the node answered with something that is not an answer.
@@ -110,6 +113,7 @@ impl ErrorKind {
             ErrorKind::AuthFailed => "AuthFailed",
             ErrorKind::NotServing => "NotServing",
             ErrorKind::Throttled => "Throttled",
+            ErrorKind::NoSpace => "NoSpace",
             ErrorKind::OutcomeUnknown => "OutcomeUnknown",
             ErrorKind::Protocol => "Protocol",
             ErrorKind::NoWatcher => "NoWatcher",
@@ -139,7 +143,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self.kind {
             // The node refused before it did anything.
-            ErrorKind::NotServing | ErrorKind::Throttled => true,
+            ErrorKind::NotServing | ErrorKind::Throttled | ErrorKind::NoSpace => true,
             // Refused by the state machine without being executed.
             ErrorKind::SequenceGap | ErrorKind::TooManyUnacknowledged => true,
             // Only calls without a session fail so, and the calls without a session that change something

@@ -14,7 +14,7 @@ Exit codes:
   6   NotEmpty: the znode has children
   7   NoAuth, AuthFailed: not allowed
   8   SessionExpired, SessionClosed, NoSession: the session has ended, or there is none
-  9   ConnectionLoss, NotServing, Throttled: no node could do it in time
+  9   ConnectionLoss, NotServing, Throttled, NoSpace: no node could do it in time, or there is no room on the disks
   10  reading or writing here failed
   11  GrantLost: the lock or leadership was lost, and the command was stopped
   12  NotFree: the lock was not to be had at once, or in the time given
@@ -102,7 +102,9 @@ impl Failure {
             ErrorKind::NotEmpty => 6,
             ErrorKind::NoAuth | ErrorKind::AuthFailed => 7,
             ErrorKind::SessionExpired | ErrorKind::SessionClosed | ErrorKind::NoSession => 8,
-            ErrorKind::ConnectionLoss | ErrorKind::NotServing | ErrorKind::Throttled => 9,
+            ErrorKind::ConnectionLoss | ErrorKind::NotServing | ErrorKind::Throttled | ErrorKind::NoSpace => {
+                9
+            }
             ErrorKind::GrantLost => 11,
             _ => 1,
         }

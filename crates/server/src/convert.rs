@@ -35,6 +35,7 @@ pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
         ErrorKind::CountMismatch => ErrorCode::CountMismatch,
         ErrorKind::SequenceGap => ErrorCode::SequenceGap,
         ErrorKind::TooManyUnacknowledged => ErrorCode::TooManyUnacknowledged,
+        ErrorKind::NoSpace => ErrorCode::NoSpace,
     };
     v1::Error {
         code: code as i32,
@@ -49,6 +50,7 @@ pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
 fn refusal_from_wire(refused: &v1::Error) -> OpError {
     let kind = match refused.code() {
         ErrorCode::InvalidAcl => ErrorKind::InvalidAcl,
+        ErrorCode::NoSpace => ErrorKind::NoSpace,
         _ => ErrorKind::BadArguments,
     };
     // What was too long must not be proposed after all, as a part of its own refusal.

@@ -16,6 +16,7 @@ impl Counter {
 pub(crate) struct Counters {
     pub(crate) writes_answered_from_record: Counter,
     pub(crate) watches_resumed: Counter,
+    pub(crate) missed_events_sent: Counter,
     pub(crate) watches_resynced: Counter,
     pub(crate) sessions_expired: Counter,
     pub(crate) snapshots_installed: Counter,
@@ -26,6 +27,7 @@ impl Counters {
         let named = [
             ("writes_answered_from_record", &self.writes_answered_from_record),
             ("watches_resumed", &self.watches_resumed),
+            ("missed_events_sent", &self.missed_events_sent),
             ("watches_resynced", &self.watches_resynced),
             ("sessions_expired", &self.sessions_expired),
             ("snapshots_installed", &self.snapshots_installed),

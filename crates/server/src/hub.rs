@@ -176,6 +176,7 @@ impl Hub {
         for watch in &watches {
             missed.arm(outbox, watch.clone());
         }
+        let before = outbox.len();
         let is_complete = match tree.history_since(last_zxid) {
             Some(mut events) => {
                 if Bug::WatchResumesOneLate.is_planted() {
@@ -191,6 +192,7 @@ impl Hub {
         let count = watches.len() as u64;
         let go_on = if is_complete {
             self.counters.watches_resumed.add(count);
+            self.counters.missed_events_sent.add((outbox.len() - before) as u64);
             missed.registrations(outbox)
         } else {
             self.counters.watches_resynced.add(count);

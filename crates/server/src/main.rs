@@ -51,6 +51,18 @@ impl CommandLine {
     }
 }
 
+/// An error and its causes, each once: many say their cause themselves.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            let colon = if line.is_empty() { "" } else { ": " };
+            line = format!("{line}{colon}{cause}");
+        }
+    }
+    line
+}
+
 fn main() -> ExitCode {
     coordd_server::share_arenas();
     // A connection is a file. What the hard limit allows is what --connections-max is meant for.
@@ -74,7 +86,7 @@ fn main() -> ExitCode {
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("coordd: {error:#}");
+            eprintln!("coordd: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }

@@ -69,6 +69,7 @@ impl Node {
             timing: options.timing,
             snapshot_log_bytes: options.snapshot_log_bytes,
             keep_log_bytes: options.keep_log_bytes,
+            disk_reserve_bytes: options.disk_reserve_bytes,
         };
         let new_cluster_id = format!("{:016x}", rand::rng().random::<u64>());
         let replica = Replica::start(replica_options, peers, new_cluster_id, |_| Hub::new()).await?;

@@ -129,6 +129,11 @@ pub struct GivenOptions {
     #[arg(long, env = "COORDD_KEEP_LOG_BYTES", value_name = "SIZE")]
     pub keep_log_bytes: Option<ByteSize>,
 
+    /// What must be left on this node's disk, beside the room for the next snapshot. When fewer nodes than a majority have that,
+    /// writes that may make something larger are refused; deletes, reads and sessions go on. [default: 128MiB]
+    #[arg(long, env = "COORDD_DISK_RESERVE_BYTES", value_name = "SIZE")]
+    pub disk_reserve_bytes: Option<ByteSize>,
+
     /// Identity that passes every ACL: `user:base64(sha1(user:password))`. A client proves it with the digest scheme.
     /// [default: none]
     #[arg(long, env = "COORDD_SUPER_DIGEST", value_name = "ID", hide_env_values = true)]
@@ -200,6 +205,8 @@ pub struct Options {
     pub snapshot_log_bytes: u64,
     /// How much log stays behind it.
     pub keep_log_bytes: u64,
+    /// How much is to be left on the disk.
+    pub disk_reserve_bytes: u64,
     /// Who passes every ACL.
     pub super_digest: Option<String>,
 }
@@ -282,6 +289,7 @@ impl GivenOptions {
             outbox_bytes_max: self.outbox_bytes_max.or(file.outbox_bytes_max),
             snapshot_log_bytes: self.snapshot_log_bytes.or(file.snapshot_log_bytes),
             keep_log_bytes: self.keep_log_bytes.or(file.keep_log_bytes),
+            disk_reserve_bytes: self.disk_reserve_bytes.or(file.disk_reserve_bytes),
             super_digest: self.super_digest.or(file.super_digest),
         }
     }
@@ -344,6 +352,7 @@ impl GivenOptions {
             limits,
             snapshot_log_bytes,
             keep_log_bytes: size(self.keep_log_bytes, ByteSize::mib(32)),
+            disk_reserve_bytes: size(self.disk_reserve_bytes, ByteSize::mib(128)),
             super_digest,
         })
     }

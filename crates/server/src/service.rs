@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::convert::{bad_arguments, end_to_wire, error, error_to_wire};
+use crate::convert::{WriteRequest, bad_arguments, end_to_wire, error, error_to_wire};
 use crate::hub::{Hub, Waiter};
 use crate::options::Options;
 use crate::session::outbox::Outbox;
@@ -104,6 +104,21 @@ impl Service {
 
     pub(crate) fn write_limits(&self) -> Limits {
         self.options.limits.of_writes()
+    }
+
+    /// Refuses what may make something larger while the disks are full (G9). What was accepted before goes through: the reserve
+    /// is for that, too.
+    pub(crate) fn refuse_growth(
+        &self,
+        asked: Result<WriteRequest, v1::Error>,
+    ) -> Result<WriteRequest, v1::Error> {
+        let (op, guards) = asked?;
+        if op.may_grow() && self.replica.growth_refused() {
+            let message = "the disks of the ensemble are almost full: only what makes nothing larger is taken \
+                           (--disk-reserve-bytes)";
+            return Err(error(ErrorCode::NoSpace, message));
+        }
+        Ok((op, guards))
     }
 
     /// A watch as it is asked for, checked.

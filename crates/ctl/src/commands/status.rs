@@ -55,6 +55,9 @@ struct StateOutput {
     incarnation: u64,
     log_bytes: u64,
     resident_bytes: u64,
+    disk_free_bytes: u64,
+    disk_is_low: bool,
+    growth_refused: bool,
 }
 
 #[derive(Serialize)]
@@ -141,6 +144,9 @@ fn state(status: NodeStatus, leader_committed: Option<u64>) -> StateOutput {
         incarnation: status.incarnation,
         log_bytes: status.log_bytes,
         resident_bytes: status.resident_bytes,
+        disk_free_bytes: status.disk_free_bytes,
+        disk_is_low: status.disk_is_low,
+        growth_refused: status.growth_refused,
     }
 }
 
@@ -179,6 +185,8 @@ fn row(node: &NodeOutput) -> [String; HEADINGS.len()] {
         state.znodes.to_string(),
         state.data_bytes.to_string(),
         match &state.not_serving_reason {
+            None if state.growth_refused => "serving, without growth: no room on the disks".into(),
+            None if state.disk_is_low => "serving; little room on its disk".into(),
             None => "serving".into(),
             Some(reason) => format!("not serving: {reason}"),
         },

@@ -80,6 +80,9 @@ impl Admin for AdminApi {
             log_bytes: status.log_bytes,
             resident_bytes: resident_bytes(),
             counters: self.service.hub().counters().by_name(),
+            disk_free_bytes: status.disk_free_bytes,
+            disk_is_low: status.disk_is_low,
+            growth_refused: status.growth_refused,
         }))
     }
 

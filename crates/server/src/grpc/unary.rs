@@ -93,7 +93,7 @@ impl CoorddApi {
         let (seq, acked) = (session.write_seq, session.acked_write_seq);
         let place = Place { session: session.session_id, seq, acked };
         let id = session.session_id;
-        let asked = request.into_write();
+        let asked = self.service.refuse_growth(request.into_write());
         if let (Err(refused), 0) = (&asked, seq) {
             return Err(refuse(refused.clone()));
         }

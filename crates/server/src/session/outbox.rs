@@ -119,6 +119,11 @@ impl Outbox {
         std::mem::take(&mut queue.items)
     }
 
+    /// Items that nobody has taken.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().items.len()
+    }
+
     pub(crate) fn is_overflown(&self) -> bool {
         self.overflown.load(Ordering::Relaxed)
     }

@@ -33,6 +33,7 @@ impl Connection {
             return self.break_protocol(format!("request {id} writes and has no write number"));
         }
         let place = Place { session: self.outbox.session, seq, acked: self.acked };
+        let asked = self.service.refuse_growth(asked);
         let write = place.admit(asked, (*self.auth).clone(), &self.service.write_limits());
         self.pending.push_back(Pending { id, state: State::Submitted });
         let waiter = Waiter::Stream { outbox: self.outbox.clone(), request_id: id, seq };
