@@ -29,35 +29,52 @@ while (($# > 0)); do
     shift
 done
 
-# What looks for it: a scenario, or the tests of a crate. The first must fail with the bug, and does not without.
+# What looks for it: a scenario, or tests of a crate. It must fail with the bug, and does not without.
 declare -A looks_for=(
-    [skipped-fdatasync]="tests coordd-raft power_loss"
-    [acknowledged-before-the-disk]="scenario kill-all"
+    [skipped-fdatasync]="tests coordd-raft power_loss::everything_acknowledged_survives_a_loss_of_power"
+    [acknowledged-before-the-disk]="scenario slow-disk-kill-all"
     [stale-linearizable-reads]="scenario partition-leader"
-    [watch-resumes-one-late]="scenario kill-follower"
-    [expiry-without-stall-rule]="scenario stop-all"
+    [watch-resumes-one-late]="scenario kill-all"
+    [expiry-without-stall-rule]="scenario stall-leader"
     [results-not-in-snapshots]="scenario compaction-and-kill"
     [sequence-not-in-snapshots]="scenario compaction-and-kill"
     [ephemeral-left-behind]="scenario kill-client"
-    [session-gap-accepted]="tests coordd-tree session"
+    [session-gap-accepted]="tests coordd-tree script::write"
     [writes-executed-twice]="scenario kill-leader"
     [guards-ignored]="scenario stop-client"
-    [reads-of-ones-past]="scenario kill-leader"
+    [reads-of-ones-past]="tests coordd-tests reads::a_node_behind_a_client_refuses_it"
     [wiped-member-votes]="scenario wiped-member"
     [double-grant]="scenario kill-client"
 )
 if [[ -n $only ]]; then IFS=, read -ra bugs <<<"$only"
 else mapfile -t bugs < <(printf '%s\n' "${!looks_for[@]}" | sort); fi
 
-target=${CARGO_TARGET_DIR:-target}
+target=${CARGO_TARGET_DIR:-$PWD/target}
 bin=$target/planted-bugs
-features=(--features coordd-server/planted-bugs,coordfault/planted-bugs)
+# The nodes that the tests of coordd-tests start.
+export COORDD_TESTS_BIN_DIR=$bin
+
+# The tests of a crate by the names that contain FILTER, built as `cargo test` has built most of it; coordd-tests has no bugs of its own,
+# but its nodes do.
+run_tests() {
+    local crate=$1 filter=$2 features=()
+    [[ $crate == coordd-tests ]] || features=(--features "$crate/planted-bugs")
+    shift 2
+    # The processes that the tests of the store start are its examples.
+    [[ $crate != coordd-raft ]] || cargo build --quiet -p "$crate" --examples "${features[@]}"
+    cargo test --quiet -p "$crate" --test it "${features[@]}" "$@" -- "$filter"
+}
+
 if [[ $build == yes ]]; then
     # Out of the way of the build without bugs, which is made again at once: nothing with bugs stays where others look.
-    cargo build --quiet --release "${features[@]}" -p coordd-server -p coordfault
+    cargo build --quiet --release --features coordd-server/planted-bugs,coordfault/planted-bugs -p coordd-server -p coordfault
     mkdir -p "$bin"
     cp "$target/release/coordd" "$target/release/coordfault" "$bin/"
     cargo build --quiet --release -p coordd-server -p coordfault
+    for bug in "${bugs[@]}"; do
+        read -r kind name filter <<<"${looks_for[$bug]:?there is no bug $bug}"
+        [[ $kind == scenario ]] || run_tests "$name" "$filter" --no-run
+    done
 fi
 
 dir=$(mktemp -d)
@@ -67,12 +84,15 @@ for bug in "${bugs[@]}"; do
     read -r kind name filter <<<"${looks_for[$bug]:?there is no bug $bug}"
     start=$SECONDS
     code=0
+    found=
     if [[ $kind == scenario ]]; then
         "$bin/coordfault" run "$name" --bug "$bug" --seconds "$seconds" --dir "$dir/$bug" >"$dir/out" 2>&1 || code=$?
         found=$(grep -m 1 '^round with seed' "$dir/out" | sed 's/^round with seed [0-9]*: //') || true
-    else
-        COORDD_PLANTED_BUG=$bug cargo test --quiet -p "$name" --features "$name/planted-bugs" "$filter" >"$dir/out" 2>&1 || code=$?
+    elif run_tests "$name" "$filter" >"$dir/out" 2>&1; then
+        COORDD_PLANTED_BUG=$bug run_tests "$name" "$filter" >"$dir/out" 2>&1 || code=$?
         found=$(grep -m 1 -A 1 'panicked at' "$dir/out" | tail -n 1) || true
+    else
+        echo "$filter fails without the bug, too"
     fi
     rm -rf "${dir:?}/$bug"
     if ((code == 1 || code == 101)) && [[ -n $found ]]; then

@@ -52,8 +52,7 @@ impl ClientProcesses {
         let mut clients =
             ClientProcesses { settings, hosts: Vec::new(), processes: Vec::new(), next_number: 1 };
         for place in 0..count {
-            let host = Host::start(FIRST_CLIENT + place)?;
-            switch.connect(host.id(), host.device());
+            let host = Host::start(switch, FIRST_CLIENT + place)?;
             clients.hosts.push(host);
             let process = clients.spawn(place.into())?;
             clients.processes.push(process);
@@ -95,8 +94,19 @@ impl ClientProcesses {
         Ok(kill_process(Pid::from_child(&self.processes[place].child), signal)?)
     }
 
+    /// That no process has ended by itself.
+    pub(crate) fn check_alive(&mut self) -> anyhow::Result<()> {
+        for ClientProcess { number, child, .. } in &mut self.processes {
+            if let Some(exit) = child.try_wait()? {
+                bail!("clients {number} ended by themselves: {exit}");
+            }
+        }
+        Ok(())
+    }
+
     /// Kills a process and starts the next one in its place.
     pub(crate) fn replace(&mut self, place: usize) -> anyhow::Result<()> {
+        self.check_alive()?;
         self.processes[place].child.kill()?;
         self.processes[place].child.wait()?;
         self.processes[place] = self.spawn(place)?;
@@ -105,6 +115,7 @@ impl ClientProcesses {
 
     /// Tells all to stop, and waits until they have had their last answers. Returns those that have not.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<Vec<u32>> {
+        self.check_alive()?;
         for process in &mut self.processes {
             if let Some(input) = &mut process.input {
                 input.write_all(b"stop\n")?;

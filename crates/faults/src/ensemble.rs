@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use coordd_client::{Admin, NodeStatus};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::network::{Host, HostId, Switch, address_of};
+use crate::scenarios::Scenario;
 
 const CLIENT_PORT: u16 = 7401;
 const PEER_PORT: u16 = 7501;
@@ -36,30 +39,33 @@ pub(crate) struct Ensemble {
     pub(crate) nodes: BTreeMap<HostId, Node>,
     coordd: PathBuf,
     options: Vec<String>,
+    /// That a node ends by itself is no error.
+    nodes_may_end: bool,
+    /// Of the leader that somebody asked for last.
+    last_term: AtomicU64,
 }
 
 impl Ensemble {
     /// Nodes 1 to `count` with their directories below `dir`; none is started.
     pub(crate) fn new(
         switch: &Switch,
-        count: HostId,
+        scenario: &Scenario,
         coordd: PathBuf,
         dir: &Path,
-        options: &[&str],
         env: &[(String, String)],
     ) -> anyhow::Result<Ensemble> {
         let mut nodes = BTreeMap::new();
-        for id in 1..=count {
-            let host = Host::start(id)?;
-            switch.connect(id, host.device());
+        for id in 1..=scenario.nodes {
+            let host = Host::start(switch, id)?;
             let (data_dir, log) = (dir.join(format!("node-{id}/data")), dir.join(format!("node-{id}.log")));
             std::fs::create_dir_all(dir.join(format!("node-{id}")))?;
             let env = env.to_vec();
             let node = Node { host, data_dir, log, child: None, is_stopped: false, is_lost: false, env };
             nodes.insert(id, node);
         }
-        let options = options.iter().map(|option| (*option).to_owned()).collect();
-        Ok(Ensemble { nodes, coordd, options })
+        let options = scenario.options.iter().map(|option| (*option).to_owned()).collect();
+        let nodes_may_end = scenario.nodes_may_end;
+        Ok(Ensemble { nodes, coordd, options, nodes_may_end, last_term: AtomicU64::new(0) })
     }
 
     pub(crate) fn ids(&self) -> Vec<HostId> {
@@ -86,6 +92,7 @@ impl Ensemble {
 
     /// Starts a node that does not run.
     pub(crate) fn start_node(&mut self, id: HostId) -> anyhow::Result<()> {
+        self.reap(id)?;
         let members: Vec<_> =
             self.ids().into_iter().map(|id| format!("{id}={}:{PEER_PORT}", address_of(id))).collect();
         let (coordd, options) = (self.coordd.clone(), self.options.clone());
@@ -120,33 +127,61 @@ impl Ensemble {
         Ok(())
     }
 
-    pub(crate) fn kill(&mut self, id: HostId) -> anyhow::Result<()> {
-        if let Some(mut child) = self.node(id).child.take() {
-            child.kill()?;
-            child.wait()?;
+    /// kill -9 of these nodes at the same moment, as a power failure does: none has the time to write what another one was told.
+    pub(crate) fn kill(&mut self, ids: &[HostId]) -> anyhow::Result<()> {
+        for id in ids {
+            self.reap(*id)?;
+        }
+        for id in ids {
+            self.signal(*id, Signal::KILL)?;
+        }
+        for id in ids {
+            if let Some(mut child) = self.node(*id).child.take() {
+                let exit = child.wait()?;
+                self.judge_kill(*id, exit)?;
+            }
         }
         Ok(())
     }
 
-    /// All at the same moment, as a power failure does: none has the time to write what another one was told.
-    pub(crate) fn kill_all(&mut self) -> anyhow::Result<()> {
-        for id in self.ids() {
-            self.signal(id, Signal::KILL)?;
+    /// A node may have ended by itself just before it was killed.
+    fn judge_kill(&self, id: HostId, exit: ExitStatus) -> anyhow::Result<()> {
+        if exit.signal() == Some(Signal::KILL.as_raw()) { Ok(()) } else { self.judge_end(id, exit) }
+    }
+
+    /// Takes note of a node that has ended by itself, which most scenarios do not allow.
+    fn reap(&mut self, id: HostId) -> anyhow::Result<()> {
+        match self.exited(id)? {
+            Some(exit) => self.judge_end(id, exit),
+            None => Ok(()),
         }
-        self.ids().into_iter().try_for_each(|id| self.kill(id))
+    }
+
+    fn judge_end(&self, id: HostId, exit: ExitStatus) -> anyhow::Result<()> {
+        ensure!(self.nodes_may_end, "node {id} ended by itself ({exit}): {}", self.last_line(id));
+        Ok(())
+    }
+
+    /// That no node has ended by itself, unless the scenario allows that.
+    pub(crate) fn check_ends(&mut self) -> anyhow::Result<()> {
+        self.ids().into_iter().try_for_each(|id| self.reap(id))
     }
 
     /// SIGTERM, and the end it leads to.
     pub(crate) async fn terminate(&mut self, id: HostId) -> anyhow::Result<ExitStatus> {
+        self.reap(id)?;
         self.signal(id, Signal::TERM)?;
+        self.wait_exited(id, START).await.context("after SIGTERM")
+    }
+
+    /// How a node ended, which must be soon.
+    pub(crate) async fn wait_exited(&mut self, id: HostId, time: Duration) -> anyhow::Result<ExitStatus> {
         let start = Instant::now();
         loop {
             if let Some(exit) = self.exited(id)? {
                 return Ok(exit);
             }
-            if start.elapsed() > START {
-                bail!("node {id} does not end after SIGTERM");
-            }
+            ensure!(start.elapsed() < time, "node {id} goes on for {time:?} and does not end");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -164,6 +199,22 @@ impl Ensemble {
 
     pub(crate) fn process_id(&self, id: HostId) -> Option<u32> {
         self.nodes.get(&id)?.child.as_ref().map(Child::id)
+    }
+
+    /// Whether a node has begun a snapshot, its own or one that it gets, and not finished it.
+    pub(crate) fn writes_snapshot(&self, id: HostId) -> anyhow::Result<bool> {
+        let entries = match std::fs::read_dir(self.nodes[&id].data_dir.join("snapshots")) {
+            Ok(entries) => entries,
+            // It has not made that yet.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        for entry in entries {
+            if entry?.path().extension().is_some_and(|extension| extension == "tmp") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(crate) fn log(&self, id: HostId) -> String {
@@ -228,32 +279,35 @@ impl Ensemble {
         }
     }
 
-    /// Waits for a leader that a majority of the nodes that run agrees on.
+    /// Waits for a leader: the one of the newest term, because who led before may not know yet that this is over.
     pub(crate) async fn leader(&self) -> anyhow::Result<HostId> {
         let start = Instant::now();
-        let mut leader = None;
-        while leader.is_none() {
-            leader = self.leader_now().await;
-            if leader.is_none() && start.elapsed() > START {
-                bail!("no leader within {START:?}");
+        loop {
+            if let Some((term, leader)) = self.leader_now().await {
+                self.last_term.store(term, Ordering::Relaxed);
+                return Ok(leader);
             }
+            ensure!(start.elapsed() < START, "no leader within {START:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        leader.context("a leader")
     }
 
-    /// The node that leads in the highest term, if one says so.
-    pub(crate) async fn leader_now(&self) -> Option<HostId> {
+    /// The term of the leader that was asked for last.
+    pub(crate) fn last_term(&self) -> u64 {
+        self.last_term.load(Ordering::Relaxed)
+    }
+
+    /// The node that leads in the highest term, and that term, if one says so.
+    pub(crate) async fn leader_now(&self) -> Option<(u64, HostId)> {
         let mut newest = None;
         for id in self.running() {
             if let Some(status) = self.status(id).await
                 && status.role == "leader"
-                && newest.is_none_or(|(term, _)| status.term > term)
             {
-                newest = Some((status.term, id));
+                newest = newest.max(Some((status.term, id)));
             }
         }
-        newest.map(|(_, id)| id)
+        newest
     }
 
     fn last_line(&self, id: HostId) -> String {
@@ -265,7 +319,7 @@ impl Drop for Ensemble {
     fn drop(&mut self) {
         for id in self.ids() {
             // What cannot be killed goes with the namespace of all processes.
-            drop(self.kill(id));
+            drop(self.kill(&[id]));
         }
     }
 }

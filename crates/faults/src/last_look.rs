@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use coordd_client::{
-    Admin, Bytes, Client, ConnectOptions, CreateMode, CreateOptions, ListOptions, Outcome, ReadLevel,
-    SessionToken,
+    Admin, Bytes, Client, ConnectOptions, CreateMode, CreateOptions, ErrorKind, ListOptions, Outcome,
+    ReadLevel, SessionToken,
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::coverage::Coverage;
+use crate::ensemble::Ensemble;
 use crate::history::{Answer, Done, History, What, Writer};
 use crate::workloads;
 
@@ -28,25 +29,10 @@ async fn client(endpoints: &[String]) -> anyhow::Result<Client> {
 /// Makes the znodes that workloads share.
 pub(crate) async fn prepare(endpoints: &[String]) -> anyhow::Result<()> {
     let client = client(endpoints).await?;
-    let roots = [
-        workloads::REGISTERS,
-        workloads::ACCOUNTS,
-        workloads::ORDERED,
-        workloads::SEQUENCE,
-        workloads::WATCHED,
-        workloads::EPHEMERALS,
-        workloads::GRANTS,
-        workloads::GRANT_LOGS,
-        workloads::DONE_TASKS,
-    ];
-    let znodes = roots.iter().map(|root| ((*root).to_owned(), String::new()));
-    let znodes = znodes.chain(workloads::register_paths().into_iter().map(|path| (path, String::new())));
-    let balance = workloads::INITIAL_BALANCE.to_string();
-    let znodes = znodes.chain(workloads::account_paths().into_iter().map(|path| (path, balance.clone())));
-    let grants = ["lock", "election"].map(str::to_owned).into_iter().chain(workloads::assigned_items());
-    let logs = grants.map(|grant| (format!("{}/{grant}", workloads::GRANT_LOGS), String::new()));
+    let roots = workloads::ROOTS.iter().chain([&workloads::GRANTS]);
+    let roots = roots.map(|root| ((*root).to_owned(), String::new()));
     let mut multi = client.multi();
-    for (path, value) in znodes.chain(logs) {
+    for (path, value) in roots.chain(workloads::prepared()) {
         multi = multi.create(path, value, CreateOptions::new(CreateMode::Persistent));
     }
     multi.commit().await?;
@@ -57,32 +43,28 @@ pub(crate) async fn prepare(endpoints: &[String]) -> anyhow::Result<()> {
 
 /// Writes down what became of the writes that were not answered, and all that is there.
 pub(crate) async fn write(
-    endpoints: &[String],
+    ensemble: &Ensemble,
     known: &History,
     writer: &Writer,
     coverage: &Coverage,
 ) -> anyhow::Result<()> {
-    let client = client(endpoints).await?;
+    let endpoints = ensemble.endpoints();
+    let client = client(&endpoints).await?;
     resolve(&client, known, writer, coverage).await?;
     for task in workloads::remaining_tasks(&client).await.context("the tasks that are not completed")? {
         writer.write(FINAL, What::Remaining { task });
     }
-    for root in [
-        workloads::REGISTERS,
-        workloads::ACCOUNTS,
-        workloads::ORDERED,
-        workloads::SEQUENCE,
-        workloads::WATCHED,
-        workloads::EPHEMERALS,
-        workloads::GRANT_LOGS,
-        workloads::DONE_TASKS,
-    ] {
-        write_children(&client, root, writer).await.with_context(|| format!("what is below {root}"))?;
-    }
-    for session in live_sessions(endpoints).await? {
+    // A node that is behind would list what is over. Sessions come before the znodes: a session that ends between the two takes
+    // its ephemerals with it, and must not seem to be gone before them.
+    ensemble.wait_equal().await.context("G8")?;
+    for session in live_sessions(&endpoints).await? {
         writer.write(FINAL, What::Live { session });
     }
+    for root in workloads::ROOTS {
+        write_children(&client, root, writer).await.with_context(|| format!("what is below {root}"))?;
+    }
     client.close().await?;
+    writer.write(FINAL, What::LookedAtAll);
     Ok(())
 }
 
@@ -99,8 +81,12 @@ async fn write_children(client: &Client, root: &str, writer: &Writer) -> anyhow:
             .map(|child| client.get(format!("{root}/{}", child.name), ReadLevel::Linearizable))
             .collect();
         for (child, read) in page.children.iter().zip(reads) {
-            // An ephemeral may go between the two.
-            let Ok((data, stat)) = read.await else { continue };
+            let (data, stat) = match read.await {
+                Ok(read) => read,
+                // An ephemeral may go between the two.
+                Err(error) if error.kind == ErrorKind::NoNode => continue,
+                Err(error) => return Err(error.into()),
+            };
             writer.write(
                 FINAL,
                 What::Znode {
@@ -159,7 +145,8 @@ async fn resolve(
                 }
             }
         };
-        coverage.add("writes resolved by their outcome", 1);
+        let is_decided = applied.is_some() || never;
+        coverage.add("writes resolved by their outcome", u64::from(is_decided));
         writer.write(&done.client, What::Outcome { process: done.id.0, op: done.id.1, applied, never });
     }
     Ok(())

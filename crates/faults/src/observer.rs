@@ -14,9 +14,10 @@ use crate::ensemble::status_at;
 const EVERY: Duration = Duration::from_millis(100);
 
 /// What nodes count, and the name that coverage has for it.
-const COUNTED: [(&str, &str); 4] = [
+const COUNTED: [(&str, &str); 5] = [
     ("writes_answered_from_record", "answers from the record"),
     ("watches_resumed", "watches resumed"),
+    ("missed_events_sent", "missed events sent"),
     ("sessions_expired", "sessions expired"),
     ("snapshots_installed", "snapshots installed"),
 ];

@@ -44,7 +44,8 @@ pub(crate) struct RunOptions {
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
 
-    /// How long to go on, about; one round is run in any case.
+    /// How long to go on, about; one round is run in any case, and up to three more if something that the scenario is there for has
+    /// not happened by then.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seconds: u64,
 

@@ -56,6 +56,11 @@ impl RecordedClient {
         self.writer.write(&self.name, what);
     }
 
+    /// Writes what was asked at that time, and answered by now.
+    pub(crate) fn note_at(&self, at: u64, what: What) {
+        self.writer.write_at(at, &self.name, what);
+    }
+
     /// The session is over: open another one.
     pub(crate) fn is_over(&self) -> bool {
         self.client.state().is_terminal()
@@ -197,14 +202,34 @@ fn text(data: &[u8]) -> String {
     String::from_utf8_lossy(data).into_owned()
 }
 
-/// Whether an error is an answer, or says that there will be none.
+/// Errors that say that nothing was done. By their names, so that an ensemble may have new ones.
+const NOTHING_WAS_DONE: [&str; 15] = [
+    "NoNode",
+    "NodeExists",
+    "BadVersion",
+    "NotEmpty",
+    "NoChildrenForEphemerals",
+    "NoAuth",
+    "QuotaExceeded",
+    "GuardFailed",
+    "BadEpoch",
+    "CountMismatch",
+    "GrantLost",
+    "TooManyUnacknowledged",
+    "NotServing",
+    "Throttled",
+    "NoSpace",
+];
+
+/// Whether an error is an answer, or says that there will be none, or is one that must not come.
 fn refusal(error: Error) -> Answer {
     match error.kind {
         ErrorKind::SessionExpired | ErrorKind::SessionClosed | ErrorKind::ConnectionLoss => {
             Answer::Unanswered
         }
         ErrorKind::OutcomeUnknown => Answer::Unanswered,
-        kind => Answer::Refused(kind.name().to_owned()),
+        kind if NOTHING_WAS_DONE.contains(&kind.name()) => Answer::Refused(kind.name().to_owned()),
+        _ => Answer::Failed(error.to_string()),
     }
 }
 

@@ -29,7 +29,10 @@ const PLANTED_BUG: &str = "COORDD_PLANTED_BUG";
 const CALM: Duration = Duration::from_millis(700);
 
 /// What all rounds of a run have in common.
-pub(crate) struct RoundSettings {
+pub(crate) struct RoundSettings<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) switch: Switch,
+    pub(crate) coverage: Coverage,
     pub(crate) coordd: PathBuf,
     /// Processes of clients.
     pub(crate) clients: u8,
@@ -42,14 +45,8 @@ pub(crate) struct RoundSettings {
 
 /// Runs a round with its files below `dir`, `history` among them. An error is something that must not happen, found before
 /// the history is checked.
-pub(crate) async fn run(
-    scenario: &Scenario,
-    settings: &RoundSettings,
-    seed: u64,
-    switch: &Switch,
-    dir: &Path,
-    coverage: &Coverage,
-) -> anyhow::Result<()> {
+pub(crate) async fn run(settings: &RoundSettings<'_>, seed: u64, dir: &Path) -> anyhow::Result<()> {
+    let RoundSettings { scenario, switch, coverage, .. } = settings;
     let history = dir.join("history");
     std::fs::create_dir_all(&history)?;
     switch.heal();
@@ -58,8 +55,7 @@ pub(crate) async fn run(
         let env = if bug == BUG_OF_CLIENTS { &mut of_clients } else { &mut of_nodes };
         env.push((PLANTED_BUG.to_owned(), bug.clone()));
     }
-    let mut ensemble =
-        Ensemble::new(switch, scenario.nodes, settings.coordd.clone(), dir, scenario.options, &of_nodes)?;
+    let mut ensemble = Ensemble::new(switch, scenario, settings.coordd.clone(), dir, &of_nodes)?;
     let mut volumes = Vec::new();
     for id in ensemble.ids() {
         if let Some(mebibytes) = scenario.volume_mebibytes {
@@ -95,6 +91,8 @@ pub(crate) async fn run(
     tokio::time::sleep(CALM).await;
     while stage.goes_on() {
         (scenario.episode)(&mut stage).await.context("while things were broken")?;
+        stage.ensemble.check_ends()?;
+        stage.clients.check_alive()?;
     }
     stage.heal().await.context("after all faults were healed")?;
     tokio::time::sleep(CALM).await;
@@ -109,10 +107,10 @@ pub(crate) async fn run(
 
     let known = History::read(&history)?;
     let writer = Writer::create(&history.join("final.jsonl"))?;
-    last_look::write(&stage.ensemble.endpoints(), &known, &writer, coverage)
-        .await
-        .context("the last look")?;
+    last_look::write(&stage.ensemble, &known, &writer, coverage).await.context("the last look")?;
     observer.stop().await;
     stage.ensemble.wait_equal().await.context("G8")?;
+    stage.ensemble.check_ends()?;
+    stage.clients.check_alive()?;
     Ok(())
 }

@@ -12,13 +12,15 @@ use crate::network::{CONTROLLER, Switch, own_address};
 use crate::options::RunOptions;
 use crate::report::{Round, Summary, report};
 use crate::round::{self, RoundSettings};
-use crate::scenarios::{self, Scenario};
+use crate::scenarios;
 
 /// What a round needs beside its faults: start, end, check.
 const AROUND: Duration = Duration::from_secs(9);
 const FAULTS_MIN: Duration = Duration::from_secs(5);
 /// Longer rounds are no better than more rounds.
 const FAULTS_MAX: Duration = Duration::from_secs(25);
+/// Rounds beyond the time of a run in which something that it is there for has not happened so far.
+const MORE_ROUNDS: u32 = 3;
 
 /// False if something was found that must not be, or if too little was done to find it.
 pub(crate) async fn run(options: RunOptions) -> anyhow::Result<bool> {
@@ -28,7 +30,13 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<bool> {
     };
     let seed = options.seed.unwrap_or_else(rand::random);
     let time = Duration::from_secs(options.seconds);
+    let switch = Switch::new(seed);
+    switch.connect(CONTROLLER, own_address()?);
+    let coverage = Coverage::default();
     let settings = RoundSettings {
+        scenario,
+        switch,
+        coverage: coverage.clone(),
         coordd: coordd(&options)?,
         clients: options.clients,
         pace: options.pace,
@@ -39,22 +47,20 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<bool> {
         Some(dir) => (dir.clone(), false),
         None => (tempfile::Builder::new().prefix("coordfault-").tempdir()?.keep(), true),
     };
-    let switch = Switch::new(seed);
-    switch.connect(CONTROLLER, own_address()?);
-
     let start = Instant::now();
-    let coverage = Coverage::default();
     let mut summary = Summary::new(scenario.name, seed);
+    let mut more_rounds = MORE_ROUNDS;
     for number in 0..options.rounds {
         let length = start.elapsed() / number.max(1);
-        // Not one that would be over much too late.
+        // Not one that would be over much too late, unless the run would not count without it.
         if number > 0 && start.elapsed() + length / 2 > time {
-            break;
+            if more_rounds == 0 || summary.missing(scenario, &coverage).is_empty() {
+                break;
+            }
+            more_rounds -= 1;
         }
         let round_dir = dir.join(format!("{}-{seed}-{number}", scenario.name));
-        let round =
-            one_round(scenario, &settings, seed.wrapping_add(number.into()), &switch, &round_dir, &coverage)
-                .await?;
+        let round = one_round(&settings, seed.wrapping_add(number.into()), &round_dir).await?;
         let failed = !round.is_good();
         summary.add(&round);
         if failed {
@@ -71,25 +77,14 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<bool> {
     Ok(is_good)
 }
 
-async fn one_round(
-    scenario: &Scenario,
-    settings: &RoundSettings,
-    seed: u64,
-    switch: &Switch,
-    dir: &Path,
-    coverage: &Coverage,
-) -> anyhow::Result<Round> {
+async fn one_round(settings: &RoundSettings<'_>, seed: u64, dir: &Path) -> anyhow::Result<Round> {
     if let Some(parent) = dir.parent() {
         std::fs::create_dir_all(parent)?;
     }
     std::fs::create_dir(dir).with_context(|| format!("{}: of an earlier run?", dir.display()))?;
-    let failure = round::run(scenario, settings, seed, switch, dir, coverage).await.err();
+    let failure = round::run(settings, seed, dir).await.err();
     let history = History::read(&dir.join("history"))?;
-    let verdict = match failure {
-        // Without a last look, what is missing proves nothing.
-        Some(_) => checkers::Verdict::default(),
-        None => checkers::check(&history),
-    };
+    let verdict = checkers::check(&history);
     let round = Round { seed, failure, verdict, history };
     if !round.is_good() {
         report(&round, dir)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use rand::Rng as _;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rustix::process::Signal;
 
 use crate::client_process::ClientProcesses;
@@ -49,6 +49,11 @@ impl Stage {
         Instant::now() < self.deadline
     }
 
+    /// The small disk of a node, in a scenario that has them.
+    pub(crate) fn volume(&self, id: HostId) -> &Volume {
+        &self.volumes[usize::from(id) - 1]
+    }
+
     /// A random time between two.
     pub(crate) async fn rest(&mut self, from_ms: u64, to_ms: u64) {
         let time = Duration::from_millis(self.rng.random_range(from_ms..=to_ms));
@@ -71,16 +76,32 @@ impl Stage {
         }
     }
 
+    /// Two of the nodes, at random; the leader among them if `with_leader`.
+    pub(crate) async fn two_nodes(&mut self, with_leader: bool) -> anyhow::Result<(HostId, Vec<HostId>)> {
+        let leader = self.ensemble.leader().await?;
+        let mut ids = self.ensemble.ids();
+        ids.shuffle(&mut self.rng);
+        if with_leader {
+            ids.sort_by_key(|id| *id != leader);
+        }
+        ids.truncate(2);
+        Ok((leader, ids))
+    }
+
     pub(crate) fn kill(&mut self, id: HostId) -> anyhow::Result<()> {
-        self.say(format!("kill -9 of node {id}"));
-        self.coverage.add("nodes killed", 1);
-        self.ensemble.kill(id)
+        self.kill_together(&[id])
     }
 
     pub(crate) fn kill_all(&mut self) -> anyhow::Result<()> {
-        self.say("kill -9 of all nodes");
-        self.coverage.add("nodes killed", self.ensemble.running().len() as u64);
-        self.ensemble.kill_all()
+        self.kill_together(&self.ensemble.ids())
+    }
+
+    /// At the same moment.
+    pub(crate) fn kill_together(&mut self, ids: &[HostId]) -> anyhow::Result<()> {
+        self.say(format!("kill -9 of nodes {ids:?}"));
+        let running = self.ensemble.running();
+        self.coverage.add("nodes killed", ids.iter().filter(|id| running.contains(id)).count() as u64);
+        self.ensemble.kill(ids)
     }
 
     pub(crate) fn start(&mut self, id: HostId) -> anyhow::Result<()> {
@@ -97,6 +118,20 @@ impl Stage {
     pub(crate) fn resume(&mut self, id: HostId) -> anyhow::Result<()> {
         self.say(format!("SIGCONT to node {id}"));
         self.ensemble.signal(id, Signal::CONT)
+    }
+
+    /// Waits until one of these nodes writes a snapshot, its own or one that it gets, or until the time is over.
+    pub(crate) async fn wait_snapshot(&mut self, ids: &[HostId], time: Duration) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            for id in ids {
+                if self.ensemble.writes_snapshot(*id)? {
+                    return Ok(());
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
     }
 
     /// Nothing crosses between the two groups of nodes.
@@ -141,7 +176,8 @@ impl Stage {
         let start = Instant::now();
         loop {
             match self.ensemble.leader_now().await {
-                Some(leader) if leader != old => {
+                // In a term that nobody has led before: who led an earlier one may not know yet that it is over.
+                Some((term, leader)) if leader != old && term > self.ensemble.last_term() => {
                     self.say(format!("node {leader} leads after {:?}", start.elapsed()));
                     self.coverage.add("leaders elected by a majority", 1);
                     return Ok(leader);
@@ -176,14 +212,18 @@ impl Stage {
         self.clients.replace(place)
     }
 
-    /// Clients reach no node.
-    pub(crate) fn cut_off_clients(&mut self, place: usize) {
+    /// Clients do not reach these nodes.
+    pub(crate) fn cut_off_clients(&mut self, place: usize, nodes: &[HostId]) {
         let (number, host) = (self.clients.number(place), self.clients.host(place));
-        self.say_of_clients(format!("clients {number} are cut off"), vec![number], vec![]);
+        self.say_of_clients(
+            format!("clients {number} are cut off from nodes {nodes:?}"),
+            vec![number],
+            vec![],
+        );
         self.coverage.add("clients cut off", 1);
-        for node in self.ensemble.ids() {
-            self.switch.set(node, host, Link::cut());
-            self.switch.set(host, node, Link::cut());
+        for node in nodes {
+            self.switch.set(*node, host, Link::cut());
+            self.switch.set(host, *node, Link::cut());
         }
     }
 
@@ -205,8 +245,6 @@ impl Stage {
         }
         for id in self.ensemble.ids() {
             self.ensemble.signal(id, Signal::CONT)?;
-            // Of a node that ended by itself.
-            self.ensemble.exited(id)?;
             self.ensemble.start_node(id)?;
         }
         self.ensemble.wait_serving().await?;

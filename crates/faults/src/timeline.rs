@@ -32,8 +32,11 @@ pub(crate) fn draw(history: &History, verdict: &Verdict, file: &Path) -> anyhow:
     let x = |time: u64| 160 + (time.clamp(from, to) - from) * WIDTH / (to - from);
 
     let mut rows: BTreeMap<&str, Vec<&Done>> = BTreeMap::new();
-    let drawn = history.ops.iter().filter(|done| done.called <= to && done.returned >= from).take(BARS_MAX);
-    for done in drawn {
+    let is_near = |done: &&Done| done.called <= to && done.returned >= from;
+    let (of_finding, others): (Vec<_>, Vec<_>) =
+        history.ops.iter().filter(is_near).partition(|done| found.contains(&done.id));
+    // What was found first, so that nothing else takes its room.
+    for done in of_finding.into_iter().chain(others).take(BARS_MAX) {
         rows.entry(&done.client).or_default().push(done);
     }
     let mut page =

@@ -17,14 +17,9 @@ impl Tracer {
         Tracer::attach(process, &format!("fdatasync:delay_enter={}", delay.as_micros()))
     }
 
-    /// The next fdatasync of the process fails as that of a broken disk does.
-    pub(crate) fn failing_sync(process: u32) -> anyhow::Result<Tracer> {
-        Tracer::attach(process, "fdatasync:error=EIO")
-    }
-
-    /// The next writes of the process to files fail so.
-    pub(crate) fn failing_writes(process: u32) -> anyhow::Result<Tracer> {
-        Tracer::attach(process, "pwrite64:error=EIO")
+    /// Every call of this name that the process makes fails as those on a broken disk do.
+    pub(crate) fn failing(process: u32, call: &str) -> anyhow::Result<Tracer> {
+        Tracer::attach(process, &format!("{call}:error=EIO"))
     }
 
     fn attach(process: u32, inject: &str) -> anyhow::Result<Tracer> {

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 
 /// What stands in the way of others on a full disk.
 const BALLOON: &str = "balloon";
@@ -30,16 +31,19 @@ impl Volume {
     /// Takes all of the room that is left.
     pub(crate) fn fill(&self) -> anyhow::Result<()> {
         let balloon = File::options().create(true).append(true).open(self.dir.join(BALLOON))?;
-        // What frees itself meanwhile is taken, too.
-        for _ in 0..3 {
+        // Others take and free some meanwhile; a call that asks for more than there is takes nothing.
+        for _ in 0..1000 {
             let free = statvfs(&self.dir)?;
             let (length, bytes) = (balloon.metadata()?.len(), free.f_bavail * free.f_frsize);
-            if bytes > 0 {
-                // Full is what it is for.
-                let _ = fallocate(&balloon, FallocateFlags::empty(), length, bytes);
+            if bytes == 0 {
+                return Ok(());
+            }
+            match fallocate(&balloon, FallocateFlags::empty(), length, bytes) {
+                Ok(()) | Err(Errno::NOSPC) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        bail!("{} does not get full", self.dir.display())
     }
 
     /// Gives all of it back.

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Verdict;
 use super::projection::Projection;
+use super::{ASSIGNMENT, GRANTS, Verdict};
 use crate::history::{History, What};
 use crate::workloads;
 
@@ -17,8 +17,10 @@ pub(super) fn check(history: &History, projection: &Projection<'_>, verdict: &mu
             |(_, what)| if let What::Granted { grant, .. } = what { Some(grant.as_str()) } else { None },
         )
         .collect();
+    let items = workloads::assigned_items();
     for grant in grants {
         let log = format!("{}/{grant}", workloads::GRANT_LOGS);
+        let workload = if items.iter().any(|item| item == grant) { ASSIGNMENT } else { GRANTS };
         let mut newest = 0;
         for change in projection.of_path(&log) {
             let epoch = change.value.split(':').next().and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
@@ -28,7 +30,7 @@ pub(super) fn check(history: &History, projection: &Projection<'_>, verdict: &mu
                 verdict.violate(NAME, change.op.called, &[change.op.id], text);
             }
             newest = newest.max(epoch);
-            verdict.checked += 1;
+            verdict.compare(workload);
         }
         believers(history, grant, verdict);
     }
@@ -46,7 +48,6 @@ fn believers(history: &History, grant: &str, verdict: &mut Verdict) {
                         let text = format!("epoch {epoch} of {grant} was given to {other} and to {name}");
                         verdict.violate(NAME, *at, &[], text);
                     }
-                    verdict.checked += 1;
                 }
                 What::Held { grant: of, epoch } if of == grant => {
                     if let Some((_, last, _)) = holders.get_mut(epoch) {

@@ -13,6 +13,9 @@ use crate::history::{Answer, Done, Fate, History, Level, Op};
 use crate::workloads;
 
 const NAME: &str = "linear";
+/// Errors that anything may get, whatever is there; nothing was done.
+const WITHOUT_EFFECT: [&str; 5] =
+    ["NoSpace", "QuotaExceeded", "Throttled", "NotServing", "TooManyUnacknowledged"];
 /// Of one object.
 const ZNODES_MAX: usize = 4;
 
@@ -74,6 +77,11 @@ impl Specification for Znodes {
 pub(super) fn check(history: &History, verdict: &mut Verdict) {
     let mut objects: BTreeMap<String, Vec<&Done>> = BTreeMap::new();
     for done in &history.ops {
+        if let Some(error) = impossible_refusal(done) {
+            let text =
+                format!("{:?} was refused with {error}, and what it is about is always there", done.op);
+            verdict.violate(NAME, done.called, &[done.id], text);
+        }
         if let Some(object) = object_of(&done.op) {
             objects.entry(object).or_default().push(done);
         }
@@ -87,6 +95,23 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
             verdict.violate(NAME, at, &ids, text);
         }
     }
+}
+
+/// Registers and accounts are there from the first to the last: a write can meet another version, and what has no room for it, or no
+/// time, may say so of anything. No other error is possible.
+fn impossible_refusal(done: &Done) -> Option<&str> {
+    let is_always_there = |path: &str| {
+        workloads::is_below(workloads::REGISTERS, path) || workloads::is_below(workloads::ACCOUNTS, path)
+    };
+    if !done.op.paths().first().is_some_and(|path| is_always_there(path)) {
+        return None;
+    }
+    let error = match (&done.answer, &done.fate) {
+        (Answer::Refused(error), _) | (Answer::Unanswered, Fate::Applied(_, Some(error))) => error.as_str(),
+        _ => return None,
+    };
+    let is_possible = WITHOUT_EFFECT.contains(&error) || error == "BadVersion" && done.op.is_conditional();
+    (!is_possible).then_some(error)
 }
 
 /// The register or the bank that an operation is about; `None` for what is not linearizable, or neither.
@@ -179,7 +204,7 @@ fn step_of(done: &Done, values: &mut Values) -> Option<Step> {
         (Answer::Unanswered, Fate::Never) => None,
         // Refused at some time, of which nobody was told.
         (Answer::Unanswered, _) if was_refused(done) => None,
-        (Answer::Unanswered, Fate::Open) => Some(Step::Open(writes)),
+        (Answer::Unanswered | Answer::Failed(_), Fate::Open) => Some(Step::Open(writes)),
         _ => Some(Step::Write(writes)),
     }
 }

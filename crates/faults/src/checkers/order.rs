@@ -12,13 +12,43 @@ const NAME: &str = "order";
 
 pub(super) fn check(history: &History, projection: &Projection<'_>, verdict: &mut Verdict) {
     zxids_are_unique(projection, verdict);
+    time_is_respected(history, verdict);
+    sessions_go_forward(history, projection, verdict);
+    errors_are_known(history, verdict);
+    nothing_came_from_nowhere(history, projection, verdict);
     for path in projection.paths() {
         versions_count_writes(history, projection, path, verdict);
     }
     reads_show_writes(history, projection, verdict);
-    time_is_respected(history, verdict);
-    sessions_go_forward(history, projection, verdict);
-    verdict.checked += history.ops.len() as u64;
+}
+
+/// An error that no request of a workload can get is none that a client can rely on.
+fn errors_are_known(history: &History, verdict: &mut Verdict) {
+    for done in &history.ops {
+        if let Answer::Failed(error) = &done.answer {
+            verdict.violate(NAME, done.called, &[done.id], format!("{:?} was answered {error}", done.op));
+        }
+    }
+}
+
+/// All that is there in the end was there before the workloads began, or one of them has written it. Completed tasks are no writes of a
+/// client: `queue.rs` knows them.
+fn nothing_came_from_nowhere(history: &History, projection: &Projection<'_>, verdict: &mut Verdict) {
+    let numbered = format!("{}/n-", workloads::SEQUENCE);
+    let prepared: BTreeMap<String, String> = workloads::prepared().into_iter().collect();
+    for (path, znode) in &history.znodes {
+        let is_open = projection.is_uncertain(path)
+            || path.starts_with(&numbered) && projection.is_uncertain(&numbered)
+            || workloads::is_below(workloads::DONE_TASKS, path);
+        if is_open || projection.of_path(path).next().is_some() {
+            continue;
+        }
+        let is_first = prepared.get(path).is_some_and(|value| *value == znode.value && znode.version == 0);
+        if !is_first {
+            let text = format!("{path} is there in the end, and nobody has written that: {znode:?}");
+            verdict.violate(NAME, u64::MAX, &[], text);
+        }
+    }
 }
 
 fn zxids_are_unique(projection: &Projection<'_>, verdict: &mut Verdict) {
@@ -83,10 +113,11 @@ fn versions_count_writes(history: &History, projection: &Projection<'_>, path: &
             );
             verdict.violate(NAME, change.op.called, &[change.op.id], text);
         }
+        verdict.compare_path(path);
         version = change.version.or(next);
         last = Some(change);
     }
-    let Some(last) = last else { return };
+    let Some(last) = last.filter(|_| !history.is_cut) else { return };
     let found = history.znodes.get(path);
     let is_as_written = match version {
         None => found.is_none(),
@@ -139,6 +170,7 @@ fn reads_show_writes(history: &History, projection: &Projection<'_>, verdict: &m
             if path.starts_with(workloads::EPHEMERALS) || projection.is_uncertain(path) {
                 continue;
             }
+            verdict.compare_path(path);
             let written = projection.last_up_to(path, mzxid).filter(|change| change.zxid == mzxid);
             let fits = match written {
                 Some(change) => {
@@ -259,7 +291,8 @@ fn sessions_go_forward(history: &History, projection: &Projection<'_>, verdict: 
                     verdict.violate(NAME, done.called, &[done.id, due.op.id], text);
                 }
             }
-            if let (Op::Get { path, .. }, Answer::Refused(_)) = (&done.op, &done.answer)
+            if let (Op::Get { path, .. }, Answer::Refused(error)) = (&done.op, &done.answer)
+                && error == "NoNode"
                 && let Some(due) = projection.last_up_to(path, seen)
                 && due.kind != Kind::Deleted
                 && !projection.is_uncertain(path)

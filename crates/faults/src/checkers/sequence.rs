@@ -2,12 +2,11 @@
 
 use super::Verdict;
 use super::projection::{Kind, Projection};
-use crate::history::History;
 use crate::workloads;
 
 const NAME: &str = "sequence";
 
-pub(super) fn check(history: &History, projection: &Projection<'_>, verdict: &mut Verdict) {
+pub(super) fn check(projection: &Projection<'_>, verdict: &mut Verdict) {
     let prefix = format!("{}/n-", workloads::SEQUENCE);
     let mut due = 0u64;
     for change in projection.changes.iter().filter(|change| change.kind == Kind::Created) {
@@ -27,12 +26,6 @@ pub(super) fn check(history: &History, projection: &Projection<'_>, verdict: &mu
                 verdict.violate(NAME, change.op.called, &[change.op.id], text);
                 due = number.parse().map_or(due, |number: u64| number + 1);
             }
-        }
-        verdict.checked += 1;
-    }
-    for path in history.znodes.keys().filter(|path| path.starts_with(&prefix)) {
-        if projection.of_path(path).next().is_none() && !projection.is_uncertain(&prefix) {
-            verdict.violate(NAME, 0, &[], format!("{path} is there, and nobody has created it"));
         }
     }
 }

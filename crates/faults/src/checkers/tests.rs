@@ -101,6 +101,19 @@ fn a_lost_and_a_doubled_write_are_found() {
 }
 
 #[test]
+fn a_lost_write_is_found_without_a_last_look() {
+    let mut story = three_sets();
+    story.history.znodes.clear();
+    story.history.is_cut = true;
+    assert_eq!(story.found(), []);
+    let op = Op::Set { path: "/registers/2".into(), value: "v".into(), version: None, epoch: None };
+    story.op(8, op, Answer::Unanswered).returned = u64::MAX;
+    assert_eq!(story.found(), [], "nobody has asked for its fate");
+    story.set(9, "/registers/3", "v", 1, 30);
+    story.assert_found("order", "was given to two writes");
+}
+
+#[test]
 fn an_order_that_contradicts_time_is_found() {
     let mut story = three_sets();
     story.set(8, "/registers/2", "v", 1, 15);
@@ -211,6 +224,45 @@ fn a_watch_with_a_gap_a_repetition_or_an_event_behind_its_answer_is_found() {
 }
 
 #[test]
+fn a_watch_that_misses_what_cannot_be_forgotten_or_has_no_end_is_found() {
+    let mut story = watched(&[10]);
+    story.note("client-9", 15_000, What::Resync { zxid: 20 });
+    story.assert_found("watches", "missed 1 changes");
+    let mut story = watched(&[10, 20]);
+    let opened = What::Opened { session: 9, password: String::new(), timeout_ms: 6000 };
+    story.note("client-9", 0, opened);
+    story.history.live.insert(9);
+    story.assert_found("watches", "and its session has not ended");
+    story.note(
+        "client-9",
+        40_000,
+        What::Told(Told { zxid: 30, change: "created".into(), path: "/watched/end".into() }),
+    );
+    story.create(9, "/watched/end", Mode::Persistent, "/watched/end", 30);
+    assert_eq!(story.found(), []);
+}
+
+#[test]
+fn what_is_due_stays_so_beside_a_znode_of_which_nothing_is_known() {
+    let create = |path: &str| Op::Create { path: path.into(), value: String::new(), mode: Mode::Persistent };
+    let with_open = |told: &[u64], at: u64, zxid: u64| {
+        let mut story = watched(told);
+        story.op(SESSION, create("/watched/2"), Answer::Unanswered).returned = u64::MAX;
+        let told = Told { zxid, change: "created".into(), path: "/watched/2".into() };
+        let client = story.history.clients.get_mut("client-9").expect("the watcher");
+        client.lines.insert(at as usize, (zxid * 1000, What::Told(told)));
+        story
+    };
+    // Between the two that are known; then the second one is missing, and a third one is told.
+    assert_eq!(with_open(&[10, 20], 3, 15).found(), []);
+    let mut story = with_open(&[10], 3, 15);
+    story.create(SESSION, "/watched/3", Mode::Persistent, "/watched/3", 30);
+    let told = Told { zxid: 30, change: "created".into(), path: "/watched/3".into() };
+    story.note("client-9", 30_000, What::Told(told));
+    story.assert_found("watches", "was due");
+}
+
+#[test]
 fn a_session_that_ends_while_its_client_lives_is_found() {
     let end = |silent_for: Option<u64>| {
         let mut story = Story::default();
@@ -227,6 +279,115 @@ fn a_session_that_ends_while_its_client_lives_is_found() {
     assert_eq!(end(Some(7 * SECOND)).found(), []);
     end(Some(2 * SECOND)).assert_found("sessions", "was alive");
     end(None).assert_found("sessions", "was alive");
+}
+
+#[test]
+fn a_silence_before_the_session_excuses_nothing() {
+    let end = |from: u64| {
+        let mut story = Story::default();
+        let opened = What::Opened { session: SESSION, password: String::new(), timeout_ms: 6000 };
+        story.note("client-7", 10 * SECOND, opened);
+        let fault = |silenced: Vec<u32>, heard: Vec<u32>| Fault { text: String::new(), silenced, heard };
+        story.history.faults.push((from, fault(vec![1], vec![])));
+        story.history.faults.push((from + 7 * SECOND, fault(vec![], vec![1])));
+        story.note("client-7", 20 * SECOND, What::Ended { reason: "expired".into() });
+        story
+    };
+    assert_eq!(end(11 * SECOND).found(), []);
+    end(SECOND).assert_found("sessions", "was alive");
+    // Half of it, and that is too short.
+    end(6 * SECOND).assert_found("sessions", "was alive");
+}
+
+#[test]
+fn a_session_that_is_gone_in_the_end_is_found() {
+    let mut story = Story::default();
+    let opened = What::Opened { session: SESSION, password: String::new(), timeout_ms: 6000 };
+    story.note("client-7", SECOND, opened);
+    story.assert_found("sessions", "is gone, and nobody has ended it");
+    story.history.is_cut = true;
+    assert_eq!(story.found(), []);
+    story.history.is_cut = false;
+    story.history.live.insert(SESSION);
+    assert_eq!(story.found(), []);
+    story.history.live.clear();
+    story.op(SESSION, Op::Close, Answer::Closed);
+    assert_eq!(story.found(), []);
+}
+
+#[test]
+fn a_session_that_does_not_see_its_ephemeral_is_found() {
+    let mut story = Story::default();
+    let opened = What::Opened { session: SESSION, password: String::new(), timeout_ms: 6000 };
+    story.note("client-7", 0, opened);
+    story.history.live.insert(SESSION);
+    story.create(SESSION, "/ephemerals/7-0", Mode::Ephemeral, "/ephemerals/7-0", 10);
+    let read = || Op::Get { path: "/ephemerals/7-0".into(), level: Level::Local };
+    let missing = || Answer::Refused("NoNode".into());
+    story.op(8, read(), missing());
+    assert_eq!(story.found(), []);
+    story.op(SESSION, read(), missing());
+    story.assert_found("sessions", "was not found in its session");
+    story.history.ops.pop();
+    story.op(SESSION, Op::Close, Answer::Closed);
+    story.history.znodes.clear();
+    story.op(SESSION, read(), missing());
+    story.op(8, read(), missing());
+    assert_eq!(story.found(), []);
+    assert_eq!(check(&story.history).compared["ephemerals of closed sessions"], 2);
+}
+
+#[test]
+fn errors_that_cannot_be_are_found() {
+    let get = || Op::Get { path: "/registers/1".into(), level: Level::Local };
+    let set = |version| Op::Set { path: "/registers/1".into(), value: "v".into(), version, epoch: None };
+    let found = |op: Op, error: &str| {
+        let mut story = three_sets();
+        story.op(8, op, Answer::Refused(error.into()));
+        !story.found().is_empty()
+    };
+    assert!(found(get(), "NoNode"));
+    assert!(found(set(None), "NoNode"));
+    assert!(found(set(None), "BadVersion"));
+    // Version 3 was there.
+    assert!(found(set(Some(3)), "BadVersion"));
+    assert!(!found(set(Some(1)), "BadVersion"));
+    assert!(!found(set(None), "NoSpace"));
+    let mut story = three_sets();
+    story.op(8, set(None), Answer::Failed("Protocol".into())).returned = u64::MAX;
+    story.assert_found("order", "was answered Protocol");
+}
+
+#[test]
+fn a_znode_that_nobody_has_written_is_found() {
+    let mut story = three_sets();
+    story.znode("/registers/2", "", 0, 1);
+    assert_eq!(story.found(), []);
+    story.znode("/registers/2", "other", 0, 1);
+    story.assert_found("order", "/registers/2 is there in the end, and nobody has written that");
+    let mut story = three_sets();
+    story.znode("/watched/9", "", 0, 1);
+    story.assert_found("order", "nobody has written that");
+    let mut story = three_sets();
+    story.history.ops.clear();
+    story.assert_found("order", "nobody has written that");
+}
+
+#[test]
+fn without_a_last_look_only_answers_are_compared() {
+    let mut story = three_sets();
+    story.history.znodes.clear();
+    story.note("producer", 0, What::Put { task: "1-1".into() });
+    story.history.is_cut = true;
+    assert_eq!(story.found(), []);
+    story.set(SESSION, "/registers/1", "v4", 5, 40);
+    story.assert_found("order", "a write was lost or done twice");
+}
+
+#[test]
+fn a_workload_that_did_nothing_shows() {
+    let compared = check(&three_sets().history).compared;
+    assert_eq!(compared.into_iter().collect::<Vec<_>>(), [("registers", 3)]);
 }
 
 #[test]
@@ -271,6 +432,7 @@ fn two_holders_and_writes_of_an_old_epoch_are_found() {
 fn tasks_that_are_lost_or_done_twice_are_found() {
     let put = || {
         let mut story = Story::default();
+        story.note("producer", 0, What::Putting { task: "1-1".into() });
         story.note("producer", 0, What::Put { task: "1-1".into() });
         story
     };
@@ -282,6 +444,13 @@ fn tasks_that_are_lost_or_done_twice_are_found() {
     story.assert_found("queue", "completed, and also still there");
     story.history.remaining.clear();
     assert_eq!(story.found(), []);
+    let claimed = || What::Claimed { task: "1-1".into(), attempt: 1 };
+    story.note("one", 1, claimed());
+    assert_eq!(story.found(), []);
+    story.note("two", 1, claimed());
+    story.assert_found("queue", "attempt 1 at task 1-1 was given to one and to two");
+    story.znode("/completed/1-2", "", 0, 6);
+    story.assert_found("queue", "task 1-2 is there, and nobody has put it");
     story.note("one", 1, What::Completed { task: "1-1".into() });
     story.note("two", 2, What::CompletedAgain { task: "1-1".into() });
     story.assert_found("queue", "after it had been completed");

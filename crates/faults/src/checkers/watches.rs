@@ -1,14 +1,24 @@
 //! G5: what each watch told is what the log says, from its first to its last event: no gap, no doubling, in order, and before any answer
 //! that shows the change.
 
-use super::Verdict;
+use std::collections::BTreeMap;
+
 use super::projection::Projection;
+use super::sessions::Session;
+use super::{Verdict, WATCHES};
 use crate::history::{Answer, Client, History, Op, Told, What};
 use crate::workloads;
 
 const NAME: &str = "watches";
+/// Every node remembers the last 8 MiB of events, which take about 100 bytes each: so few are not forgotten.
+const CHANGES_KEPT: usize = 20_000;
 
-pub(super) fn check(history: &History, projection: &Projection<'_>, verdict: &mut Verdict) {
+pub(super) fn check(
+    history: &History,
+    projection: &Projection<'_>,
+    sessions: &BTreeMap<u64, Session<'_>>,
+    verdict: &mut Verdict,
+) {
     let below = format!("{}/", workloads::WATCHED);
     let log: Vec<Told> = projection
         .changes
@@ -22,7 +32,13 @@ pub(super) fn check(history: &History, projection: &Projection<'_>, verdict: &mu
         .collect();
     for (name, client) in &history.clients {
         if client.lines.iter().any(|(_, what)| matches!(what, What::Watching { .. })) {
-            check_stream(history, projection, &log, name, client, verdict);
+            let session = client.lines.iter().find_map(|(_, what)| match what {
+                What::Opened { session, .. } => sessions.get(session),
+                _ => None,
+            });
+            // Only a session that is over, or a round that was, may leave it without a beginning and an end.
+            let is_whole = !history.is_cut && session.is_some_and(|session| !session.may_be_over());
+            check_stream(history, projection, &log, (name, client), is_whole, verdict);
         }
     }
 }
@@ -31,8 +47,8 @@ fn check_stream(
     history: &History,
     projection: &Projection<'_>,
     log: &[Told],
-    name: &str,
-    client: &Client,
+    (name, client): (&str, &Client),
+    is_whole: bool,
     verdict: &mut Verdict,
 ) {
     // The markers of this client: its own creates.
@@ -42,24 +58,37 @@ fn check_stream(
         .filter(|done| done.client == name && matches!(done.op, Op::Create { .. }))
         .filter_map(|done| if let Answer::Created { zxid, .. } = done.answer { Some(zxid) } else { None })
         .collect();
+    if is_whole && markers.len() < 2 {
+        let text = format!("{name} watched from zxid {markers:?} on, and its session has not ended");
+        verdict.violate(NAME, u64::MAX, &[], text);
+    }
     let Some(begin) = markers.first().copied() else { return };
-    let mut due = log[log.partition_point(|change| change.zxid < begin)..].iter();
+    let mut due = log[log.partition_point(|change| change.zxid < begin)..].iter().peekable();
     let mut last = 0;
     for (at, what) in &client.lines {
         match what {
             What::Told(told) if told.zxid < begin => {}
             What::Told(told) => {
-                verdict.checked += 1;
+                verdict.compare(WATCHES);
                 last = told.zxid;
-                let next = due.next();
-                if next != Some(told) && !is_excused(projection, next, told) {
-                    let text = format!("{name} was told {told:?}, where {next:?} was due");
+                // Where the log itself is not known exactly, neither is what is due.
+                let is_open = |told: &Told| projection.is_uncertain(&told.path);
+                while due.next_if(|next| *next != told && !is_open(told) && is_open(next)).is_some() {}
+                if due.next_if(|next| *next == told).is_none() && !is_open(told) {
+                    let text = format!("{name} was told {told:?}, where {:?} was due", due.peek());
                     return verdict.violate(NAME, *at, &[], text);
                 }
             }
             // What it has missed is behind it.
             What::Resync { zxid } => {
-                due = log[log.partition_point(|change| change.zxid <= *zxid)..].iter();
+                let between = |zxid: u64| projection.changes.partition_point(|change| change.zxid <= zxid);
+                let missed = between(*zxid).saturating_sub(between(last.max(begin)));
+                if *zxid < last || missed < CHANGES_KEPT {
+                    let text =
+                        format!("{name} missed {missed} changes up to zxid {zxid}, behind zxid {last}");
+                    verdict.violate(NAME, *at, &[], text);
+                }
+                due = log[log.partition_point(|change| change.zxid <= *zxid)..].iter().peekable();
                 last = *zxid;
             }
             _ => {}
@@ -73,11 +102,6 @@ fn check_stream(
         verdict.violate(NAME, u64::MAX, &[], text);
     }
     events_come_before_answers(history, name, client, begin, verdict);
-}
-
-/// Where the log itself is not known exactly, neither is what is due.
-fn is_excused(projection: &Projection<'_>, due: Option<&Told>, told: &Told) -> bool {
-    projection.is_uncertain(&told.path) || due.is_some_and(|due| projection.is_uncertain(&due.path))
 }
 
 /// At each `Drained`, all events up to what the answer before it showed are there.

@@ -67,6 +67,11 @@ impl Op {
         !matches!(self, Op::Get { .. } | Op::MultiGet { .. })
     }
 
+    /// It is a write that asks for a version.
+    pub(crate) fn is_conditional(&self) -> bool {
+        matches!(self, Op::Set { version: Some(_), .. } | Op::Multi { .. })
+    }
+
     /// The znodes it is about.
     pub(crate) fn paths(&self) -> Vec<&str> {
         match self {
@@ -100,6 +105,8 @@ pub(crate) enum Answer {
     Closed,
     /// Refused, under this name; nothing was done.
     Refused(String),
+    /// An error that says nothing of what was done, and that no request here may get.
+    Failed(String),
     /// The session ended first, so that nothing is known of a write.
     Unanswered,
 }

@@ -46,7 +46,8 @@ impl Done {
 
     /// It is a write of which nobody knows whether it took effect.
     pub(crate) fn is_open(&self) -> bool {
-        self.op.is_write() && self.answer == Answer::Unanswered && self.fate == Fate::Open
+        let is_unknown = matches!(self.answer, Answer::Unanswered | Answer::Failed(_));
+        self.op.is_write() && is_unknown && self.fate == Fate::Open
     }
 }
 
@@ -81,17 +82,19 @@ pub(crate) struct History {
     pub(crate) remaining: Vec<String>,
     /// The numbers of writes in their sessions.
     pub(crate) numbers: BTreeMap<(u32, u64), u64>,
+    /// There was no last look at everything: what is missing in the end proves nothing.
+    pub(crate) is_cut: bool,
 }
 
 impl History {
     /// Reads a directory.
     pub(crate) fn read(dir: &Path) -> anyhow::Result<History> {
-        let mut history = History::default();
-        let mut names: Vec<_> = std::fs::read_dir(dir)
-            .with_context(|| format!("read {}", dir.display()))?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.ends_with(".jsonl"))
-            .collect();
+        let mut history = History { is_cut: true, ..History::default() };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
+            let name = entry.with_context(|| format!("read {}", dir.display()))?.file_name();
+            names.extend(name.into_string().ok().filter(|name| name.ends_with(".jsonl")));
+        }
         // What became of writes, in `final`, comes after the writes.
         names.sort();
         for name in names {
@@ -109,15 +112,16 @@ impl History {
         // Where in `ops` an operation of this file is.
         let mut places: BTreeMap<u64, usize> = BTreeMap::new();
         let mut outcomes = Vec::new();
-        let mut lines = BufReader::new(File::open(path)?).split(b'\n').peekable();
-        while let Some(line) = lines.next() {
-            let line = line?;
-            let record: Record = match serde_json::from_slice(&line) {
-                Ok(record) => record,
-                // A process that was killed has not finished its last line.
-                Err(_) if lines.peek().is_none() => break,
-                Err(error) => return Err(error).context(String::from_utf8_lossy(&line).into_owned()),
-            };
+        let mut file = BufReader::new(File::open(path)?);
+        let mut line = Vec::new();
+        while file.read_until(b'\n', &mut line)? > 0 {
+            // Clients are killed, and one that is has not finished its last line.
+            if process > 0 && !line.ends_with(b"\n") {
+                break;
+            }
+            let record: Record =
+                serde_json::from_slice(&line).with_context(|| String::from_utf8_lossy(&line).into_owned())?;
+            line.clear();
             let Record { at, client, what } = record;
             match what {
                 What::Call { op, call } => {
@@ -152,6 +156,7 @@ impl History {
                 }
                 What::Live { session } => drop(self.live.insert(session)),
                 What::Remaining { task } => self.remaining.push(task),
+                What::LookedAtAll => self.is_cut = false,
                 what => {
                     if let What::Opened { session, .. } = what {
                         sessions.insert(client.clone(), session);
@@ -172,5 +177,28 @@ impl History {
             };
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"at":1,"client":"1/order.1","what":"drained"}"#;
+
+    #[test]
+    fn only_a_client_may_leave_a_line_unfinished_and_only_its_last() {
+        let read = |name: &str, content: String| {
+            let dir = tempfile::tempdir().expect("a directory");
+            std::fs::write(dir.path().join(name), content).expect("a file");
+            History::read(dir.path())
+        };
+        let torn = &LINE[..20];
+        let history = read("clients-001.jsonl", format!("{LINE}\n{torn}")).expect("a history");
+        assert_eq!(history.clients["1/order.1"].lines.len(), 1);
+        assert!(history.is_cut);
+        assert!(read("clients-001.jsonl", format!("{LINE}\n{torn}\n")).is_err());
+        assert!(read("clients-001.jsonl", format!("{torn}\n{LINE}\n")).is_err());
+        assert!(read("final.jsonl", format!("{LINE}\n{torn}")).is_err());
     }
 }

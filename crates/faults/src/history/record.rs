@@ -46,6 +46,8 @@ pub(crate) enum What {
     Held { grant: String, epoch: u64 },
     /// It gave it back, or stopped.
     LetGo { grant: String, epoch: u64 },
+    /// A task is about to be put into the queue.
+    Putting { task: String },
     /// A task was put into the queue.
     Put { task: String },
     /// A task was taken out.
@@ -71,6 +73,8 @@ pub(crate) enum What {
     Live { session: u64 },
     /// After the end: a task that is not completed.
     Remaining { task: String },
+    /// After the end: all of that was written down.
+    LookedAtAll,
 }
 
 /// A change that a watch told.

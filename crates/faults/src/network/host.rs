@@ -1,3 +1,4 @@
+use std::net::UdpSocket;
 use std::process::{Child, Command};
 use std::sync::{Arc, mpsc};
 
@@ -5,7 +6,7 @@ use anyhow::Context as _;
 use nix::sched::{CloneFlags, unshare};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use super::{CONTROLLER, HostId, address_of};
+use super::{CONTROLLER, HostId, Switch, address_of};
 
 /// Larger than Ethernet's: a packet costs the switch the same whatever its size.
 const MTU: u16 = 9000;
@@ -16,12 +17,13 @@ type Spawn = (Command, mpsc::SyncSender<std::io::Result<Child>>);
 /// there. It goes with its thread and its processes.
 pub(crate) struct Host {
     id: HostId,
+    switch: Switch,
     spawns: mpsc::Sender<Spawn>,
-    device: Arc<SyncDevice>,
 }
 
 impl Host {
-    pub(crate) fn start(id: HostId) -> anyhow::Result<Host> {
+    /// Makes one, and connects it.
+    pub(crate) fn start(switch: &Switch, id: HostId) -> anyhow::Result<Host> {
         let (spawns, wanted) = mpsc::channel::<Spawn>();
         let (started, result) = mpsc::sync_channel(1);
         let run = move || {
@@ -34,19 +36,17 @@ impl Host {
                 for (mut command, spawned) in wanted {
                     drop(spawned.send(command.spawn()));
                 }
+                say_goodbye();
             }
         };
         std::thread::Builder::new().name(format!("host {id}")).spawn(run)?;
-        let device = Arc::new(result.recv().context("the thread of a host")??);
-        Ok(Host { id, spawns, device })
+        let device = result.recv().context("the thread of a host")??;
+        switch.connect(id, Arc::new(device));
+        Ok(Host { id, switch: switch.clone(), spawns })
     }
 
     pub(crate) fn id(&self) -> HostId {
         self.id
-    }
-
-    pub(crate) fn device(&self) -> Arc<SyncDevice> {
-        self.device.clone()
     }
 
     /// Starts a process on this host.
@@ -56,6 +56,22 @@ impl Host {
         self.spawns.send((command, spawned)).context("the host has gone")?;
         result.recv().context("the host has gone")?.with_context(|| format!("start {}", name.display()))
     }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Its thread ends with `spawns`, behind this.
+        self.switch.disconnect(self.id);
+    }
+}
+
+/// Sends one packet, from the namespace of this thread: whoever waits for packets of a device that is not connected any more wakes up and
+/// lets go of it, and the namespace goes.
+fn say_goodbye() {
+    let sent =
+        UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"", (address_of(CONTROLLER), 9)));
+    // Then a thread and a namespace stay until the end of this process.
+    drop(sent);
 }
 
 /// Gives the calling process' own namespace an address of the same network, as the controller's.

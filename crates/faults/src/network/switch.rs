@@ -78,9 +78,19 @@ impl Switch {
             let mut packet = vec![0; PACKET_BYTES_MAX];
             // An error is the end of the device.
             while let Ok(length) = device.recv(&mut packet) {
+                let is_connected =
+                    lock(&shared.devices).get(&host).is_some_and(|connected| Arc::ptr_eq(connected, &device));
+                if !is_connected {
+                    return;
+                }
                 shared.take(host, &packet[..length]);
             }
         });
+    }
+
+    /// Its packets go nowhere, and its device is given back with the next one that it sends.
+    pub(crate) fn disconnect(&self, host: HostId) {
+        lock(&self.shared.devices).remove(&host);
     }
 
     /// What becomes of the packets in one direction from now on. What is under way already arrives.

@@ -29,9 +29,21 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn random_place(stage: &mut Stage) -> usize {
+pub(super) fn random_place(stage: &mut Stage) -> usize {
     let places = stage.clients.places();
     stage.rng.random_range(places)
+}
+
+/// Beyond the session timeout, or shorter.
+async fn rest_unheard(stage: &mut Stage, is_long: bool) {
+    match is_long {
+        true => {
+            // The leader counts in steps, and asks a majority.
+            tokio::time::sleep(stage.session_timeout).await;
+            stage.rest(1500, 3000).await;
+        }
+        false => stage.rest(500, 3000).await,
+    }
 }
 
 async fn kill_client(stage: &mut Stage) -> anyhow::Result<()> {
@@ -46,14 +58,7 @@ async fn stop_client(stage: &mut Stage) -> anyhow::Result<()> {
     // The first time, at least, so that the run does what it is there for.
     let is_long = stage.coverage.count("clients stopped") == 0 || stage.rng.random_bool(0.7);
     stage.pause_clients(place)?;
-    match is_long {
-        true => {
-            // The leader counts in steps, and asks a majority.
-            tokio::time::sleep(stage.session_timeout).await;
-            stage.rest(1500, 3000).await;
-        }
-        false => stage.rest(500, 3000).await,
-    }
+    rest_unheard(stage, is_long).await;
     stage.resume_clients(place)?;
     stage.rest(300, 1500).await;
     Ok(())
@@ -62,14 +67,9 @@ async fn stop_client(stage: &mut Stage) -> anyhow::Result<()> {
 async fn cut_off_client(stage: &mut Stage) -> anyhow::Result<()> {
     let place = random_place(stage);
     let is_long = stage.coverage.count("clients cut off") == 0 || stage.rng.random_bool(0.7);
-    stage.cut_off_clients(place);
-    match is_long {
-        true => {
-            tokio::time::sleep(stage.session_timeout).await;
-            stage.rest(1500, 3000).await;
-        }
-        false => stage.rest(500, 3000).await,
-    }
+    let nodes = stage.ensemble.ids();
+    stage.cut_off_clients(place, &nodes);
+    rest_unheard(stage, is_long).await;
     stage.reconnect_clients(place);
     stage.rest(300, 1500).await;
     Ok(())

@@ -1,8 +1,8 @@
 //! Members that are not what they were.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use futures::FutureExt as _;
 
 use super::Scenario;
@@ -14,6 +14,7 @@ const REFUSED: Duration = Duration::from_secs(20);
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
         nodes: 5,
+        nodes_may_end: true,
         ..Scenario::new(
             "wiped-member",
             "a member comes back with an empty disk: it must not vote as its old self",
@@ -31,14 +32,7 @@ async fn wiped_member(stage: &mut Stage) -> anyhow::Result<()> {
         std::fs::remove_dir_all(&stage.ensemble.nodes[&id].data_dir)?;
         stage.say(format!("node {id} has lost its disk"));
         stage.start(id)?;
-        let start = Instant::now();
-        let exit = loop {
-            if let Some(exit) = stage.ensemble.exited(id)? {
-                break exit;
-            }
-            ensure!(start.elapsed() < REFUSED, "node {id} has lost its disk and goes on");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
+        let exit = stage.ensemble.wait_exited(id, REFUSED).await.context("a node that has lost its disk")?;
         ensure!(exit.code() == Some(1), "node {id}, which has lost its disk, ended with {exit}");
         stage.say(format!("node {id} was refused"));
         stage.coverage.add("wiped members refused", 1);

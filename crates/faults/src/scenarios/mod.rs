@@ -7,10 +7,14 @@ mod members;
 mod network;
 mod processes;
 mod snapshots;
+mod torn_writes;
 
 use futures::future::BoxFuture;
 
 use crate::stage::Stage;
+
+/// As many snapshots, and as little log behind them, as coordd allows.
+const OFTEN: &[&str] = &["--snapshot-log-bytes", "1MiB", "--keep-log-bytes", "1KiB"];
 
 /// Breaks something, and mends what the next call needs whole.
 pub(crate) type Episode = for<'a> fn(&'a mut Stage) -> BoxFuture<'a, anyhow::Result<()>>;
@@ -25,6 +29,8 @@ pub(crate) struct Scenario {
     pub(crate) options: &'static [&'static str],
     /// Each node's disk is a small one, of so many MiB.
     pub(crate) volume_mebibytes: Option<u32>,
+    /// Nodes end by themselves in it, as they should. In all others that is an error.
+    pub(crate) nodes_may_end: bool,
     /// What a run must have done to count.
     pub(crate) needs: &'static [&'static str],
     pub(crate) episode: Episode,
@@ -37,7 +43,16 @@ impl Scenario {
         needs: &'static [&'static str],
         episode: Episode,
     ) -> Scenario {
-        Scenario { name, about, nodes: 3, options: &[], volume_mebibytes: None, needs, episode }
+        Scenario {
+            name,
+            about,
+            nodes: 3,
+            options: &[],
+            volume_mebibytes: None,
+            nodes_may_end: false,
+            needs,
+            episode,
+        }
     }
 }
 
@@ -47,6 +62,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(network::scenarios());
     all.extend(clients::scenarios());
     all.extend(disks::scenarios());
+    all.extend(torn_writes::scenarios());
     all.extend(snapshots::scenarios());
     all.extend(members::scenarios());
     all.extend(clocks::scenarios());

@@ -7,12 +7,20 @@ use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 
 use super::Scenario;
+use super::clients::random_place;
 use crate::network::Link;
 use crate::stage::Stage;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     const SPLIT: &[&str] =
         &["leaders in a minority", "leaders elected by a majority", "packets dropped", "watches resumed"];
+    const HALVES: &[&str] = &[
+        "leaders in a minority",
+        "leaders in a majority",
+        "leaders elected by a majority",
+        "packets dropped",
+        "watches resumed",
+    ];
     vec![
         Scenario::new(
             "partition-leader",
@@ -22,9 +30,18 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ),
         Scenario {
             nodes: 5,
-            ..Scenario::new("partition-halves", "five nodes in two parts, at random", SPLIT, |stage| {
+            ..Scenario::new("partition-halves", "five nodes in two parts, at random", HALVES, |stage| {
                 partition_halves(stage).boxed()
             })
+        },
+        Scenario {
+            nodes: 5,
+            ..Scenario::new(
+                "partition-clients",
+                "five nodes in two parts, and clients that reach the minority only",
+                &["leaders in a minority", "clients cut off", "packets dropped", "sessions expired"],
+                |stage| partition_clients(stage).boxed(),
+            )
         },
         Scenario::new(
             "partition-one-way",
@@ -60,8 +77,8 @@ async fn partition_leader(stage: &mut Stage) -> anyhow::Result<()> {
     let leader = stage.ensemble.leader().await?;
     let others = stage.ensemble.others(leader);
     stage.cut(&[leader], &others);
-    stage.coverage.add("leaders in a minority", 1);
     stage.wait_successor(leader).await?;
+    stage.coverage.add("leaders in a minority", 1);
     stage.rest(0, 2500).await;
     stage.heal_network();
     stage.rest(500, 1500).await;
@@ -72,17 +89,50 @@ async fn partition_halves(stage: &mut Stage) -> anyhow::Result<()> {
     let leader = stage.ensemble.leader().await?;
     let mut ids = stage.ensemble.ids();
     ids.shuffle(&mut stage.rng);
+    // Each of both first, so that the run does what it is there for.
+    match (stage.coverage.count("leaders in a minority"), stage.coverage.count("leaders in a majority")) {
+        (0, _) => ids.sort_by_key(|id| *id != leader),
+        (_, 0) => ids.sort_by_key(|id| *id == leader),
+        _ => {}
+    }
     let (minority, majority) = ids.split_at(2);
     stage.cut(minority, majority);
     if minority.contains(&leader) {
-        stage.coverage.add("leaders in a minority", 1);
         stage.wait_successor(leader).await?;
+        stage.coverage.add("leaders in a minority", 1);
     } else {
         stage.coverage.add("leaders in a majority", 1);
     }
     stage.rest(500, 2500).await;
     stage.heal_network();
     stage.rest(300, 1500).await;
+    Ok(())
+}
+
+/// The clients of the minority get no answer, whatever they have heard before; those of the others go on.
+async fn partition_clients(stage: &mut Stage) -> anyhow::Result<()> {
+    // The first time, at least, so that the run does what it is there for.
+    let is_first = stage.coverage.count("clients cut off") == 0;
+    let (leader, minority) = stage.two_nodes(is_first).await?;
+    let majority: Vec<_> = stage.ensemble.ids().into_iter().filter(|id| !minority.contains(id)).collect();
+    let place = random_place(stage);
+    stage.cut(&minority, &majority);
+    stage.cut_off_clients(place, &majority);
+    if minority.contains(&leader) {
+        stage.coverage.add("leaders in a minority", 1);
+        stage.wait_successor(leader).await?;
+    }
+    match is_first || stage.rng.random_bool(0.4) {
+        // A new leader gives them their full timeout first.
+        true => {
+            tokio::time::sleep(stage.session_timeout).await;
+            stage.rest(1500, 3000).await;
+        }
+        false => stage.rest(500, 3000).await,
+    }
+    stage.reconnect_clients(place);
+    stage.heal_network();
+    stage.rest(500, 1500).await;
     Ok(())
 }
 

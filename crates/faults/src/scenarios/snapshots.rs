@@ -1,13 +1,12 @@
 //! Snapshots: cut and installed all the time, interrupted, and compaction of the log together with kills.
 
+use std::time::Duration;
+
 use futures::FutureExt as _;
 use rand::Rng as _;
 
-use super::Scenario;
+use super::{OFTEN, Scenario};
 use crate::stage::Stage;
-
-/// As many snapshots, and as little log behind them, as coordd allows.
-const OFTEN: &[&str] = &["--snapshot-log-bytes", "1MiB", "--keep-log-bytes", "1KiB"];
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -25,7 +24,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             ..Scenario::new(
                 "compaction-and-kill",
                 "nodes are killed while they cut snapshots and forget their logs",
-                &["snapshots cut", "nodes killed"],
+                &["snapshots cut", "nodes killed while they wrote a snapshot"],
                 |stage| compaction_and_kill(stage).boxed(),
             )
         },
@@ -46,9 +45,13 @@ async fn snapshot_interrupted(stage: &mut Stage) -> anyhow::Result<()> {
     }
     for _ in 0..2 {
         stage.start(follower)?;
-        // A start takes some tenths of a second, the transfer follows at once.
-        stage.rest(150, 900).await;
-        stage.coverage.add("transfers interrupted", 1);
+        // A start takes some tenths of a second, the transfer follows at once. A little later, sometimes.
+        stage.wait_snapshot(&[follower], Duration::from_secs(3)).await?;
+        if stage.rng.random_bool(0.3) {
+            stage.rest(0, 300).await;
+        }
+        let is_on_its_way = stage.ensemble.writes_snapshot(follower)?;
+        stage.coverage.add("transfers interrupted", is_on_its_way.into());
         match stage.rng.random_range(0..3) {
             0 => stage.kill(follower)?,
             1 => {
@@ -70,17 +73,21 @@ async fn snapshot_interrupted(stage: &mut Stage) -> anyhow::Result<()> {
 }
 
 async fn compaction_and_kill(stage: &mut Stage) -> anyhow::Result<()> {
-    stage.rest(500, 2500).await;
-    match stage.rng.random_range(0..4) {
-        0 => stage.kill_all()?,
-        1 => {
-            let leader = stage.ensemble.leader().await?;
-            stage.kill(leader)?;
-        }
-        _ => {
-            let id = stage.random_node();
-            stage.kill(id)?;
-        }
+    stage.rest(300, 1500).await;
+    let victims = match stage.rng.random_range(0..4) {
+        0 => stage.ensemble.ids(),
+        1 => vec![stage.ensemble.leader().await?],
+        _ => vec![stage.random_node()],
+    };
+    // While it writes one, in most cases; else at any time.
+    if stage.rng.random_bool(0.7) {
+        stage.wait_snapshot(&victims, Duration::from_secs(3)).await?;
+    }
+    stage.kill_together(&victims)?;
+    for id in victims {
+        // What it had not finished is still there, until it is started again.
+        let met = stage.ensemble.writes_snapshot(id)?;
+        stage.coverage.add("nodes killed while they wrote a snapshot", met.into());
     }
     stage.rest(0, 800).await;
     for id in stage.ensemble.ids() {

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::grants::write_under;
 use super::{Context, PAUSE};
-use crate::history::What;
+use crate::history::{What, now};
 use crate::recorded_client::RecordedClient;
 
 const GROUP: &str = "/assignment";
@@ -33,9 +33,6 @@ pub(crate) async fn run(context: Context) {
     while let Some(client) = context.session("assignment").await {
         if let Ok(mut worker) = join(&context, &client).await {
             tend(&context, &client, &mut worker).await;
-        }
-        if !context.goes_on() {
-            return;
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -64,8 +61,9 @@ async fn tend(context: &Context, client: &RecordedClient, worker: &mut Assignmen
                 let writer = tokio::spawn(async move {
                     let mut rng = context.rng("assignment", epoch);
                     for number in 0.. {
+                        let asked = now();
                         let Ok(guarded) = item.client() else { break };
-                        client.note(What::Held { grant: grant.clone(), epoch });
+                        client.note_at(asked, What::Held { grant: grant.clone(), epoch });
                         let goes_on = write_under(&client, &guarded, &grant, epoch, number).await;
                         if !goes_on || item.is_revoked() || !context.goes_on() {
                             break;

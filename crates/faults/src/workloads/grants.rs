@@ -5,7 +5,7 @@ use coordd_client::recipes::{Candidate, Grant, LeaderElection, Lock};
 use rand::Rng as _;
 
 use super::{Context, PAUSE};
-use crate::history::{Answer, Op, What};
+use crate::history::{Answer, Op, What, now};
 use crate::recorded_client::RecordedClient;
 
 pub(crate) const ROOT: &str = "/grants";
@@ -45,9 +45,10 @@ pub(crate) async fn run(context: Context, task: u64) {
             client.note(What::Granted { grant: name.to_owned(), epoch });
             let mut late_writes = None;
             for number in 0..rng.random_range(1..=WRITES) {
-                // Asked before it is noted: what it promises is that nobody else has the grant now.
+                // What it promises is that nobody else had the grant when it was asked: a pause behind that is no lie.
+                let asked = now();
                 let Ok(guarded) = held.grant().client() else { break };
-                client.note(What::Held { grant: name.to_owned(), epoch });
+                client.note_at(asked, What::Held { grant: name.to_owned(), epoch });
                 let written = write_under(&client, &guarded, name, epoch, number).await;
                 late_writes = Some(guarded);
                 if !written {
@@ -58,8 +59,10 @@ pub(crate) async fn run(context: Context, task: u64) {
             client.note(What::LetGo { grant: name.to_owned(), epoch });
             held.release().await;
             if let Some(guarded) = late_writes.filter(|_| rng.random_bool(LATE)) {
-                // As somebody does who has not noticed that the grant is gone: the guard has to do it.
+                // As somebody does who has not noticed that the grant is gone: the guard has to do it. Not all of it at
+                // once, so that the next holder writes between.
                 for number in WRITES..WRITES + LATE_WRITES {
+                    context.pause(&mut rng).await;
                     write_under(&client, &guarded, name, epoch, number).await;
                 }
             }

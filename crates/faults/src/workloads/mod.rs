@@ -20,16 +20,36 @@ use tokio::sync::watch;
 
 use crate::history::{Answer, Writer};
 use crate::recorded_client::RecordedClient;
+use registers::paths as register_paths;
+use transfers::paths as account_paths;
 
 pub(crate) use assignment::{items as assigned_items, prepare as prepare_assignment};
 pub(crate) use ephemerals::ROOT as EPHEMERALS;
 pub(crate) use grants::{LOG_ROOT as GRANT_LOGS, ROOT as GRANTS};
 pub(crate) use order::ROOT as ORDERED;
 pub(crate) use queue::{DONE_ROOT as DONE_TASKS, remaining_tasks};
-pub(crate) use registers::{ROOT as REGISTERS, paths as register_paths};
+pub(crate) use registers::ROOT as REGISTERS;
 pub(crate) use sequence::ROOT as SEQUENCE;
-pub(crate) use transfers::{INITIAL_BALANCE, ROOT as ACCOUNTS, paths as account_paths};
+pub(crate) use transfers::{INITIAL_BALANCE, ROOT as ACCOUNTS};
 pub(crate) use watches::ROOT as WATCHED;
+
+/// The parents of what workloads write; all of it is looked at in the end. What recipes keep, their own roots aside, is theirs.
+pub(crate) const ROOTS: [&str; 8] =
+    [REGISTERS, ACCOUNTS, ORDERED, SEQUENCE, WATCHED, EPHEMERALS, GRANT_LOGS, DONE_TASKS];
+
+/// The znodes below the roots, with their values, that are there before the workloads begin.
+pub(crate) fn prepared() -> Vec<(String, String)> {
+    let registers = register_paths().into_iter().map(|path| (path, String::new()));
+    let accounts = account_paths().into_iter().map(|path| (path, INITIAL_BALANCE.to_string()));
+    let grants = ["lock", "election"].map(str::to_owned).into_iter().chain(assigned_items());
+    let logs = grants.map(|grant| (format!("{GRANT_LOGS}/{grant}"), String::new()));
+    registers.chain(accounts).chain(logs).collect()
+}
+
+/// Whether a path is below a root.
+pub(crate) fn is_below(root: &str, path: &str) -> bool {
+    path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'))
+}
 
 /// A client that has lost its session, or got none, waits so long before it tries again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -70,7 +90,7 @@ impl Context {
         tokio::time::sleep(self.pace.mul_f64(rng.random_range(0.0..2.0))).await;
     }
 
-    /// A session; asks until it gets one, or until the end.
+    /// A session; asks until it gets one. `None` is the end of the workload.
     async fn session(&self, workload: &str) -> Option<RecordedClient> {
         let name = format!("{}/{workload}", self.process);
         while self.goes_on() {

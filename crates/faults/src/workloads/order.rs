@@ -38,9 +38,6 @@ pub(crate) async fn run(context: Context) {
             join_all(burst).await;
             context.pause(&mut rng).await;
         }
-        if !context.goes_on() {
-            return;
-        }
         tokio::time::sleep(PAUSE).await;
     }
 }

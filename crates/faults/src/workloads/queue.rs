@@ -22,14 +22,12 @@ pub(crate) async fn produce(context: Context) {
         while context.goes_on() && !client.is_over() {
             count += 1;
             let task = format!("{}-{count}", context.process);
+            client.note(What::Putting { task: task.clone() });
             if queue.put(&task, &options).await.is_ok() {
                 client.note(What::Put { task });
             }
             context.pause(&mut rng).await;
             context.pause(&mut rng).await;
-        }
-        if !context.goes_on() {
-            return;
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -62,9 +60,6 @@ pub(crate) async fn consume(context: Context) {
                     Err(_) => {}
                 }
             }
-        }
-        if !context.goes_on() {
-            return;
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -26,9 +26,6 @@ pub(crate) async fn run(context: Context) {
             }
             context.pause(&mut rng).await;
         }
-        if !context.goes_on() {
-            return;
-        }
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -43,9 +43,6 @@ pub(crate) async fn run(context: Context, task: u64) {
             context.pause(&mut rng).await;
             context.pause(&mut rng).await;
         }
-        if !context.goes_on() {
-            return;
-        }
         tokio::time::sleep(PAUSE).await;
     }
 }

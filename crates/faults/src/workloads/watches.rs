@@ -5,7 +5,7 @@ use futures::FutureExt as _;
 use rand::Rng as _;
 use tokio::task::unconstrained;
 
-use super::{Context, PAUSE, is_answer};
+use super::{Context, PAUSE};
 use crate::history::{Answer, Level, Mode, SetOne, Told, What};
 use crate::recorded_client::RecordedClient;
 
@@ -45,9 +45,6 @@ pub(crate) async fn write(context: Context) {
             }
             context.pause(&mut rng).await;
         }
-        if !context.goes_on() {
-            return;
-        }
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -63,7 +60,7 @@ pub(crate) async fn subscribe(context: Context) {
         client.note(What::Watching { path: ROOT.to_owned() });
         let marker = |end: &str| format!("{ROOT}/marker-{:x}-{end}", client.client.session_id());
         // All that comes behind it is told.
-        if !is_answer(&client.create(&marker("begin"), "", Mode::Persistent).await) {
+        if mark(&client, &marker("begin")).await.is_none() {
             continue;
         }
         while context.goes_on() && !client.is_over() {
@@ -87,6 +84,17 @@ pub(crate) async fn subscribe(context: Context) {
     }
 }
 
+/// Makes a marker, also if there is no room for it at first. `None` if the session has ended.
+async fn mark(client: &RecordedClient, path: &str) -> Option<u64> {
+    loop {
+        match client.create(path, "", Mode::Persistent).await {
+            Answer::Created { zxid, .. } => return Some(zxid),
+            Answer::Refused(_) => tokio::time::sleep(PAUSE).await,
+            _ => return None,
+        }
+    }
+}
+
 /// Writes down the events that are here already: those that came before the last answer are among them.
 fn note_waiting(client: &RecordedClient, watcher: &mut PersistentWatcher) {
     // Unconstrained, because tokio has a task that took many events rest before it gets the next one, which looks like the end.
@@ -98,7 +106,7 @@ fn note_waiting(client: &RecordedClient, watcher: &mut PersistentWatcher) {
 
 /// Makes a last change, and writes down all events up to it.
 async fn note_until_end(client: &RecordedClient, watcher: &mut PersistentWatcher, marker: &str) {
-    let Answer::Created { zxid: end, .. } = client.create(marker, "", Mode::Persistent).await else { return };
+    let Some(end) = mark(client, marker).await else { return };
     let until_end = async {
         while let Ok(event) = watcher.next().await {
             let zxid = event.zxid();
