@@ -20,8 +20,12 @@ use crate::replica::Node;
 const INTERVAL: Duration = Duration::from_millis(250);
 /// A leader without room asks so often for somebody else to lead.
 const HAND_OVER_INTERVAL: Duration = Duration::from_secs(3);
-/// What a znode takes in a snapshot beside its data, about.
-const ZNODE_BYTES: u64 = 128;
+/// All followers that are there have said how they are by then.
+const SETTLED: Duration = Duration::from_secs(3);
+/// What a znode and a session take in a snapshot beside their data, about; much less than this, mostly.
+const ROW_BYTES: u64 = 256;
+/// What a snapshot has beside them: the events that watches may go on from.
+const HISTORY_BYTES: u64 = 8 << 20;
 
 /// What is known of the room on the disks.
 pub(crate) struct DiskRoom {
@@ -29,6 +33,8 @@ pub(crate) struct DiskRoom {
     reserve_bytes: u64,
     free_bytes: AtomicU64,
     is_low: AtomicBool,
+    /// The next snapshot is being written: it takes the room that is kept for it.
+    is_cutting: AtomicBool,
     /// On the leader: what its followers say of theirs, as long as they are connected.
     followers: Mutex<BTreeMap<NodeId, Weak<AtomicBool>>>,
     /// What the leader has decided.
@@ -43,22 +49,25 @@ impl DiskRoom {
             reserve_bytes,
             free_bytes: AtomicU64::new(u64::MAX),
             is_low: AtomicBool::new(false),
+            is_cutting: AtomicBool::new(false),
             followers: Mutex::default(),
             growth_refused: AtomicBool::new(false),
         })
     }
 
-    /// Looks at the disk: what is left must be enough for the next snapshot, which is what makes room, and for the reserve.
-    fn look(&self, snapshot_bytes: u64) {
+    /// Looks at the disk: what is left must be enough for the next snapshot, which is what makes room, and for the reserve. A log that
+    /// waits for room knows better, where what a user may have is limited for example. Blocks on the disk.
+    fn look(&self, snapshot_bytes: u64, log_waits: bool) {
         match rustix::fs::statvfs(&self.dir) {
-            Ok(found) => self.found(free_bytes(&found).unwrap_or(u64::MAX), snapshot_bytes),
+            Ok(found) => self.found(free_bytes(&found).unwrap_or(u64::MAX), snapshot_bytes, log_waits),
             Err(error) => tracing::warn!(%error, dir = %self.dir.display(), "the disk's room is not known"),
         }
     }
 
-    fn found(&self, free_bytes: u64, snapshot_bytes: u64) {
+    fn found(&self, free_bytes: u64, snapshot_bytes: u64, log_waits: bool) {
         self.free_bytes.store(free_bytes, Ordering::Relaxed);
-        let is_low = free_bytes < self.reserve_bytes.saturating_add(snapshot_bytes);
+        let next = if self.is_cutting.load(Ordering::Relaxed) { 0 } else { snapshot_bytes };
+        let is_low = log_waits || free_bytes < self.reserve_bytes.saturating_add(next);
         if self.is_low.swap(is_low, Ordering::Relaxed) != is_low {
             match is_low {
                 true => {
@@ -102,15 +111,34 @@ impl DiskRoom {
         is_low
     }
 
-    /// On the leader: whether growth is to be refused in an ensemble of so many nodes, and who has room beside this one.
-    fn decide(&self, nodes: usize) -> (bool, Vec<NodeId>) {
+    /// The next snapshot is being written until the guard is dropped.
+    pub(crate) fn cutting(&self) -> Cutting<'_> {
+        self.is_cutting.store(true, Ordering::Relaxed);
+        Cutting(self)
+    }
+
+    /// On the leader: whether growth is to be refused in an ensemble of so many nodes, and who has room beside this one. Who says
+    /// nothing is away, and has no room, if the leader is settled; before, nobody is refused anything because of that.
+    fn decide(&self, nodes: usize, is_settled: bool) -> (bool, Vec<NodeId>) {
         let followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
         let low = |id: NodeId, low: &Weak<AtomicBool>| Some((id, low.upgrade()?.load(Ordering::Relaxed)));
         let (low, with_room): (Vec<_>, Vec<_>) =
             followers.iter().filter_map(|(id, is_low)| low(*id, is_low)).partition(|(_, is_low)| *is_low);
-        let have_room = with_room.len() + usize::from(!self.is_low());
-        let someone_is_low = self.is_low() || !low.is_empty();
-        (someone_is_low && have_room < nodes / 2 + 1, with_room.into_iter().map(|(id, _)| id).collect())
+        let are_low = low.len() + usize::from(self.is_low());
+        let may_have_room = match is_settled {
+            true => with_room.len() + usize::from(!self.is_low()),
+            false => nodes - are_low.min(nodes),
+        };
+        (are_low > 0 && may_have_room < nodes / 2 + 1, with_room.into_iter().map(|(id, _)| id).collect())
+    }
+}
+
+/// See [`DiskRoom::cutting`].
+pub(crate) struct Cutting<'a>(&'a DiskRoom);
+
+impl Drop for Cutting<'_> {
+    fn drop(&mut self) {
+        self.0.is_cutting.store(false, Ordering::Relaxed);
     }
 }
 
@@ -119,25 +147,36 @@ pub(crate) fn free_bytes(disk: &StatVfs) -> Option<u64> {
     (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// What a snapshot of the tree takes on the disk, about.
+/// What a snapshot of the tree takes on the disk, at most, if names and answers are not very long.
 pub(crate) fn snapshot_bytes(tree: &Tree) -> u64 {
-    tree.data_bytes().saturating_add(tree.znode_count().saturating_mul(ZNODE_BYTES))
+    let rows = tree.znode_count().saturating_add(tree.session_count() as u64);
+    tree.data_bytes().saturating_add(rows.saturating_mul(ROW_BYTES)).saturating_add(HISTORY_BYTES)
 }
 
 /// Looks at the disk, and decides if this node leads, for ever.
 pub(crate) async fn run_disk_watch<O: Observer>(node: Arc<Node<O>>) {
-    let mut handed_over: Option<Instant> = None;
+    let (mut leads_since, mut handed_over): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
         let snapshot_bytes = snapshot_bytes(&node.shared.read().tree);
-        node.disk.look(snapshot_bytes);
+        let log_waits = node.log.waits_for_room().is_some();
+        let disk = node.disk.clone();
+        // A disk that stands still holds up nothing else.
+        if tokio::task::spawn_blocking(move || disk.look(snapshot_bytes, log_waits)).await.is_err() {
+            return;
+        }
         if node.leadership.borrow().is_own {
-            let (refused, with_room) = node.disk.decide(node.options.members.len());
+            let led = leads_since.get_or_insert_with(Instant::now).elapsed();
+            let (refused, with_room) = node.disk.decide(node.options.members.len(), led >= SETTLED);
             node.disk.refuse_growth(refused);
             let is_due = handed_over.is_none_or(|at| at.elapsed() >= HAND_OVER_INTERVAL);
             if node.disk.is_low() && !refused && !with_room.is_empty() && is_due {
                 handed_over = Some(Instant::now());
-                node.hand_over(|id| with_room.contains(&id)).await;
+                let node = node.clone();
+                // Beside this: who asks for room needs to know meanwhile how much there is.
+                tokio::spawn(async move { node.hand_over(|id| with_room.contains(&id)).await });
             }
+        } else {
+            leads_since = None;
         }
         tokio::time::sleep(INTERVAL).await;
     }
@@ -156,12 +195,26 @@ mod tests {
         let room = room();
         assert!(!room.is_low(), "not known yet");
         for (free, snapshot, is_low) in [(150, 50, false), (149, 50, true), (0, 0, true), (100, 0, false)] {
-            room.found(free, snapshot);
+            room.found(free, snapshot, false);
             assert_eq!((room.is_low(), room.free_bytes()), (is_low, free));
         }
-        room.look(0);
+        room.found(u64::MAX, 0, true);
+        assert!(room.is_low(), "the log finds none");
+        room.look(0, false);
         assert!(room.free_bytes() > 100 && !room.is_low(), "the disk that this test is on");
-        room.look(u64::MAX);
+        room.look(u64::MAX, false);
+        assert!(room.is_low());
+    }
+
+    #[test]
+    fn a_snapshot_takes_the_room_that_was_kept_for_it() {
+        let room = room();
+        room.found(150, 50, false);
+        let cutting = room.cutting();
+        room.found(110, 50, false);
+        assert!(!room.is_low());
+        drop(cutting);
+        room.found(110, 50, false);
         assert!(room.is_low());
     }
 
@@ -169,18 +222,30 @@ mod tests {
     fn growth_is_refused_when_those_with_room_are_no_majority() {
         let room = room();
         let (two, three) = (room.follower(2), room.follower(3));
-        assert_eq!(room.decide(3), (false, vec![2, 3]));
+        assert_eq!(room.decide(3, true), (false, vec![2, 3]));
         two.store(true, Ordering::Relaxed);
-        assert_eq!(room.decide(3), (false, vec![3]), "a majority goes on without it");
-        room.found(0, 0);
-        assert_eq!(room.decide(3), (true, vec![3]));
+        assert_eq!(room.decide(3, true), (false, vec![3]), "a majority goes on without it");
+        room.found(0, 0, false);
+        assert_eq!(room.decide(3, true), (true, vec![3]));
         two.store(false, Ordering::Relaxed);
-        assert_eq!(room.decide(3), (false, vec![2, 3]), "one of them can lead");
+        assert_eq!(room.decide(3, true), (false, vec![2, 3]), "one of them can lead");
         drop(three);
-        assert_eq!(room.decide(3), (true, vec![2]), "the low one is needed");
-        room.found(100, 0);
+        assert_eq!(room.decide(3, true), (true, vec![2]), "the low one is needed");
+        room.found(100, 0, false);
         drop(two);
-        assert_eq!(room.decide(3), (false, vec![]), "who is away is not without room");
+        assert_eq!(room.decide(3, true), (false, vec![]), "who is away is not without room");
+    }
+
+    #[test]
+    fn a_new_leader_refuses_nothing_because_of_nodes_that_it_has_not_heard_of() {
+        let room = room();
+        room.found(0, 0, false);
+        assert_eq!(room.decide(3, false), (false, vec![]));
+        assert_eq!(room.decide(1, false), (true, vec![]), "there is no other");
+        let two = room.follower(2);
+        two.store(true, Ordering::Relaxed);
+        assert_eq!(room.decide(3, false), (true, vec![]), "it makes no difference what the third one says");
+        assert_eq!(room.decide(5, false), (false, vec![]));
     }
 
     #[test]
@@ -190,15 +255,15 @@ mod tests {
         let new = room.follower(2);
         new.store(true, Ordering::Relaxed);
         drop(old);
-        room.found(0, 0);
-        assert_eq!(room.decide(3), (true, vec![]));
+        room.found(0, 0, false);
+        assert_eq!(room.decide(3, true), (true, vec![]));
     }
 
     #[test]
     fn a_single_node_without_room_refuses_growth() {
         let room = room();
-        assert_eq!(room.decide(1), (false, vec![]));
-        room.found(0, 0);
-        assert_eq!(room.decide(1), (true, vec![]));
+        assert_eq!(room.decide(1, true), (false, vec![]));
+        room.found(0, 0, false);
+        assert_eq!(room.decide(1, true), (true, vec![]));
     }
 }

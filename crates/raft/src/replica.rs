@@ -117,6 +117,8 @@ impl<O: Observer> Node<O> {
     }
 }
 
+/// How often a node that stops looks whether its disk lets it.
+const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 /// Present in a data directory whose tree was found to differ from the leader's.
 const DIVERGED: &str = "DIVERGED";
 
@@ -362,6 +364,11 @@ impl<O: Observer> Replica<O> {
         self.node.disk.growth_refused()
     }
 
+    /// How long this node has not been able to write its log for want of room on its disk.
+    pub fn waits_for_room(&self) -> Option<Duration> {
+        self.node.log.waits_for_room()
+    }
+
     /// The node's state.
     pub fn status(&self) -> ReplicaStatus {
         let matched = self.node.matched();
@@ -402,7 +409,20 @@ impl<O: Observer> Replica<O> {
     /// applied by then stay without a result; what is durable stays durable.
     pub async fn shutdown(&self) {
         self.hand_over().await;
-        if let Err(error) = self.node.raft.shutdown().await {
+        let shutdown = self.node.raft.shutdown();
+        tokio::pin!(shutdown);
+        let stopped = loop {
+            tokio::select! {
+                stopped = &mut shutdown => break stopped,
+                () = tokio::time::sleep(ROOM_INTERVAL) => {
+                    // Raft may be waiting for a disk that is full, for ever.
+                    if self.node.log.waits_for_room().is_some() {
+                        self.node.log.stop_writing();
+                    }
+                }
+            }
+        };
+        if let Err(error) = stopped {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
         self.stop_serving.cancel();

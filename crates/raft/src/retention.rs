@@ -7,10 +7,15 @@ use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 
+use crate::disk::snapshot_bytes;
 use crate::observer::Observer;
 use crate::replica::Node;
 
 const INTERVAL: Duration = Duration::from_millis(250);
+/// While there is little room on the disk, a snapshot is cut after so much log already, because that is what makes room.
+const LOW_DISK_LOG_BYTES: u64 = 4 << 20;
+/// While there is little room, and deletes have made the tree much smaller: after so much.
+const SHRUNK_LOG_BYTES: u64 = 64 << 10;
 /// A snapshot that was asked for and is not there after so long is asked for again.
 const BUILD_MAX: Duration = Duration::from_secs(300);
 /// So many marks of "at this index the log had grown by so much" are kept; the oldest is the earliest place to cut.
@@ -68,6 +73,10 @@ pub(crate) async fn run_retention<O: Observer>(node: Arc<Node<O>>) {
             )
         };
         let written = already + node.log.stats().bytes;
+        let (snapshot_log_bytes, keep_log_bytes) = match node.disk.is_low() {
+            true => (node.options.snapshot_log_bytes.min(LOW_DISK_LOG_BYTES), 0),
+            false => (node.options.snapshot_log_bytes, node.options.keep_log_bytes),
+        };
         growth.mark(last.unwrap_or(0), written);
         if snapshot != snapshot_index {
             snapshot_index = snapshot;
@@ -77,15 +86,18 @@ pub(crate) async fn run_retention<O: Observer>(node: Arc<Node<O>>) {
             // It was not even begun, or another was under way.
             asked_at = None;
         }
-        if asked_at.is_none() && written - at_snapshot >= node.options.snapshot_log_bytes {
-            tracing::info!(log_bytes = written - at_snapshot, "cutting a snapshot");
+        let grown = written - at_snapshot;
+        if asked_at.is_none()
+            && (grown >= snapshot_log_bytes || grown >= SHRUNK_LOG_BYTES && has_shrunk(&node))
+        {
+            tracing::info!(log_bytes = grown, "cutting a snapshot");
             asked_at = Some(written);
             asked = Instant::now();
             if node.raft.trigger().snapshot().await.is_err() {
                 return;
             }
         }
-        let cut = growth.cut(written, node.options.keep_log_bytes).min(snapshot_index).unwrap_or(0);
+        let cut = growth.cut(written, keep_log_bytes).min(snapshot_index).unwrap_or(0);
         let cut = node.peers.needed_after().map_or(cut, |needed| cut.min(needed));
         if cut > purged.max(purge_asked) {
             purge_asked = cut;
@@ -94,6 +106,12 @@ pub(crate) async fn run_retention<O: Observer>(node: Arc<Node<O>>) {
             }
         }
     }
+}
+
+/// There is little room on the disk, and the snapshot that is there takes much more than the next one will.
+fn has_shrunk<O: Observer>(node: &Node<O>) -> bool {
+    let needed = snapshot_bytes(&node.shared.read().tree);
+    node.disk.is_low() && node.snapshots.latest().is_some_and(|file| file.bytes / 2 > needed)
 }
 
 #[cfg(test)]

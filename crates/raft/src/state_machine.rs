@@ -79,6 +79,16 @@ impl<O: Observer> Shared<O> {
         self.replicated.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// The tree as it is now, and what a snapshot of it covers.
+    fn version(&self) -> (Tree, SnapshotMeta) {
+        let replicated = self.read();
+        let meta = SnapshotMeta {
+            last_log_id: replicated.last_applied,
+            last_membership: replicated.membership.clone(),
+        };
+        (replicated.tree.clone(), meta)
+    }
+
     fn write(&self) -> RwLockWriteGuard<'_, Replicated> {
         self.replicated.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -216,7 +226,7 @@ fn decode(entry: crate::type_config::types::Entry) -> io::Result<Decoded> {
 
 impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
     type SnapshotData = SnapshotData;
-    type SnapshotBuilder = SnapshotBuilder;
+    type SnapshotBuilder = SnapshotBuilder<O>;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         let replicated = self.shared.read();
@@ -248,21 +258,16 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
-        let replicated = self.shared.read();
-        let meta = SnapshotMeta {
-            last_log_id: replicated.last_applied,
-            last_membership: replicated.membership.clone(),
-        };
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder<O>> {
         Some(SnapshotBuilder {
-            tree: replicated.tree.clone(),
-            meta,
+            version: self.shared.version(),
+            shared: self.shared.clone(),
             snapshots: self.snapshots.clone(),
             disk: self.disk.clone(),
         })
     }
 
-    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<O> {
         let builder = self.try_create_snapshot_builder(true).await;
         builder.unwrap_or_else(|| unreachable!("a snapshot can be cut at any time"))
     }
@@ -288,21 +293,21 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
     }
 }
 
-/// Writes one version of the tree to a file, as soon as there is room for it.
-pub(crate) struct SnapshotBuilder {
-    tree: Tree,
-    meta: SnapshotMeta,
+/// Writes the tree to a file, as soon as there is room for it.
+pub(crate) struct SnapshotBuilder<O: Observer> {
+    version: (Tree, SnapshotMeta),
+    shared: Arc<Shared<O>>,
     snapshots: SnapshotStore,
     disk: Arc<DiskRoom>,
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+impl<O: Observer> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<O> {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<TreeSnapshot, io::Error> {
-        // Without the room for all of it, an attempt would only take what the log still has.
         let file = loop {
-            if self.disk.free_bytes() > snapshot_bytes(&self.tree) {
+            // Without the room for all of it, an attempt would only take what the log still has.
+            if self.disk.free_bytes() > snapshot_bytes(&self.version.0) {
                 match self.write().await {
                     Err(error) if is_full_disk(&error) => {
                         tracing::warn!(%error, "a snapshot waits for room on the disk");
@@ -311,15 +316,18 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
                 }
             }
             tokio::time::sleep(ROOM_INTERVAL).await;
+            // Much may have been deleted meanwhile, to make room.
+            self.version = self.shared.version();
         };
-        self.tree = Tree::new();
+        self.version.0 = Tree::new();
         Ok(Snapshot { meta: file.meta.clone(), snapshot: SnapshotData { file, tree: None } })
     }
 }
 
-impl SnapshotBuilder {
+impl<O: Observer> SnapshotBuilder<O> {
     async fn write(&self) -> io::Result<SnapshotFile> {
-        let (tree, meta, snapshots) = (self.tree.clone(), self.meta.clone(), self.snapshots.clone());
+        let _cutting = self.disk.cutting();
+        let ((tree, meta), snapshots) = (self.version.clone(), self.snapshots.clone());
         // A thread of its own: it is long work, and it must not take a turn from the tasks that answer clients.
         let work = tokio::task::spawn_blocking(move || {
             let mut writer = snapshots.writer(&meta)?;

@@ -19,6 +19,8 @@ use crate::session::tracker::TICK;
 const RECONCILE_TICKS: u64 = 50;
 /// Free memory is looked for when the process has grown by so much.
 const GROWTH: u64 = 16 << 20;
+/// A full disk that somebody makes room on soon is nothing that clients need to hear of.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// Due znodes of one command.
 const SWEEP_BATCH: usize = 1000;
 
@@ -172,7 +174,7 @@ pub(crate) async fn run_memory_watch() {
 }
 
 /// Serving starts when the node has seen the present of a majority once, and stops when no leader that leads was heard for
-/// a while: then clients are better off elsewhere.
+/// a while, or when this node alone has no room for its log: then clients are better off elsewhere.
 pub(crate) async fn run_serving_watch(service: Arc<Service>) {
     let patience = service.options().timing.election_max * 3 + Duration::from_millis(500);
     let mut ticks = interval(Duration::from_millis(50));
@@ -182,13 +184,19 @@ pub(crate) async fn run_serving_watch(service: Arc<Service>) {
         ticks.tick().await;
         let silence = service.replica().leader_silence();
         let hears_leader = silence.is_some_and(|silence| silence <= patience);
+        let waits = service.replica().waits_for_room().is_some_and(|waits| waits > LOG_PATIENCE);
+        // Without room anywhere, every node still answers reads.
+        let is_stuck = waits && !service.replica().growth_refused();
         if is_serving && !hears_leader {
             is_serving = false;
             service.set_serving(Err(format!(
                 "no leader with a majority was heard for {} ms",
                 patience.as_millis()
             )));
-        } else if !is_serving && hears_leader && service.replica().read_barrier().await.is_ok() {
+        } else if is_serving && is_stuck {
+            is_serving = false;
+            service.set_serving(Err("there is no room for the log on this node's disk".to_owned()));
+        } else if !is_serving && hears_leader && !is_stuck && service.replica().read_barrier().await.is_ok() {
             is_serving = true;
             service.set_serving(Ok(()));
         }

@@ -192,7 +192,7 @@ impl Hub {
         let count = watches.len() as u64;
         let go_on = if is_complete {
             self.counters.watches_resumed.add(count);
-            self.counters.missed_events_sent.add((outbox.len() - before) as u64);
+            self.counters.missed_events_sent.add(outbox.len().saturating_sub(before) as u64);
             missed.registrations(outbox)
         } else {
             self.counters.watches_resynced.add(count);

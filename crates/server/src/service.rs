@@ -114,9 +114,9 @@ impl Service {
     ) -> Result<WriteRequest, v1::Error> {
         let (op, guards) = asked?;
         if op.may_grow() && self.replica.growth_refused() {
-            let message = "the disks of the ensemble are almost full: only what makes nothing larger is taken \
-                           (--disk-reserve-bytes)";
-            return Err(error(ErrorCode::NoSpace, message));
+            // Short, because the answer to a numbered write stands in the log.
+            let refused = error(ErrorCode::NoSpace, "the disks are almost full (--disk-reserve-bytes)");
+            return Err(v1::Error { retry_after_ms: 1000, ..refused });
         }
         Ok((op, guards))
     }

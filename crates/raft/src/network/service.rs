@@ -140,6 +140,13 @@ impl<O: Observer> Peer for PeerService<O> {
         let node = self.node()?;
         let file_bytes = start.file_bytes;
         let (vote, meta) = snapshot_start(start)?;
+        let free_bytes = node.disk.free_bytes();
+        if free_bytes < file_bytes {
+            // An attempt would only take what the log still has.
+            let message =
+                format!("{free_bytes} bytes are left on the disk, and the snapshot has {file_bytes}");
+            return Err(Status::resource_exhausted(message));
+        }
         tracing::info!(bytes = file_bytes, last_log_id = ?meta.last_log_id, "receiving a snapshot");
         // Each takes as much memory as the tree; one that was given up goes on for a moment.
         let permit = self.receiving.clone().try_acquire_owned();

@@ -177,7 +177,7 @@ fn journal(bytes: &[u8]) {
     std::fs::write(file.path(), bytes).expect("a file");
     let Ok(mut journal) = JournalFile::open(file.path()) else { return };
     let mut last = None;
-    let read = journal.read(|seq, _| {
+    let read = journal.read(|_, seq, _| {
         assert!(last.replace(seq).is_none_or(|last| last < seq));
         Ok::<_, std::io::Error>(ControlFlow::Continue(()))
     });
@@ -210,8 +210,8 @@ fn damaged_journal(data: &[u8]) {
     // A change of the header is found out as a whole.
     let Ok(mut journal) = JournalFile::open(&path) else { return };
     let mut found = Vec::new();
-    let read = journal.read(|seq, record| {
-        found.push((seq, record));
+    let read = journal.read(|_, seq, record| {
+        found.push((seq, record.to_vec()));
         Ok::<_, std::io::Error>(ControlFlow::Continue(()))
     });
     read.expect("likewise");

@@ -11,7 +11,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use super::journal_file::{JournalFile, file_bytes_for};
+use super::journal_file::{JournalFile, file_bytes_for, has_room};
 
 const PREFIX: &str = "journal-";
 const SPARE: &str = "spare-";
@@ -42,11 +42,7 @@ struct Older {
 
 impl Journal {
     /// Opens the journal in `dir` and hands over its records in ascending sequence: without gaps, or some were lost.
-    pub(super) fn open<E: From<io::Error>>(
-        dir: &Path,
-        file_bytes: u64,
-        mut take: impl FnMut(u64, Vec<u8>) -> Result<(), E>,
-    ) -> Result<Journal, E> {
+    pub(super) fn open(dir: &Path, file_bytes: u64, mut take: impl FnMut(u64, &[u8])) -> io::Result<Journal> {
         let mut journal = Journal {
             dir: dir.to_owned(),
             file_bytes,
@@ -85,15 +81,16 @@ impl Journal {
             }
             if file.first() < *first {
                 let message = format!("{}: it begins with record {}", path.display(), file.first());
-                return Err(io::Error::new(io::ErrorKind::InvalidData, message).into());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
             }
             // Where a later file begins, the earlier one had a record that was never acknowledged and was removed.
             let end = files.get(at + 1).map_or(u64::MAX, |(first, _)| *first);
-            file.read(|seq, record| {
+            file.read(|_, seq, record| {
                 if seq >= end {
-                    return Ok(ControlFlow::Break(()));
+                    return Ok::<_, io::Error>(ControlFlow::Break(()));
                 }
-                take(seq, record).map(ControlFlow::Continue)
+                take(seq, record);
+                Ok(ControlFlow::Continue(()))
             })?;
             journal.retire_current();
             journal.current = Some(file);
@@ -109,20 +106,18 @@ impl Journal {
         self.current.as_ref().map_or(0, |file| file.first() - 1)
     }
 
-    /// Writes a record. Not durable before [`sync`](Self::sync). Returns whether a file was begun for it. After an error the same
-    /// record can be written again.
-    pub(super) fn append(&mut self, seq: u64, record: &[u8]) -> io::Result<bool> {
+    /// Writes a record. Not durable before [`sync`](Self::sync). After an error the same record can be written again.
+    pub(super) fn append(&mut self, seq: u64, record: &[u8]) -> io::Result<()> {
         if let Some(file) = &mut self.current
             && file.takes(seq, record.len())
         {
-            file.append(seq, record)?;
-            return Ok(false);
+            return file.append(seq, record);
         }
         let mut file = self.begin_file(seq, record.len())?;
         file.append(seq, record)?;
         self.retire_current();
         self.current = Some(file);
-        Ok(true)
+        Ok(())
     }
 
     fn begin_file(&mut self, seq: u64, record_bytes: usize) -> io::Result<JournalFile> {
@@ -144,6 +139,9 @@ impl Journal {
     /// Takes the room for the next file, if it is not taken.
     pub(super) fn reserve_file(&mut self) -> io::Result<()> {
         if self.spares.is_empty() {
+            if !has_room(&self.dir, self.file_bytes)? {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             let spare = spare_path(&self.dir, &mut self.spare_count);
             JournalFile::reserve(&spare, self.file_bytes)?;
             self.spares.push(spare);
@@ -211,25 +209,9 @@ fn spare_path(dir: &Path, count: &mut u64) -> PathBuf {
     dir.join(format!("{SPARE}{count}"))
 }
 
-/// Looks for a record in the [file](Journal::file_with) that has it, from its begin. The file may have been given up, or be given
-/// up meanwhile: then the record is not needed any more, and `None`.
-pub(super) fn find_record(file: &Path, seq: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut file = match JournalFile::open(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let mut found = None;
-    file.read(|at, record| {
-        if at == seq {
-            found = Some(record);
-        }
-        Ok::<_, io::Error>(if at < seq { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-    })?;
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::journal_reader::JournalReader;
     use super::*;
 
     const FILE_BYTES: u64 = 64 << 10;
@@ -239,7 +221,6 @@ mod tests {
         let journal = Journal::open(dir, FILE_BYTES, |seq, record| {
             assert_eq!(record, vec![seq as u8; 12_000]);
             seqs.push(seq);
-            Ok::<_, io::Error>(())
         });
         (journal.unwrap(), seqs)
     }
@@ -290,13 +271,10 @@ mod tests {
         {
             let (mut journal, _) = open(dir.path());
             append(&mut journal, 1..=2);
-            assert!(journal.append(3, &vec![3; FILE_BYTES as usize * 3]).unwrap());
+            journal.append(3, &vec![3; FILE_BYTES as usize * 3]).unwrap();
             append(&mut journal, 4..=4);
         }
-        let take = |seq, record: Vec<u8>| {
-            seqs.push((seq, record.len()));
-            Ok::<_, io::Error>(())
-        };
+        let take = |seq, record: &[u8]| seqs.push((seq, record.len()));
         let mut journal = Journal::open(dir.path(), FILE_BYTES, take).unwrap();
         assert_eq!(seqs, [(1, 12_000), (2, 12_000), (3, FILE_BYTES as usize * 3), (4, 12_000)]);
         journal.remove_through(3).unwrap();
@@ -362,14 +340,21 @@ mod tests {
         let (mut journal, _) = open(dir.path());
         assert_eq!(journal.file_with(1), None);
         append(&mut journal, 1..=12);
+        let reader = |journal: &Journal, seq| {
+            JournalReader::open(&journal.file_with(seq).unwrap()).unwrap().expect("the file is there")
+        };
         for seq in 1..=12 {
-            let file = journal.file_with(seq).unwrap();
-            assert_eq!(find_record(&file, seq).unwrap(), Some(vec![seq as u8; 12_000]), "record {seq}");
+            let found = reader(&journal, seq).record(seq).unwrap();
+            assert_eq!(found, Some(vec![seq as u8; 12_000]), "record {seq}");
         }
-        assert_eq!(find_record(&journal.file_with(13).unwrap(), 13).unwrap(), None);
-        let first = journal.file_with(2).unwrap();
+        assert_eq!(reader(&journal, 13).record(13).unwrap(), None);
+
+        let (first, reads_first) = (journal.file_with(2).unwrap(), reader(&journal, 2));
         journal.remove_through(5).unwrap();
         assert_eq!(journal.file_with(2), None);
-        assert_eq!(find_record(&first, 2).unwrap(), None, "its file was given up meanwhile");
+        assert!(JournalReader::open(&first).unwrap().is_none(), "its file was given up meanwhile");
+        append(&mut journal, 13..=20);
+        let found = reads_first.record(2).unwrap();
+        assert_eq!(found, None, "the file is used for other records");
     }
 }

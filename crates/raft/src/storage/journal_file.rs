@@ -9,7 +9,7 @@
 //! Numbers are little-endian, sectors are of 512 bytes. Each frame begins on its own sector, so writing one never changes a
 //! sector with an acknowledged one. The file has its full size and all of its room on the disk from the begin, so no append
 //! meets a full disk. It is used again when its records are not needed any more: then an append overwrites blocks that are
-//! there, and its fdatasync has no metadata to write. The salt is new each time and known to nobody, so nothing that an earlier
+//! there, and its fdatasync has no metadata to write, as it has while the file is new. The salt is new each time and known to nobody, so nothing that an earlier
 //! use or a client's data left on a sector can pass for a frame, or look so much like one that its checksum has to be computed.
 
 use std::fs::File;
@@ -19,8 +19,8 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
-use rustix::io::Errno;
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::durable_file::sync_parent;
 use crate::disk::free_bytes;
@@ -61,13 +61,12 @@ impl JournalFile {
     /// name `to`. Durable when it returns.
     pub(super) fn create(from: &Path, to: &Path, first: u64, bytes: u64) -> io::Result<JournalFile> {
         let file = File::options().create(true).truncate(false).read(true).write(true).open(from)?;
-        if file.metadata()?.len() != bytes {
-            take_room(&file, bytes)?;
-        }
+        take_room(&file, bytes)?;
         // Nobody can know it beforehand.
         let salt = RandomState::new().hash_one(first);
         file.write_all_at(&encode_file_header(salt, first), 0)?;
-        // The name is given to what is whole.
+        // The name is given to what is whole. For want of room this may be done again, although it syncs: all that it syncs is written
+        // anew then.
         file.sync_all()?;
         std::fs::rename(from, to)?;
         sync_parent(to)?;
@@ -108,11 +107,11 @@ impl JournalFile {
         Ok(JournalFile { file, path: path.to_owned(), bytes, first, salt, end: SECTOR_BYTES, next: first })
     }
 
-    /// Hands over the records, in ascending sequence, and finds the end. What stands behind a frame that is damaged is
+    /// Hands over the records, where in the file each is and its number, in ascending sequence, and finds the end. What stands behind a frame that is damaged is
     /// handed over, too: that it is there proves that the damaged one had been acknowledged.
     pub(super) fn read<E: From<io::Error>>(
         &mut self,
-        mut take: impl FnMut(u64, Vec<u8>) -> Result<ControlFlow<()>, E>,
+        mut take: impl FnMut(u64, u64, &[u8]) -> Result<ControlFlow<()>, E>,
     ) -> Result<(), E> {
         // In one piece: sector by sector it would take thousands of calls.
         let mut bytes = vec![0; usize::try_from(self.bytes).map_err(io::Error::other)?];
@@ -125,25 +124,42 @@ impl JournalFile {
                 (whole, at) = (false, at + SECTOR_BYTES);
                 continue;
             };
+            let frame = at;
             at += frame_bytes(record.len());
             if whole && seq == self.next {
                 (self.end, self.next) = (at, seq + 1);
             }
-            if take(seq, record.to_vec())?.is_break() {
+            if take(frame, seq, record)?.is_break() {
                 return Ok(());
             }
         }
         Ok(())
     }
 
+    /// The record `seq`, which [`read`](Self::read) found there. `None` if it is not there any more.
+    pub(super) fn record_at(&self, at: u64, seq: u64) -> io::Result<Option<Vec<u8>>> {
+        let mut frame = vec![0; FRAME_HEADER_BYTES];
+        self.file.read_exact_at(&mut frame, at)?;
+        let Some(record_bytes) = self.record_bytes_of(&frame) else { return Ok(None) };
+        if at + frame_bytes(record_bytes) > self.bytes {
+            return Ok(None);
+        }
+        frame.resize(FRAME_HEADER_BYTES + record_bytes, 0);
+        self.file.read_exact_at(&mut frame[FRAME_HEADER_BYTES..], at + FRAME_HEADER_BYTES as u64)?;
+        let record = self.decode_frame(&frame).filter(|(found, _)| *found == seq);
+        Ok(record.map(|(_, record)| record.to_vec()))
+    }
+
+    /// How long the record is, by the header of what may be a frame of this use of the file.
+    fn record_bytes_of(&self, header: &[u8]) -> Option<usize> {
+        let record_bytes = u32::from_le_bytes(header[16..20].try_into().expect("4 bytes"));
+        (header[..4] == frame_mark(self.salt)).then_some(record_bytes as usize)
+    }
+
     fn decode_frame<'a>(&self, bytes: &'a [u8]) -> Option<(u64, &'a [u8])> {
         let (header, rest) = bytes.split_at_checked(FRAME_HEADER_BYTES)?;
         let seq = u64::from_le_bytes(header[8..16].try_into().expect("8 bytes"));
-        let record_bytes = u32::from_le_bytes(header[16..20].try_into().expect("4 bytes")) as usize;
-        if header[..4] != frame_mark(self.salt) {
-            return None;
-        }
-        let record = rest.get(..record_bytes)?;
+        let record = rest.get(..self.record_bytes_of(header)?)?;
         (encode_frame_header(self.salt, seq, record) == header).then_some((seq, record))
     }
 
@@ -179,15 +195,17 @@ impl JournalFile {
     }
 }
 
-/// Gives a file its length, and the room on the disk for all of it. It is not begun without: what a file system gives before it
-/// notices would be missing elsewhere meanwhile.
+/// Whether the disk of `dir` has so much left. Nothing is begun without: what a file system gives before it notices would be missing
+/// elsewhere meanwhile.
+pub(super) fn has_room(dir: &Path, bytes: u64) -> io::Result<bool> {
+    Ok(free_bytes(&statvfs(dir)?).is_none_or(|free| free >= bytes))
+}
+
+/// Gives a file its length, and the room on the disk for all of it that it does not have.
 fn take_room(file: &File, bytes: u64) -> io::Result<()> {
-    if free_bytes(&fstatvfs(file)?).is_some_and(|free| free < bytes) {
-        return Err(io::ErrorKind::StorageFull.into());
-    }
-    match fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+    match retry_on_intr(|| fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes)) {
         // Some file systems take room only when there is something to write.
-        Ok(()) | Err(Errno::OPNOTSUPP) => file.set_len(bytes),
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(bytes),
         Err(error) => Err(error.into()),
     }
 }
@@ -243,7 +261,7 @@ mod tests {
 
     fn seqs(path: &Path) -> Vec<u64> {
         let mut seqs = Vec::new();
-        let take = |seq, bytes: Vec<u8>| {
+        let take = |_, seq, bytes: &[u8]| {
             assert_eq!(bytes, record(seq));
             seqs.push(seq);
             Ok::<_, io::Error>(ControlFlow::Continue(()))
@@ -268,7 +286,7 @@ mod tests {
         file.file.write_all_at(&[0xff], at + 5000).unwrap();
         assert_eq!(seqs(&to), [3, 5, 6, 7, 8, 9]);
         let mut opened = JournalFile::open(&to).unwrap();
-        opened.read(|_, _| Ok::<_, io::Error>(ControlFlow::Continue(()))).unwrap();
+        opened.read(|_, _, _| Ok::<_, io::Error>(ControlFlow::Continue(()))).unwrap();
         assert!(opened.takes(4, 10), "it goes on where it is whole");
     }
 

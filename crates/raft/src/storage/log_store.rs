@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -92,7 +93,26 @@ pub(super) struct Shared {
     pub(super) queue: WalQueue,
     pub(super) wal: Box<dyn Wal>,
     pub(super) counters: WalCounters,
+    pub(super) room: RoomWait,
     cluster_id: Mutex<String>,
+}
+
+/// Since when the WAL thread waits for room on the disk, if it does.
+#[derive(Default)]
+pub(super) struct RoomWait(Mutex<Option<Instant>>);
+
+impl RoomWait {
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn wait_begins(&self) {
+        self.since().get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn wait_ends(&self) {
+        *self.since() = None;
+    }
 }
 
 impl Shared {
@@ -170,6 +190,7 @@ impl LogStore {
             queue: WalQueue::default(),
             wal,
             counters: WalCounters::default(),
+            room: RoomWait::default(),
             cluster_id: Mutex::new(owner.cluster_id),
         });
         let mut writer = WalThread::new(Arc::clone(&shared), seq, state, purged);
@@ -196,6 +217,11 @@ impl LogStore {
         self.shared.counters.read()
     }
 
+    /// How long nothing has become durable for want of room on the disk; `None` if that is not so.
+    pub fn waits_for_room(&self) -> Option<Duration> {
+        self.shared.room.since().map(|since| since.elapsed())
+    }
+
     /// The ensemble that the following records are marked with. Call it after
     /// [`DataDir::set_cluster_id`](super::DataDir::set_cluster_id).
     pub fn set_cluster_id(&self, cluster_id: &str) {
@@ -209,10 +235,16 @@ impl LogStore {
         wait.await.map_err(|_| closed())
     }
 
-    /// Makes durable what was called before, ends the thread and waits for it. Later writes fail. The files are closed
-    /// when the last handle is dropped. Blocks on the disk.
-    pub fn close(self) {
+    /// Later writes fail. What was called before becomes durable, if there is room for it on the disk; otherwise, what waits for it is
+    /// given up, as if the process had been killed.
+    pub fn stop_writing(&self) {
         self.shared.queue.close();
+    }
+
+    /// [Stops writing](Self::stop_writing), and waits for the end of the thread. The files are closed when the last handle is dropped.
+    /// Blocks on the disk.
+    pub fn close(self) {
+        self.stop_writing();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.join().is_err()

@@ -17,6 +17,7 @@ pub(crate) mod fuzzing;
 mod identity;
 mod journal;
 mod journal_file;
+mod journal_reader;
 mod log_memory;
 mod log_storage;
 mod log_store;

@@ -12,9 +12,8 @@
 //! # Full disks
 //!
 //! A file of the journal has its room from the begin, and the room of the next one is taken beforehand. When that is full,
-//! too, a commit fails and can be tried again. sled's database cannot be grown beforehand. When it has failed, records are
-//! looked for in the journal, which takes some milliseconds each, until the journal begins a file: from there on a new
-//! database has them.
+//! too, a commit fails and can be tried again. sled's database cannot be grown beforehand. When it has failed, at the start or
+//! later, records are looked for in the journal; some seconds later, if there is room, a new database has those that come.
 //!
 //! # Layout of the database
 //!
@@ -27,13 +26,15 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use coordd_tree::planted::Bug;
 
 use super::durable_file::{is_full_disk, sync_dir, sync_parent};
-use super::journal::{Journal, find_record};
+use super::journal::Journal;
+use super::journal_file::has_room;
+use super::journal_reader::JournalReader;
 use super::wal::{CommitTimes, Wal, WalError};
 use super::wal_sizes::WalSizes;
 use super::watermark::Watermark;
@@ -43,6 +44,8 @@ const KEY_BYTES: usize = 10;
 const CACHE_BYTES: u64 = 4 << 20;
 /// sled collects its garbage in this thread only.
 const GC_EVERY_MS: u64 = 200;
+/// The room that is free when a database has failed is mostly what the failed one had.
+const BEGIN_AGAIN: Duration = Duration::from_secs(10);
 const DB_PREFIX: &str = "db-";
 const WATERMARK_FILE: &str = "watermark";
 
@@ -50,21 +53,16 @@ const WATERMARK_FILE: &str = "watermark";
 #[derive(Debug)]
 pub struct SledWal {
     dir: PathBuf,
-    /// `None` after it has failed. Changed by the WAL thread only.
-    database: RwLock<Option<Database>>,
-    /// The WAL thread's; readers hold the lock for a look at the names of files.
+    sizes: WalSizes,
+    copy: JournalCopy,
+    /// The WAL thread's, which holds the lock while it commits; readers need it for a look at the names of files.
     journal: Mutex<Journal>,
+    /// For records that the copy does not have.
+    reader: Mutex<Option<JournalReader>>,
     watermark: Watermark,
     acknowledged: u64,
-    sizes: WalSizes,
-}
-
-/// The copy of the journal from which records are read.
-#[derive(Debug)]
-struct Database {
-    db: sled::Db,
-    /// Records before this one are in the journal only.
-    from: u64,
+    /// The first and the last record that were found.
+    bounds: Option<(u64, u64)>,
 }
 
 impl SledWal {
@@ -73,15 +71,18 @@ impl SledWal {
     pub fn open(dir: &Path, sizes: WalSizes) -> Result<SledWal, WalError> {
         std::fs::create_dir_all(dir).map_err(WalError::at("create the directory"))?;
         remove_databases(dir).map_err(WalError::at("remove the database of the last start"))?;
-        let database = Database { db: open_sled(dir, sizes)?, from: 0 };
         let watermark =
             Watermark::open(&dir.join(WATERMARK_FILE)).map_err(WalError::at("open the watermark"))?;
-        let take = |seq, record: Vec<u8>| database.insert(sizes, seq, &record).map_err(Failed::Db);
-        let journal = Journal::open(dir, sizes.journal_bytes, take);
-        let journal = journal.map_err(|failed| match failed {
-            Failed::Db(error) => error,
-            Failed::Journal(error) => WalError::at("read the journal")(error),
-        })?;
+        let copy = JournalCopy::default();
+        copy.begin(dir, sizes, 0);
+        let mut bounds: Option<(u64, u64)> = None;
+        let take = |seq: u64, record: &[u8]| {
+            let (first, last) = bounds.unwrap_or((seq, seq));
+            bounds = Some((first.min(seq), last.max(seq)));
+            copy.with(|database| database.insert(sizes, seq, record));
+        };
+        let journal =
+            Journal::open(dir, sizes.journal_bytes, take).map_err(WalError::at("read the journal"))?;
         let sync_names = || {
             watermark.sync()?;
             sync_dir(dir)?;
@@ -91,11 +92,13 @@ impl SledWal {
         let acknowledged = watermark.at_open().max(journal.durable_before());
         Ok(SledWal {
             dir: dir.to_owned(),
-            database: RwLock::new(Some(database)),
+            sizes,
+            copy,
             journal: Mutex::new(journal),
+            reader: Mutex::default(),
             watermark,
             acknowledged,
-            sizes,
+            bounds,
         })
     }
 
@@ -103,64 +106,95 @@ impl SledWal {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with the database, and without it from there on if that fails: it is a copy.
-    fn with_database<T: Default>(&self, work: impl FnOnce(&Database) -> Result<T, WalError>) -> T {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(done) = database.as_ref().map(work) else { return T::default() };
-        drop(database);
+    fn read_journal(&self, seq: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some(path) = self.journal().file_with(seq) else { return Ok(None) };
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reader) = reader.as_ref().filter(|reader| reader.path() == path)
+            && let Some(record) = reader.record(seq)?
+        {
+            return Ok(Some(record));
+        }
+        *reader = JournalReader::open(&path)?;
+        reader.as_ref().map_or(Ok(None), |reader| reader.record(seq))
+    }
+}
+
+/// The database with a copy of the journal. Empty after it has failed, until it is begun anew; changed by the WAL thread only.
+#[derive(Debug, Default)]
+struct JournalCopy {
+    database: RwLock<Option<Database>>,
+    /// When one has failed last.
+    failed: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct Database {
+    db: sled::Db,
+    /// Records before this one are in the journal only.
+    from: u64,
+}
+
+impl JournalCopy {
+    fn get(&self) -> RwLockReadGuard<'_, Option<Database>> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, database: Option<Database>) {
+        let mut current = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, database);
+        // sled ends its threads and removes its files, for which no reader has to wait.
+        drop(current);
+        drop(before);
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins the database with record `from`, if there is none, the disk has the room for it, and the last one has not failed just now.
+    fn begin(&self, dir: &Path, sizes: WalSizes, from: u64) {
+        let has_just_failed = || self.failed().is_some_and(|at| at.elapsed() < BEGIN_AGAIN);
+        if self.get().is_some() || has_just_failed() || !has_room(dir, sizes.journal_bytes).unwrap_or(false) {
+            return;
+        }
+        match open_sled(dir, sizes) {
+            Ok(db) => {
+                tracing::debug!(from, "the log is copied to a new database");
+                self.set(Some(Database { db, from }));
+            }
+            Err(error) => tracing::debug!(%error, "the log is read from its journal"),
+        }
+    }
+
+    /// Does something with the database, and without it from there on if that fails.
+    fn with<T: Default>(&self, work: impl FnOnce(&Database) -> Result<T, WalError>) -> T {
+        let Some(done) = self.get().as_ref().map(work) else { return T::default() };
         done.unwrap_or_else(|error| {
             tracing::warn!(%error, "the log is read from its journal for now");
-            *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.failed() = Some(Instant::now());
+            self.set(None);
             T::default()
         })
     }
 
-    /// Begins a database at `from` if there is none.
-    fn renew_database(&self, from: u64) {
-        if self.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
-            return;
-        }
-        match open_sled(&self.dir, self.sizes) {
-            Ok(db) => {
-                tracing::info!(from, "the log is read from a new database");
-                *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(Database { db, from });
-            }
-            Err(error) => tracing::warn!(%error, "the log is read from its journal for longer"),
-        }
-    }
-}
-
-/// What can fail while the journal is read into the database.
-enum Failed {
-    Db(WalError),
-    Journal(io::Error),
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Failed {
-        Failed::Journal(error)
+    /// `None` if the database does not have such records, or has failed: the WAL thread meets the same error.
+    fn read(&self, seq: u64) -> Option<Option<Vec<u8>>> {
+        let database = self.get();
+        let database = database.as_ref().filter(|database| seq >= database.from)?;
+        database.read(seq).inspect_err(|error| tracing::debug!(%error, seq, "read from the journal")).ok()
     }
 }
 
 impl Wal for SledWal {
     fn bounds(&self) -> Result<Option<(u64, u64)>, WalError> {
-        // Asked for while the log is opened, when the database is whole.
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        database.as_ref().map_or(Ok(None), Database::bounds)
+        Ok(self.bounds)
     }
 
     fn read(&self, seq: u64) -> Result<Option<Vec<u8>>, WalError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(database) = database.as_ref().filter(|database| seq >= database.from) {
-            match database.read(seq) {
-                // The writer meets the same error, and does without it from there on.
-                Err(error) => tracing::debug!(%error, seq, "read from the journal"),
-                found => return found,
-            }
+        match self.copy.read(seq) {
+            Some(found) => Ok(found),
+            None => self.read_journal(seq).map_err(WalError::at("read the journal")),
         }
-        drop(database);
-        let Some(file) = self.journal().file_with(seq) else { return Ok(None) };
-        find_record(&file, seq).map_err(WalError::at("read the journal"))
     }
 
     fn acknowledged_seq(&self) -> u64 {
@@ -170,22 +204,24 @@ impl Wal for SledWal {
     fn commit(&self, seq: u64, record: &[u8]) -> Result<CommitTimes, WalError> {
         let start = Instant::now();
         let mut journal = self.journal();
-        let begun = journal.append(seq, record).map_err(WalError::at("write the journal"))?;
+        journal.append(seq, record).map_err(WalError::at("write the journal"))?;
         let written = Instant::now();
         if !Bug::SkippedFdatasync.is_planted() {
             journal.sync().map_err(|e| WalError::at("fdatasync of the journal")(not_again(e)))?;
         }
         drop(journal);
         let synced = Instant::now();
-        self.watermark.advance(seq).map_err(|e| WalError::at("advance the watermark")(not_again(e)))?;
-        if begun {
-            self.renew_database(seq);
+        match self.watermark.advance(seq) {
+            // It says less than it could, which is no less true.
+            Err(error) if is_full_disk(&error) => {}
+            other => other.map_err(WalError::at("advance the watermark"))?,
         }
         Ok(CommitTimes { write: written - start, sync: synced - written })
     }
 
     fn settle(&self, seq: u64, record: &[u8]) -> Result<(), WalError> {
-        self.with_database(|database| database.insert(self.sizes, seq, record));
+        self.copy.begin(&self.dir, self.sizes, seq);
+        self.copy.with(|database| database.insert(self.sizes, seq, record));
         match self.journal().reserve_file() {
             // Then the next file needs room, or waits for it.
             Err(error) if is_full_disk(&error) => Ok(()),
@@ -195,11 +231,11 @@ impl Wal for SledWal {
 
     fn remove_prefix(&self, through: u64, max: usize) -> Result<bool, WalError> {
         self.journal().remove_through(through).map_err(WalError::at("remove an old part of the journal"))?;
-        Ok(self.with_database(|database| database.remove_prefix(through, max)))
+        Ok(self.copy.with(|database| database.remove_prefix(through, max)))
     }
 
     fn remove_suffix(&self, from: u64) -> Result<(), WalError> {
-        self.with_database(|database| database.remove_suffix(from));
+        self.copy.with(|database| database.remove_suffix(from));
         self.journal().remove_suffix(from);
         Ok(())
     }
@@ -218,14 +254,6 @@ impl Database {
             self.db.insert(encode_key(seq, number), chunk).map_err(|e| from_sled("write a record", e))?;
         }
         Ok(())
-    }
-
-    fn bounds(&self) -> Result<Option<(u64, u64)>, WalError> {
-        let at = |e| from_sled("find the first and the last record", e);
-        match (self.db.first().map_err(at)?, self.db.last().map_err(at)?) {
-            (Some((first, _)), Some((last, _))) => Ok(Some((decode_key(&first)?.0, decode_key(&last)?.0))),
-            _ => Ok(None),
-        }
     }
 
     fn read(&self, seq: u64) -> Result<Option<Vec<u8>>, WalError> {
@@ -339,43 +367,65 @@ mod tests {
         vec![seq as u8; 15_000]
     }
 
-    fn fail(wal: &SledWal) {
+    /// sled fails, and there is no room for a new database.
+    fn fail(wal: &mut SledWal) {
+        wal.sizes.journal_bytes = u64::MAX;
         let full = || WalError::at("write a record")(io::ErrorKind::StorageFull.into());
-        wal.with_database(|_| Err::<(), _>(full()));
+        wal.copy.with(|_| Err::<(), _>(full()));
     }
 
-    fn first_in_database(wal: &SledWal) -> Option<u64> {
-        wal.database.read().unwrap().as_ref().map(|database| database.from)
+    fn first_in_copy(wal: &SledWal) -> Option<u64> {
+        wal.copy.get().as_ref().map(|database| database.from)
     }
 
     #[test]
-    fn without_its_database_the_log_is_read_from_the_journal_until_there_is_a_new_one() {
+    fn without_its_database_the_log_is_read_from_the_journal_until_there_is_room_for_a_new_one() {
         let dir = tempfile::tempdir().unwrap();
-        let wal = SledWal::open(dir.path(), WalSizes::small()).unwrap();
+        let mut wal = SledWal::open(dir.path(), WalSizes::small()).unwrap();
         commit(&wal, 1..=10);
-        fail(&wal);
-        commit(&wal, 11..=20);
-        assert_eq!(first_in_database(&wal), None);
-        for seq in [1, 10, 11, 20] {
+        fail(&mut wal);
+        // Through more than one file.
+        commit(&wal, 11..=150);
+        assert_eq!(first_in_copy(&wal), None);
+        for seq in [1, 10, 11, 20, 150, 5] {
             assert_eq!(wal.read(seq).unwrap(), Some(record(seq)), "record {seq}");
         }
-        assert_eq!(wal.read(21).unwrap(), None);
+        assert_eq!(wal.read(151).unwrap(), None);
         assert!(!wal.remove_prefix(5, 100).unwrap());
 
-        commit(&wal, 21..=300);
-        let from = first_in_database(&wal).expect("with the journal's second file");
-        assert!((100..=200).contains(&from), "{from}");
-        for seq in [1, 20, from - 1, from, 300] {
+        wal.sizes = WalSizes::small();
+        commit(&wal, 151..=151);
+        assert_eq!(first_in_copy(&wal), None, "not at once");
+        *wal.copy.failed() = Instant::now().checked_sub(BEGIN_AGAIN);
+        commit(&wal, 152..=300);
+        assert_eq!(first_in_copy(&wal), Some(152));
+        for seq in [1, 20, 151, 152, 300] {
             assert_eq!(wal.read(seq).unwrap(), Some(record(seq)), "record {seq}");
         }
         // The first file goes, and what was in it.
-        wal.remove_prefix(from - 1, 100).unwrap();
+        wal.remove_prefix(150, 100).unwrap();
         assert_eq!(wal.read(1).unwrap(), None);
-        assert_eq!(wal.read(from).unwrap(), Some(record(from)));
+        assert_eq!(wal.read(151).unwrap(), Some(record(151)));
 
         drop(wal);
         let wal = SledWal::open(dir.path(), WalSizes::small()).unwrap();
-        assert_eq!(wal.bounds().unwrap(), Some((from, 300)));
-        assert_eq!(wal.read(300).unwrap(), Some(record(300)));
+        let (first, last) = wal.bounds().unwrap().expect("records");
+        assert!(first > 1 && first <= 151 && last == 300, "{first} to {last}");
+        for seq in [first, 300] {
+            assert_eq!(wal.read(seq).unwrap(), Some(record(seq)));
+        }
+    }
+
+    #[test]
+    fn a_log_is_opened_without_room_for_a_copy_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        commit(&SledWal::open(dir.path(), WalSizes::small()).unwrap(), 1..=10);
+        let sizes = WalSizes { journal_bytes: u64::MAX, ..WalSizes::small() };
+        let wal = SledWal::open(dir.path(), sizes).unwrap();
+        assert_eq!(first_in_copy(&wal), None);
+        assert_eq!(wal.bounds().unwrap(), Some((1, 10)));
+        for seq in 1..=10 {
+            assert_eq!(wal.read(seq).unwrap(), Some(record(seq)));
+        }
     }
 }

@@ -76,12 +76,16 @@ pub(super) struct WalQueue {
 }
 
 impl WalQueue {
-    /// Waits while too much is queued. Cancellation safe.
+    /// Waits while too much is queued, and it is not closed. Cancellation safe.
     pub(super) async fn wait_for_room(&self) {
         loop {
             // Made before the check: a wake-up between the check and the await is not lost.
             let drained = self.drained.notified();
-            if self.lock().bytes < QUEUED_BYTES_MAX {
+            let goes_on = {
+                let state = self.lock();
+                state.bytes < QUEUED_BYTES_MAX || state.closed
+            };
+            if goes_on {
                 return;
             }
             drained.await;
@@ -153,6 +157,13 @@ impl WalQueue {
         state.waiting = false;
         drop(state);
         self.filled.notify_one();
+        self.drained.notify_waiters();
+    }
+
+    /// Drops what is queued, which tells those who wait for it that it will never be durable. For a queue that is closed.
+    pub(super) fn abandon(&self) {
+        let ops = std::mem::take(&mut self.lock().ops);
+        drop(ops);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -89,21 +89,26 @@ impl WalThread {
         }
     }
 
-    /// Runs until the queue is closed and all of it is durable.
+    /// Runs until the queue is closed and all of it is durable, or there is no room for it.
     pub(super) fn run(mut self) {
         while self.shared.queue.take_all(&mut self.backlog, !self.removable) {
             if self.backlog.is_empty() {
                 self.remove_old(REMOVE_WHEN_IDLE);
-            } else {
-                self.commit_group();
+            } else if self.commit_group() {
                 self.remove_old(REMOVE_AFTER_GROUP);
+            } else {
+                self.shared.queue.abandon();
+                tracing::warn!(
+                    "the log is closed without what waited for room on the disk; nobody was told of it"
+                );
+                return;
             }
         }
         or_abort(self.shared.wal.close());
     }
 
-    /// Writes a record of the front of the backlog, which may be empty.
-    pub(super) fn commit_group(&mut self) {
+    /// Writes a record of the front of the backlog, which may be empty. False if it was not written before the queue was closed.
+    pub(super) fn commit_group(&mut self) -> bool {
         let start = Instant::now();
         self.writer.begin();
         while self.group.ops < GROUP_OPS_MAX && self.writer.bytes() < GROUP_BYTES_MAX {
@@ -116,7 +121,7 @@ impl WalThread {
         let seq = self.seq + 1;
         let record = self.writer.finish(seq, &self.state);
         let encode = start.elapsed();
-        let times = commit(&self.shared, seq, record);
+        let Some(times) = commit(&self.shared, seq, record) else { return false };
         self.seq = seq;
 
         let group = &mut self.group;
@@ -134,6 +139,7 @@ impl WalThread {
         group.changes.clear();
         group.appended = None;
         group.purge = false;
+        true
     }
 
     fn add(&mut self, op: Op) {
@@ -199,21 +205,29 @@ impl WalThread {
     }
 }
 
-/// Makes a record durable; waits for room on a full disk, as long as the log is not closed. Nobody is told meanwhile that anything
-/// is durable, so the node looks like one with a slow disk.
-fn commit(shared: &Shared, seq: u64, record: &[u8]) -> CommitTimes {
-    for attempt in 0_u64.. {
+/// Makes a record durable; waits for room on a full disk, as long as the log is not closed, and returns `None` then. Nobody is told
+/// meanwhile that anything is durable.
+fn commit(shared: &Shared, seq: u64, record: &[u8]) -> Option<CommitTimes> {
+    let mut attempts = 0_u64;
+    loop {
         match shared.wal.commit(seq, record) {
-            Err(error) if is_full_disk(&error.source) && !shared.queue.is_closed() => {
-                if attempt % WARN_EVERY == 0 {
+            Err(error) if is_full_disk(&error.source) => {
+                if attempts.is_multiple_of(WARN_EVERY) {
                     tracing::error!(%error, "this node waits for room on its disk");
+                }
+                attempts += 1;
+                shared.room.wait_begins();
+                if shared.queue.is_closed() {
+                    return None;
                 }
                 std::thread::sleep(ROOM_INTERVAL);
             }
-            result => return or_abort(result),
+            result => {
+                shared.room.wait_ends();
+                return Some(or_abort(result));
+            }
         }
     }
-    unreachable!("more attempts than there is time")
 }
 
 /// An error of the log leaves no state to go on from: a second fsync may succeed although the first one lost data. The

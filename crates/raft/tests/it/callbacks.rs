@@ -2,6 +2,7 @@
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use coordd_raft::TypeConfig;
 use openraft::RaftLogReader as _;
@@ -163,4 +164,44 @@ async fn a_full_disk_keeps_writes_waiting_and_loses_none() {
     let mut found = open_wal(wal.copy()).unwrap();
     assert_eq!(found.try_get_log_entries(..).await.unwrap(), entries(1, 1..5, 10));
     log.close();
+}
+
+/// A node can be stopped while its disk is full: what waits is given up, and was told to nobody.
+#[tokio::test]
+async fn a_log_that_waits_for_room_can_be_closed() {
+    let wal = MemoryWal::default();
+    let mut log = open_wal(wal.clone()).unwrap();
+    append(&mut log, entries(1, 1..3, 10)).await;
+    assert_eq!(log.waits_for_room(), None);
+    wal.disk().is_full = true;
+    let (durable, wait) = TypeConfig::oneshot();
+    log.append([entry(1, 3, 10)], IOFlushed::signal(durable)).await.unwrap();
+    while log.waits_for_room().is_none() {
+        tokio::task::yield_now().await;
+    }
+    let voting = tokio::spawn({
+        let mut log = log.clone();
+        async move { log.save_vote(&vote(7)).await }
+    });
+    // More than may wait: one of the appends does, too.
+    let appending = tokio::spawn({
+        let mut log = log.clone();
+        async move {
+            for index in 4.. {
+                if log.append([entry(1, index, 8 << 20)], IOFlushed::noop()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!voting.is_finished(), "a vote without room for it");
+    assert!(!appending.is_finished());
+
+    tokio::task::spawn_blocking(move || log.close()).await.unwrap();
+    appending.await.unwrap();
+    voting.await.unwrap().unwrap_err();
+    assert!(wait.await.is_err(), "nobody was told");
+    let mut found = open_wal(wal.copy()).unwrap();
+    assert_eq!(found.try_get_log_entries(..).await.unwrap(), entries(1, 1..3, 10));
 }
