@@ -5,10 +5,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/faults/all.sh [--seconds N] [--seed N] [--only NAME,NAME...] [--no-build] [--debug] [--dir DIR]
+Usage: scripts/faults/all.sh [--seconds N] [--seed N] [--rounds N] [--only NAME,NAME...] [--no-build] [--debug]
+                             [--dir DIR]
 
   --seconds N   for everything together, about, without what is built; default 600
   --seed N      of each scenario, and of power-loss.sh and fuzz.sh; default: a new one each
+  --rounds N    the most rounds of each scenario
   --only NAMES  these scenarios only, without power-loss.sh and fuzz.sh
   --dir DIR     where histories of failures are kept; default: a temporary directory
   --no-build    run the scenarios that were built before; power-loss.sh and fuzz.sh build what they need in any case
@@ -29,6 +31,7 @@ while (($# > 0)); do
         --seconds) seconds=${2:?--seconds needs a number}; shift ;;
         --only) only=${2:?--only needs names}; shift ;;
         --seed) seed=(--seed "${2:?--seed needs a number}"); shift ;;
+        --rounds) options+=(--rounds "${2:?--rounds needs a number}"); shift ;;
         --dir) options+=(--dir "${2:?--dir needs a directory}"); shift ;;
         --no-build) build=no ;;
         --debug) profile=debug ;;

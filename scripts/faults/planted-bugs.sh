@@ -5,9 +5,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/faults/planted-bugs.sh [--seconds N] [--only BUG,BUG...] [--no-build]
+Usage: scripts/faults/planted-bugs.sh [--seconds N] [--seed N] [--only BUG,BUG...] [--no-build]
 
   --seconds N   how long to look for each; default 120
+  --seed N      of each scenario; default: a new one each
   --only BUGS   these only
   --no-build    use what was built before
 
@@ -18,10 +19,12 @@ TEXT
 seconds=120
 only=
 build=yes
+seed=()
 while (($# > 0)); do
     case $1 in
         --seconds) seconds=${2:?--seconds needs a number}; shift ;;
         --only) only=${2:?--only needs names}; shift ;;
+        --seed) seed=(--seed "${2:?--seed needs a number}"); shift ;;
         --no-build) build=no ;;
         --help) usage; exit 0 ;;
         *) echo "unknown option $1" >&2; usage >&2; exit 2 ;;
@@ -44,13 +47,17 @@ declare -A looks_for=(
     [guards-ignored]="scenario stop-client"
     [reads-of-ones-past]="tests coordd-tests reads::a_node_behind_a_client_refuses_it"
     [wiped-member-votes]="scenario wiped-member"
+    [lost-tail-accepted]="scenario torn-writes"
+    [log-cut-at-damage]="scenario bit-flips"
     [double-grant]="scenario kill-client"
 )
 if [[ -n $only ]]; then IFS=, read -ra bugs <<<"$only"
 else mapfile -t bugs < <(printf '%s\n' "${!looks_for[@]}" | sort); fi
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
-bin=$target/planted-bugs
+# Out of the way of the build without bugs: nothing with bugs stays where others look.
+built=$target/planted-bugs-build
+bin=$built/release
 # The nodes that the tests of coordd-tests start.
 export COORDD_TESTS_BIN_DIR=$bin
 
@@ -66,11 +73,8 @@ run_tests() {
 }
 
 if [[ $build == yes ]]; then
-    # Out of the way of the build without bugs, which is made again at once: nothing with bugs stays where others look.
-    cargo build --quiet --release --features coordd-server/planted-bugs,coordfault/planted-bugs -p coordd-server -p coordfault
-    mkdir -p "$bin"
-    cp "$target/release/coordd" "$target/release/coordfault" "$bin/"
-    cargo build --quiet --release -p coordd-server -p coordfault
+    cargo build --quiet --release --target-dir "$built" \
+        --features coordd-server/planted-bugs,coordfault/planted-bugs -p coordd-server -p coordfault
     for bug in "${bugs[@]}"; do
         read -r kind name filter <<<"${looks_for[$bug]:?there is no bug $bug}"
         [[ $kind == scenario ]] || run_tests "$name" "$filter" --no-run
@@ -86,7 +90,7 @@ for bug in "${bugs[@]}"; do
     code=0
     found=
     if [[ $kind == scenario ]]; then
-        "$bin/coordfault" run "$name" --bug "$bug" --seconds "$seconds" --dir "$dir/$bug" >"$dir/out" 2>&1 || code=$?
+        "$bin/coordfault" run "$name" --bug "$bug" --seconds "$seconds" "${seed[@]}" --dir "$dir/$bug" >"$dir/out" 2>&1 || code=$?
         found=$(grep -m 1 '^round with seed' "$dir/out" | sed 's/^round with seed [0-9]*: //') || true
     elif run_tests "$name" "$filter" >"$dir/out" 2>&1; then
         COORDD_PLANTED_BUG=$bug run_tests "$name" "$filter" >"$dir/out" 2>&1 || code=$?

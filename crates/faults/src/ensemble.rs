@@ -1,12 +1,13 @@
 //! An ensemble of real `coordd` processes, each on a host of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
 use coordd_client::{Admin, NodeStatus};
@@ -17,8 +18,8 @@ use crate::scenarios::Scenario;
 
 const CLIENT_PORT: u16 = 7401;
 const PEER_PORT: u16 = 7501;
-/// A node that does not serve by then does not come.
-const START: Duration = Duration::from_secs(40);
+/// What has not happened by then does not happen, on a busy machine neither.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 const ASK: Duration = Duration::from_millis(500);
 
 /// One node: its host, its directory, and its process while it has one.
@@ -28,19 +29,45 @@ pub(crate) struct Node {
     log: PathBuf,
     child: Option<Child>,
     is_stopped: bool,
+    /// Unfinished snapshots that were there when its process was started, which removes them.
+    old_snapshots: Unfinished,
     /// It is not to be started any more: it refused to, and was right.
     pub(crate) is_lost: bool,
     /// For its next starts.
     pub(crate) env: Vec<(String, String)>,
 }
 
+impl Node {
+    fn unfinished_snapshots(&self) -> anyhow::Result<Unfinished> {
+        let files = match std::fs::read_dir(self.data_dir.join("snapshots")) {
+            // The node has not made that yet.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Unfinished::new()),
+            files => files?,
+        };
+        let mut unfinished = Unfinished::new();
+        for file in files {
+            let path = file?.path();
+            if path.extension().is_none_or(|extension| extension != "tmp") {
+                continue;
+            }
+            match path.metadata() {
+                // It was finished meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                metadata => drop(unfinished.insert((path, metadata?.modified()?))),
+            }
+        }
+        Ok(unfinished)
+    }
+}
+
+/// Files of snapshots that are not finished, each with the time of its last change: a name may be used again.
+type Unfinished = BTreeSet<(PathBuf, SystemTime)>;
+
 /// All nodes.
 pub(crate) struct Ensemble {
     pub(crate) nodes: BTreeMap<HostId, Node>,
     coordd: PathBuf,
     options: Vec<String>,
-    /// That a node ends by itself is no error.
-    nodes_may_end: bool,
     /// Of the leader that somebody asked for last.
     last_term: AtomicU64,
 }
@@ -60,12 +87,20 @@ impl Ensemble {
             let (data_dir, log) = (dir.join(format!("node-{id}/data")), dir.join(format!("node-{id}.log")));
             std::fs::create_dir_all(dir.join(format!("node-{id}")))?;
             let env = env.to_vec();
-            let node = Node { host, data_dir, log, child: None, is_stopped: false, is_lost: false, env };
+            let node = Node {
+                host,
+                data_dir,
+                log,
+                child: None,
+                is_stopped: false,
+                old_snapshots: Unfinished::new(),
+                is_lost: false,
+                env,
+            };
             nodes.insert(id, node);
         }
         let options = scenario.options.iter().map(|option| (*option).to_owned()).collect();
-        let nodes_may_end = scenario.nodes_may_end;
-        Ok(Ensemble { nodes, coordd, options, nodes_may_end, last_term: AtomicU64::new(0) })
+        Ok(Ensemble { nodes, coordd, options, last_term: AtomicU64::new(0) })
     }
 
     pub(crate) fn ids(&self) -> Vec<HostId> {
@@ -74,6 +109,11 @@ impl Ensemble {
 
     pub(crate) fn others(&self, id: HostId) -> Vec<HostId> {
         self.ids().into_iter().filter(|other| *other != id).collect()
+    }
+
+    /// Nodes that are not to be started any more.
+    pub(crate) fn lost(&self) -> Vec<HostId> {
+        self.ids().into_iter().filter(|id| self.nodes[id].is_lost).collect()
     }
 
     /// Nodes that have a process which is not stopped.
@@ -109,6 +149,7 @@ impl Ensemble {
         command.arg("--data-dir").arg(&node.data_dir).args(options);
         let log = File::options().create(true).append(true).open(&node.log)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        node.old_snapshots = node.unfinished_snapshots()?;
         node.child = Some(node.host.spawn(command)?);
         node.is_stopped = false;
         Ok(())
@@ -149,7 +190,7 @@ impl Ensemble {
         if exit.signal() == Some(Signal::KILL.as_raw()) { Ok(()) } else { self.judge_end(id, exit) }
     }
 
-    /// Takes note of a node that has ended by itself, which most scenarios do not allow.
+    /// That a node has not ended by itself. An end that is meant is taken by [`Ensemble::exited`] before.
     fn reap(&mut self, id: HostId) -> anyhow::Result<()> {
         match self.exited(id)? {
             Some(exit) => self.judge_end(id, exit),
@@ -158,11 +199,10 @@ impl Ensemble {
     }
 
     fn judge_end(&self, id: HostId, exit: ExitStatus) -> anyhow::Result<()> {
-        ensure!(self.nodes_may_end, "node {id} ended by itself ({exit}): {}", self.last_line(id));
-        Ok(())
+        bail!("node {id} ended by itself ({exit}): {}", self.last_line(id))
     }
 
-    /// That no node has ended by itself, unless the scenario allows that.
+    /// That no node has ended by itself.
     pub(crate) fn check_ends(&mut self) -> anyhow::Result<()> {
         self.ids().into_iter().try_for_each(|id| self.reap(id))
     }
@@ -171,17 +211,17 @@ impl Ensemble {
     pub(crate) async fn terminate(&mut self, id: HostId) -> anyhow::Result<ExitStatus> {
         self.reap(id)?;
         self.signal(id, Signal::TERM)?;
-        self.wait_exited(id, START).await.context("after SIGTERM")
+        self.wait_exited(id).await.context("after SIGTERM")
     }
 
     /// How a node ended, which must be soon.
-    pub(crate) async fn wait_exited(&mut self, id: HostId, time: Duration) -> anyhow::Result<ExitStatus> {
+    pub(crate) async fn wait_exited(&mut self, id: HostId) -> anyhow::Result<ExitStatus> {
         let start = Instant::now();
         loop {
             if let Some(exit) = self.exited(id)? {
                 return Ok(exit);
             }
-            ensure!(start.elapsed() < time, "node {id} goes on for {time:?} and does not end");
+            ensure!(start.elapsed() < PATIENCE, "node {id} goes on for {PATIENCE:?} and does not end");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -203,18 +243,8 @@ impl Ensemble {
 
     /// Whether a node has begun a snapshot, its own or one that it gets, and not finished it.
     pub(crate) fn writes_snapshot(&self, id: HostId) -> anyhow::Result<bool> {
-        let entries = match std::fs::read_dir(self.nodes[&id].data_dir.join("snapshots")) {
-            Ok(entries) => entries,
-            // It has not made that yet.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
-        for entry in entries {
-            if entry?.path().extension().is_some_and(|extension| extension == "tmp") {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let node = &self.nodes[&id];
+        Ok(!node.unfinished_snapshots()?.is_subset(&node.old_snapshots))
     }
 
     pub(crate) fn log(&self, id: HostId) -> String {
@@ -242,9 +272,9 @@ impl Ensemble {
                 if let Some(exit) = self.exited(id)? {
                     bail!("node {id} has ended instead of serving ({exit}): {}", self.last_line(id));
                 }
-                if start.elapsed() > START {
+                if start.elapsed() > PATIENCE {
                     let why = status.and_then(|status| status.not_serving).unwrap_or_default();
-                    bail!("node {id} does not serve within {START:?} after all faults were healed: {why}");
+                    bail!("node {id} does not serve within {PATIENCE:?} after all faults were healed: {why}");
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -272,7 +302,7 @@ impl Ensemble {
                 }
                 return Ok(zxids[0]);
             }
-            if start.elapsed() > START {
+            if start.elapsed() > PATIENCE {
                 bail!("the nodes do not come to the same zxid: {states:?}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -287,7 +317,7 @@ impl Ensemble {
                 self.last_term.store(term, Ordering::Relaxed);
                 return Ok(leader);
             }
-            ensure!(start.elapsed() < START, "no leader within {START:?}");
+            ensure!(start.elapsed() < PATIENCE, "no leader within {PATIENCE:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -310,7 +340,8 @@ impl Ensemble {
         newest
     }
 
-    fn last_line(&self, id: HostId) -> String {
+    /// What a node said last.
+    pub(crate) fn last_line(&self, id: HostId) -> String {
         self.log(id).lines().last().unwrap_or_default().to_owned()
     }
 }

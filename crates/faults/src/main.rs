@@ -14,6 +14,7 @@ mod clients;
 mod coverage;
 mod ensemble;
 mod history;
+mod journal;
 mod last_look;
 mod network;
 mod observer;

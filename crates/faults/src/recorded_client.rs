@@ -203,7 +203,7 @@ fn text(data: &[u8]) -> String {
 }
 
 /// Errors that say that nothing was done. By their names, so that an ensemble may have new ones.
-const NOTHING_WAS_DONE: [&str; 15] = [
+pub(crate) const NOTHING_WAS_DONE: [&str; 15] = [
     "NoNode",
     "NodeExists",
     "BadVersion",
@@ -222,7 +222,7 @@ const NOTHING_WAS_DONE: [&str; 15] = [
 ];
 
 /// Whether an error is an answer, or says that there will be none, or is one that must not come.
-fn refusal(error: Error) -> Answer {
+pub(crate) fn refusal(error: Error) -> Answer {
     match error.kind {
         ErrorKind::SessionExpired | ErrorKind::SessionClosed | ErrorKind::ConnectionLoss => {
             Answer::Unanswered

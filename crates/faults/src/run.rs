@@ -84,6 +84,8 @@ async fn one_round(settings: &RoundSettings<'_>, seed: u64, dir: &Path) -> anyho
     std::fs::create_dir(dir).with_context(|| format!("{}: of an earlier run?", dir.display()))?;
     let failure = round::run(settings, seed, dir).await.err();
     let history = History::read(&dir.join("history"))?;
+    let open = history.ops.iter().filter(|done| done.is_open()).count();
+    settings.coverage.add("writes that stay open", open as u64);
     let verdict = checkers::check(&history);
     let round = Round { seed, failure, verdict, history };
     if !round.is_good() {

@@ -11,15 +11,13 @@ use rustix::process::Signal;
 
 use crate::client_process::ClientProcesses;
 use crate::coverage::Coverage;
-use crate::ensemble::Ensemble;
+use crate::ensemble::{Ensemble, PATIENCE};
 use crate::history::{Fault, What, Writer};
 use crate::network::{HostId, Link, Switch};
 use crate::volume::Volume;
 
 /// The name under which faults stand in the history.
 pub(crate) const FAULTS: &str = "faults";
-/// A leader that is cut off is replaced within the lease and some elections; a machine that is busy takes longer.
-const SUCCESSOR: Duration = Duration::from_secs(15);
 
 /// See the module.
 pub(crate) struct Stage {
@@ -61,8 +59,8 @@ impl Stage {
     }
 
     pub(crate) fn random_node(&mut self) -> HostId {
-        let ids: Vec<_> =
-            self.ensemble.ids().into_iter().filter(|id| !self.ensemble.nodes[id].is_lost).collect();
+        let lost = self.ensemble.lost();
+        let ids: Vec<_> = self.ensemble.ids().into_iter().filter(|id| !lost.contains(id)).collect();
         ids.choose(&mut self.rng).copied().unwrap_or(1)
     }
 
@@ -182,10 +180,22 @@ impl Stage {
                     self.coverage.add("leaders elected by a majority", 1);
                     return Ok(leader);
                 }
-                _ if start.elapsed() > SUCCESSOR => bail!("no other leader than {old} within {SUCCESSOR:?}"),
+                _ if start.elapsed() > PATIENCE => bail!("no other leader than {old} within {PATIENCE:?}"),
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
+    }
+
+    /// Waits until a leader that was cut off with a minority is replaced. It may have been replaced before the cut: then there is
+    /// nothing to wait for, and the cut was another one.
+    pub(crate) async fn wait_replaced(&mut self, leader: HostId) -> anyhow::Result<()> {
+        let status = self.ensemble.status(leader).await;
+        let term = self.ensemble.last_term();
+        if status.is_some_and(|status| status.role == "leader" && status.term == term) {
+            self.coverage.add("leaders in a minority", 1);
+            self.wait_successor(leader).await?;
+        }
+        Ok(())
     }
 
     /// SIGSTOP to a process of clients.

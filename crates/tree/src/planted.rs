@@ -30,11 +30,15 @@ pub enum Bug {
     ReadsOfOnesPast,
     /// A member that has lost its disk is taken back.
     WipedMemberVotes,
+    /// A log that ends before its watermark is taken.
+    LostTailAccepted,
+    /// A log is cut at its first damaged record, also if others follow.
+    LogCutAtDamage,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 15] = [
         Bug::SkippedFdatasync,
         Bug::AcknowledgedBeforeTheDisk,
         Bug::StaleLinearizableReads,
@@ -48,6 +52,8 @@ impl Bug {
         Bug::GuardsIgnored,
         Bug::ReadsOfOnesPast,
         Bug::WipedMemberVotes,
+        Bug::LostTailAccepted,
+        Bug::LogCutAtDamage,
     ];
 
     /// What stands in `COORDD_PLANTED_BUG` to plant it.
@@ -66,6 +72,8 @@ impl Bug {
             Bug::GuardsIgnored => "guards-ignored",
             Bug::ReadsOfOnesPast => "reads-of-ones-past",
             Bug::WipedMemberVotes => "wiped-member-votes",
+            Bug::LostTailAccepted => "lost-tail-accepted",
+            Bug::LogCutAtDamage => "log-cut-at-damage",
         }
     }
 

@@ -58,15 +58,17 @@ fn believers(history: &History, grant: &str, verdict: &mut Verdict) {
             }
         }
     }
-    let holders: Vec<_> = holders.into_iter().collect();
-    for pair in holders.windows(2) {
-        let [(first, (_, believed, one)), (second, (had, _, other))] = pair else { continue };
-        if had < believed {
+    // Of the later epochs, the one that was had first.
+    let mut earliest: Option<(u64, u64, &str)> = None;
+    for (first, (had, believed, one)) in holders.into_iter().rev() {
+        if let Some((other_had, second, other)) = earliest.filter(|(other_had, ..)| *other_had < believed) {
             let text = format!(
                 "{one} believed in epoch {first} of {grant} {} ms after {other} had got epoch {second}",
-                (believed - had) / 1_000_000
+                (believed - other_had) / 1_000_000
             );
-            verdict.violate(NAME, *believed, &[], text);
+            verdict.violate(NAME, believed, &[], text);
         }
+        let this = (had, first, one);
+        earliest = Some(earliest.map_or(this, |earliest| earliest.min(this)));
     }
 }

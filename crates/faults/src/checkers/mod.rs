@@ -4,6 +4,7 @@
 //! order that explains the answers. The others know the zxids: all answers together say what the log must have been
 //! (`projection.rs`), and everything that anybody was told must agree with that one log.
 
+mod counters;
 mod grants;
 mod linear;
 mod order;
@@ -72,10 +73,13 @@ const SESSIONS: &str = "sessions";
 const GRANTS: &str = "grants";
 const ASSIGNMENT: &str = "assignment";
 const QUEUE: &str = "queue";
+const COUNTERS: &str = "counters";
 
 /// What every run compares, whatever is broken in it: a workload that did nothing proves nothing.
-pub(crate) const COMPARED: [&str; 11] =
-    [REGISTERS, TRANSFERS, ORDER, SEQUENCE, WATCHES, EPHEMERALS, CLOSED, SESSIONS, GRANTS, ASSIGNMENT, QUEUE];
+pub(crate) const COMPARED: [&str; 12] = [
+    REGISTERS, TRANSFERS, ORDER, SEQUENCE, WATCHES, EPHEMERALS, CLOSED, SESSIONS, GRANTS, ASSIGNMENT, QUEUE,
+    COUNTERS,
+];
 
 /// Whose znode it is. The logs of grants are counted where holders are compared, and events where they are told.
 fn workload_of(path: &str) -> Option<&'static str> {
@@ -99,6 +103,7 @@ pub(crate) fn check(history: &History) -> Verdict {
     sessions::check(history, &sessions, &mut verdict);
     grants::check(history, &projection, &mut verdict);
     queue::check(history, &mut verdict);
+    counters::check(history, &mut verdict);
     linear::check(history, &mut verdict);
     verdict.violations.sort_by_key(|violation| violation.at);
     verdict

@@ -12,7 +12,7 @@ const NAME: &str = "order";
 
 pub(super) fn check(history: &History, projection: &Projection<'_>, verdict: &mut Verdict) {
     zxids_are_unique(projection, verdict);
-    time_is_respected(history, verdict);
+    time_is_respected(history, projection, verdict);
     sessions_go_forward(history, projection, verdict);
     errors_are_known(history, verdict);
     nothing_came_from_nowhere(history, projection, verdict);
@@ -31,15 +31,17 @@ fn errors_are_known(history: &History, verdict: &mut Verdict) {
     }
 }
 
-/// All that is there in the end was there before the workloads began, or one of them has written it. Completed tasks are no writes of a
-/// client: `queue.rs` knows them.
+/// All that is there in the end was there before the workloads began, or one of them has written it. Completed tasks and
+/// counters are no writes of a client: `queue.rs` and `counters.rs` know them.
 fn nothing_came_from_nowhere(history: &History, projection: &Projection<'_>, verdict: &mut Verdict) {
     let numbered = format!("{}/n-", workloads::SEQUENCE);
     let prepared: BTreeMap<String, String> = workloads::prepared().into_iter().collect();
     for (path, znode) in &history.znodes {
         let is_open = projection.is_uncertain(path)
             || path.starts_with(&numbered) && projection.is_uncertain(&numbered)
-            || workloads::is_below(workloads::DONE_TASKS, path);
+            || [workloads::DONE_TASKS, workloads::COUNTERS]
+                .iter()
+                .any(|root| workloads::is_below(root, path));
         if is_open || projection.of_path(path).next().is_some() {
             continue;
         }
@@ -215,7 +217,7 @@ fn shown(done: &Done) -> u64 {
 }
 
 /// What begins after something else has ended is not before it in the log: writes of everybody, and linearizable reads of one znode.
-fn time_is_respected(history: &History, verdict: &mut Verdict) {
+fn time_is_respected(history: &History, projection: &Projection<'_>, verdict: &mut Verdict) {
     let mut ended: Vec<&Done> = history.ops.iter().filter(|done| done.returned != u64::MAX).collect();
     ended.sort_by_key(|done| done.returned);
     let mut ended = ended.into_iter().peekable();
@@ -256,7 +258,36 @@ fn time_is_respected(history: &History, verdict: &mut Verdict) {
                 }
             }
         }
+        if let Op::Get { path, level: Level::Linearizable } = &done.op
+            && is_not_found(done)
+            && let Some((shown, id)) = floors.get(path.as_str())
+            && let Some(due) = remains(projection, path, *shown, |deletion| deletion.called < done.returned)
+        {
+            let text = format!(
+                "a linearizable read did not find {path}, and began after zxid {} had been shown",
+                due.zxid
+            );
+            verdict.violate(NAME, done.called, &[done.id, *id], text);
+        }
     }
+}
+
+fn is_not_found(done: &Done) -> bool {
+    matches!(&done.answer, Answer::Refused(error) if error == "NoNode")
+}
+
+/// The last change of a znode up to a zxid, if the znode is still there then and no later deletion is one that `counts`.
+fn remains<'a>(
+    projection: &'a Projection<'_>,
+    path: &str,
+    zxid: u64,
+    counts: impl Fn(&Done) -> bool,
+) -> Option<&'a Change<'a>> {
+    let due = projection.last_up_to(path, zxid).filter(|due| due.kind != Kind::Deleted)?;
+    let is_open = projection.is_uncertain(path) || path.starts_with(workloads::EPHEMERALS);
+    let is_deletion =
+        |change: &Change<'_>| change.zxid > due.zxid && change.kind == Kind::Deleted && counts(change.op);
+    (!is_open && !projection.of_path(path).any(is_deletion)).then_some(due)
 }
 
 /// A session's writes are in the log as they were called, and what it reads is never behind what it has seen.
@@ -291,15 +322,9 @@ fn sessions_go_forward(history: &History, projection: &Projection<'_>, verdict: 
                     verdict.violate(NAME, done.called, &[done.id, due.op.id], text);
                 }
             }
-            if let (Op::Get { path, .. }, Answer::Refused(error)) = (&done.op, &done.answer)
-                && error == "NoNode"
-                && let Some(due) = projection.last_up_to(path, seen)
-                && due.kind != Kind::Deleted
-                && !projection.is_uncertain(path)
-                && !path.starts_with(workloads::EPHEMERALS)
-                && !projection
-                    .of_path(path)
-                    .any(|change| change.zxid > due.zxid && change.kind == Kind::Deleted)
+            if let Op::Get { path, .. } = &done.op
+                && is_not_found(done)
+                && let Some(due) = remains(projection, path, seen, |_| true)
             {
                 let text = format!(
                     "{path} was not found in a session that had seen zxid {seen}, after zxid {}",

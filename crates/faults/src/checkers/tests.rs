@@ -125,6 +125,25 @@ fn an_order_that_contradicts_time_is_found() {
 }
 
 #[test]
+fn a_linearizable_read_that_does_not_find_what_is_there_is_found() {
+    let read = |story: &mut Story| {
+        let op = Op::Get { path: "/watched/1".into(), level: Level::Linearizable };
+        story.op(8, op, Answer::Refused("NoNode".into())).called
+    };
+    let mut story = Story::default();
+    read(&mut story);
+    story.create(SESSION, "/watched/1", Mode::Persistent, "/watched/1", 10);
+    assert_eq!(story.found(), []);
+    let called = read(&mut story);
+    story.assert_found("order", "did not find /watched/1");
+    // A delete that was under way then.
+    story.history.znodes.clear();
+    let delete = Op::Delete { path: "/watched/1".into() };
+    story.op(SESSION, delete, Answer::Deleted { zxid: 20 }).called = called;
+    assert_eq!(story.found(), []);
+}
+
+#[test]
 fn a_session_that_goes_back_is_found() {
     let mut story = three_sets();
     story.get(SESSION, "/registers/1", Level::Local, ("v2", 2, 20));
@@ -221,6 +240,17 @@ fn a_watch_with_a_gap_a_repetition_or_an_event_behind_its_answer_is_found() {
     story.get(9, "/watched/1", Level::Local, ("a", 1, 20));
     story.note("client-9", 60 * SECOND, What::Drained);
     story.assert_found("watches", "before the event of it");
+    let read = || Op::Get { path: "/watched/1".into(), level: Level::Local };
+    let mut story = watched(&[10]);
+    story.op(9, read(), Answer::Refused("NoNode".into())).called = 9000;
+    story.note("client-9", 60 * SECOND, What::Drained);
+    assert!(!story.found().iter().any(|(_, text)| text.contains("the event of its deletion")));
+    story.history.ops[3].called = 11_000;
+    story.assert_found("watches", "before the event of its deletion");
+    let told = Told { zxid: 30, change: "deleted".into(), path: "/watched/1".into() };
+    let client = story.history.clients.get_mut("client-9").expect("the watcher");
+    client.lines.insert(client.lines.len() - 1, (30_000, What::Told(told)));
+    assert!(!story.found().iter().any(|(_, text)| text.contains("the event of its deletion")));
 }
 
 #[test]
@@ -426,6 +456,39 @@ fn two_holders_and_writes_of_an_old_epoch_are_found() {
     grant(&mut story, "one", 100, 1000, 3500);
     grant(&mut story, "two", 200, 3000, 4000);
     story.assert_found("grants", "believed in epoch 100");
+    // Not the next one, but the one after it.
+    let mut story = Story::default();
+    grant(&mut story, "one", 100, 1000, 3500);
+    grant(&mut story, "two", 200, 3600, 4000);
+    grant(&mut story, "three", 300, 3000, 4100);
+    story.assert_found("grants", "believed in epoch 100 of lock 0 ms after three");
+}
+
+#[test]
+fn adds_that_are_lost_doubled_or_out_of_time_are_found() {
+    let counted = |adds: &[(u64, u64, i64)], end: i64| {
+        let mut story = Story::default();
+        for (number, (begun, ended, value)) in adds.iter().enumerate() {
+            let client = format!("counter-{number}");
+            story.note(&client, *begun, What::Adding);
+            story.note(&client, *ended, What::Added { value: *value });
+        }
+        story.znode("/counters/all", &end.to_string(), 0, 1);
+        story
+    };
+    assert_eq!(counted(&[(1, 5, 2), (2, 4, 1), (6, 7, 3)], 3).found(), []);
+    counted(&[(1, 5, 1), (2, 4, 1)], 2).assert_found("counters", "value 1 was given to");
+    counted(&[(1, 2, 2), (3, 4, 1)], 2).assert_found("counters", "began after 2 had been given");
+    counted(&[(1, 2, 1), (3, 4, 2)], 1).assert_found("counters", "is 1 in the end; 2 adds");
+    counted(&[(1, 2, 1)], 2).assert_found("counters", "is 2 in the end; 1 adds");
+    // One that is open may have counted.
+    let mut story = counted(&[(1, 2, 1)], 2);
+    story.note("counter-0", 3, What::Adding);
+    assert_eq!(story.found(), []);
+    story.note("counter-0", 4, What::NotAdded { error: "NoSpace".into() });
+    story.assert_found("counters", "is 2 in the end; 1 adds");
+    story.note("counter-0", 5, What::NotAdded { error: "Protocol".into() });
+    story.assert_found("counters", "was answered Protocol");
 }
 
 #[test]

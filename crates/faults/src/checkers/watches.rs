@@ -1,7 +1,7 @@
 //! G5: what each watch told is what the log says, from its first to its last event: no gap, no doubling, in order, and before any answer
 //! that shows the change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::projection::Projection;
 use super::sessions::Session;
@@ -104,7 +104,7 @@ fn check_stream(
     events_come_before_answers(history, name, client, begin, verdict);
 }
 
-/// At each `Drained`, all events up to what the answer before it showed are there.
+/// At each `Drained`, all events up to what the answer before it showed are there: those of changes, and those of deletions.
 fn events_come_before_answers(
     history: &History,
     name: &str,
@@ -114,14 +114,33 @@ fn events_come_before_answers(
 ) {
     let mut reads = history.ops.iter().filter(|done| done.client == name && !done.op.is_write()).peekable();
     let (mut told, mut shown) = (begin, (0, (0, 0)));
+    // What is there as far as it was told, and since when that is known.
+    let mut known: HashMap<&str, u64> = HashMap::new();
     for (at, what) in &client.lines {
         match what {
-            What::Told(event) => told = told.max(event.zxid),
-            What::Resync { zxid } => told = told.max(*zxid),
+            What::Told(event) => {
+                told = told.max(event.zxid);
+                match event.change.as_str() {
+                    "deleted" => drop(known.remove(event.path.as_str())),
+                    _ => drop(known.insert(&event.path, *at)),
+                }
+            }
+            What::Resync { zxid } => {
+                told = told.max(*zxid);
+                known.clear();
+            }
             What::Drained => {
                 while let Some(read) = reads.next_if(|read| read.returned <= *at) {
-                    if let Answer::Got { mzxid, .. } = read.answer {
-                        shown = shown.max((mzxid, read.id));
+                    match (&read.op, &read.answer) {
+                        (_, Answer::Got { mzxid, .. }) => shown = shown.max((*mzxid, read.id)),
+                        (Op::Get { path, .. }, Answer::Refused(error))
+                            if error == "NoNode"
+                                && known.get(path.as_str()).is_some_and(|since| *since < read.called) =>
+                        {
+                            let text = format!("{name} did not find {path} before the event of its deletion");
+                            return verdict.violate(NAME, *at, &[read.id], text);
+                        }
+                        _ => {}
                     }
                 }
                 if shown.0 > told {

@@ -56,6 +56,12 @@ pub(crate) enum What {
     Completed { task: String },
     /// A task was handed out that had been completed.
     CompletedAgain { task: String },
+    /// 1 is about to be added to the counter.
+    Adding,
+    /// It was added, which made this value.
+    Added { value: i64 },
+    /// It was refused.
+    NotAdded { error: String },
     /// Something was done to the ensemble or to clients.
     Fault(Fault),
     /// After the end: what became of a write.

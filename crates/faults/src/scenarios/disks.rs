@@ -1,26 +1,37 @@
 //! Disks: full, slow, failing, and with other bits than were written.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
-use coordd_client::{ConnectOptions, CreateMode, CreateOptions, ErrorKind};
+use anyhow::{Context as _, bail, ensure};
+use coordd_client::{Client, ConnectOptions, CreateMode, CreateOptions, ErrorKind};
 use futures::FutureExt as _;
 use rand::Rng as _;
 use rand::seq::IndexedRandom as _;
 
+use super::damage::{Damage, REFUSED, start_damaged};
+use super::torn_writes::wal_dir;
 use super::{OFTEN, Scenario};
+use crate::ensemble::{PATIENCE, endpoint};
+use crate::journal;
 use crate::network::HostId;
 use crate::stage::Stage;
 use crate::tracer::Tracer;
 
-/// Room for the files of a journal, some segments of its copy and two snapshots.
-const VOLUME_MEBIBYTES: u32 = 256;
-/// A znode of no workload, and what is written to it to fill the log.
+/// Room for the files of a journal, the segments of its copy and two snapshots, also while somebody writes a lot.
+const VOLUME_MEBIBYTES: u32 = 512;
+/// How long it takes until all nodes know that there is no room, or that there is some again: they look, tell the leader, and are
+/// told by it, each some times a second. A machine that is busy takes longer.
+const KNOWN: Duration = Duration::from_secs(8);
+/// A znode of no workload, to be created and deleted with full disks.
+const PROBE: &str = "/full-disk";
+/// A znode of no workload, and what is written to it for snapshots to be needed soon.
 const BALLAST: &str = "/ballast";
 const BALLAST_BYTES: usize = 64 << 10;
+/// The same for the room that a log has taken beforehand to be used up: two files of 32 MiB.
+const LARGE_BALLAST_BYTES: usize = 900 << 10;
+const LARGE_BALLASTS_MAX: usize = 80;
 const FLIPPED_LOG: &str = "bits flipped in the log";
 const FLIPPED_SNAPSHOT: &str = "bits flipped in a snapshot";
 /// What fails on a broken disk. The last two are for files of the log and for snapshots that are begun.
@@ -30,8 +41,6 @@ const FAILING: [(&str, &str); 4] = [
     ("fsync", "a sync of a new file"),
     ("rename", "the naming of a new file"),
 ];
-/// A node that cannot write must have noticed by then.
-const NOTICED: Duration = Duration::from_secs(20);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     let full = |name, about, needs, episode| Scenario {
@@ -47,9 +56,12 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ..Scenario::new(name, about, needs, episode)
     };
     vec![
-        full("full-disk-one", "the disk of a follower is full for a while", &["full disks"], |stage| {
-            full_disk_one(stage).boxed()
-        }),
+        full(
+            "full-disk-one",
+            "the disk of a follower is full for a while",
+            &["full disks", "nodes that knew of their full disk", "logs that waited for room"],
+            |stage| full_disk_one(stage).boxed(),
+        ),
         full(
             "full-disk-leader",
             "the disk of the leader is full for a while",
@@ -75,7 +87,6 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             |stage| slow_disk_kill_all(stage).boxed(),
         ),
         Scenario {
-            nodes_may_end: true,
             options: OFTEN,
             ..Scenario::new(
                 "disk-errors",
@@ -85,25 +96,17 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             )
         },
         Scenario {
-            // Two that refuse to start leave a majority: one by its log and one by its snapshot.
-            nodes: 5,
-            nodes_may_end: true,
-            options: OFTEN,
+            // The newest snapshot and the last records are always needed then.
+            options: &["--snapshot-log-bytes", "1MiB", "--keep-log-bytes", "1MiB"],
             ..Scenario::new(
                 "bit-flips",
                 "bits of the log or of a snapshot of a node that is down are flipped",
-                &["bits flipped in the log", "bits flipped in a snapshot"],
+                &[FLIPPED_LOG, FLIPPED_SNAPSHOT, REFUSED],
                 |stage| bit_flips(stage).boxed(),
             )
         },
     ]
 }
-
-/// How long it takes until all nodes know that there is no room, or that there is some again: they look, tell the leader, and are
-/// told by it, each some times a second. A machine that is busy takes longer.
-const KNOWN: Duration = Duration::from_secs(8);
-/// What the scenario itself writes.
-const PROBE: &str = "/full-disk";
 
 /// Full disks, kept so for a while. Nobody ends because of that.
 async fn fill(stage: &mut Stage, ids: &[HostId]) -> anyhow::Result<()> {
@@ -136,15 +139,58 @@ async fn make_room(stage: &mut Stage, ids: &[HostId]) -> anyhow::Result<()> {
         stage.volume(*id).make_room()?;
     }
     stage.ensemble.wait_serving().await?;
+    for id in ids {
+        wait_low(stage, *id, false).await?;
+    }
     stage.rest(500, 1500).await;
+    Ok(())
+}
+
+/// Waits until a node knows that its disk is almost full, or is not any more.
+async fn wait_low(stage: &mut Stage, id: HostId, is_low: bool) -> anyhow::Result<()> {
+    let start = Instant::now();
+    while stage.ensemble.status(id).await.is_none_or(|status| status.disk_is_low != is_low) {
+        ensure!(start.elapsed() < PATIENCE, "node {id} does not know whether its disk is full ({is_low})");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     Ok(())
 }
 
 async fn full_disk_one(stage: &mut Stage) -> anyhow::Result<()> {
     let (_, follower) = stage.leader_and_follower().await?;
     fill(stage, &[follower]).await?;
+    wait_low(stage, follower, true).await?;
+    stage.coverage.add("nodes that knew of their full disk", 1);
+    use_up_log(stage, follower).await?;
     stay_full(stage, &[follower]).await?;
     make_room(stage, &[follower]).await
+}
+
+/// Makes the others write until the log of this node has used up the room that it had taken beforehand, and waits.
+async fn use_up_log(stage: &mut Stage, id: HostId) -> anyhow::Result<()> {
+    let before = stage.ensemble.log(id).len();
+    // A client of this node would wait with it.
+    let client = ballast_client(stage.ensemble.others(id)).await?;
+    for _ in 0..LARGE_BALLASTS_MAX {
+        if stage.ensemble.log(id)[before..].contains("this node waits for room") {
+            stage.coverage.add("logs that waited for room", 1);
+            break;
+        }
+        client.set(BALLAST, vec![0; LARGE_BALLAST_BYTES], None).await?;
+        stage.volume(id).fill()?;
+    }
+    client.close().await?;
+    Ok(())
+}
+
+/// A client of these nodes that can write ballast.
+async fn ballast_client(ids: Vec<HostId>) -> anyhow::Result<Client> {
+    let client = ConnectOptions::new().connect(ids.into_iter().map(endpoint).collect::<Vec<_>>()).await?;
+    match client.create(BALLAST, "", CreateMode::Persistent).await {
+        // From the last time.
+        Err(error) if error.kind != ErrorKind::NodeExists => Err(error.into()),
+        _ => Ok(client),
+    }
 }
 
 /// Somebody else leads soon, who has room.
@@ -200,11 +246,11 @@ async fn full_disk_all(stage: &mut Stage) -> anyhow::Result<()> {
 }
 
 /// Until the tracers are dropped.
-pub(super) fn slow_down(stage: &mut Stage, ids: &[HostId], delay: Duration) -> anyhow::Result<Vec<Tracer>> {
+async fn slow_down(stage: &mut Stage, ids: &[HostId], delay: Duration) -> anyhow::Result<Vec<Tracer>> {
     stage.say(format!("each fdatasync of nodes {ids:?} takes {delay:?}"));
     let mut tracers = Vec::new();
     for process in ids.iter().filter_map(|id| stage.ensemble.process_id(*id)) {
-        tracers.push(Tracer::slow_syncs(process, delay)?);
+        tracers.push(Tracer::slow_syncs(process, delay).await?);
     }
     stage.coverage.add("slow disks", tracers.len() as u64);
     Ok(tracers)
@@ -217,7 +263,7 @@ async fn slow_disk(stage: &mut Stage) -> anyhow::Result<()> {
         _ => vec![stage.random_node()],
     };
     let delay = Duration::from_millis(stage.rng.random_range(5..1000));
-    let tracers = slow_down(stage, &ids, delay)?;
+    let tracers = slow_down(stage, &ids, delay).await?;
     stage.rest(1500, 5000).await;
     drop(tracers);
     stage.say("the disks are quick again");
@@ -225,14 +271,23 @@ async fn slow_disk(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// With quick disks next to nothing waits at the moment of the kill: what is acknowledged too early would not be missed.
 async fn slow_disk_kill_all(stage: &mut Stage) -> anyhow::Result<()> {
+    kill_all_with_slow_disks(stage, |_| Ok(())).await
+}
+
+/// Kills all nodes while they wait for their disks, and starts them after something was done to their files. With quick disks next to
+/// nothing waits at the moment of the kill: what is acknowledged too early would not be missed.
+pub(super) async fn kill_all_with_slow_disks(
+    stage: &mut Stage,
+    meanwhile: impl FnOnce(&mut Stage) -> anyhow::Result<()> + Send,
+) -> anyhow::Result<()> {
     let ids = stage.ensemble.ids();
     let delay = Duration::from_millis(stage.rng.random_range(20..200));
-    let tracers = slow_down(stage, &ids, delay)?;
+    let tracers = slow_down(stage, &ids, delay).await?;
     stage.rest(800, 2000).await;
     stage.kill_all()?;
     drop(tracers);
+    meanwhile(stage)?;
     stage.rest(0, 500).await;
     for id in ids {
         stage.start(id)?;
@@ -247,9 +302,9 @@ async fn disk_errors(stage: &mut Stage) -> anyhow::Result<()> {
     let Some(process) = stage.ensemble.process_id(id) else { return Ok(()) };
     let (call, what) = FAILING[stage.rng.random_range(0..FAILING.len())];
     stage.say(format!("{what} of node {id} fails"));
+    let tracer = Tracer::failing(process, call).await?;
     stage.coverage.add("disk errors", 1);
-    let tracer = Tracer::failing(process, call)?;
-    let exit = stage.ensemble.wait_exited(id, NOTICED).await.context("a node whose disk fails")?;
+    let exit = stage.ensemble.wait_exited(id).await.context("a node whose disk fails")?;
     drop(tracer);
     stage.say(format!("node {id} has ended: {exit}"));
     stage.coverage.add("nodes that ended by themselves", 1);
@@ -260,107 +315,84 @@ async fn disk_errors(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A node that finds out does not start any more; one whose tree does not depend on the bits does. No third thing is allowed.
+/// A node needs its newest snapshot and the last records of its log: it finds out that they are damaged, and refuses to start.
 async fn bit_flips(stage: &mut Stage) -> anyhow::Result<()> {
-    if stage.ensemble.nodes.values().filter(|node| node.is_lost).count() == 2 {
-        // A majority is needed.
-        stage.rest(300, 600).await;
-        return Ok(());
+    match stage.coverage.count(FLIPPED_LOG) <= stage.coverage.count(FLIPPED_SNAPSHOT) {
+        true => flip_log(stage).await?,
+        false => flip_snapshot(stage).await?,
     }
-    // First the kind, because the files of the log are many and snapshots are few.
-    let is_of_log = stage.coverage.count(FLIPPED_LOG) <= stage.coverage.count(FLIPPED_SNAPSHOT);
-    let (id, dir) = match is_of_log {
-        true => (stage.random_node(), "wal"),
-        false => match node_with_snapshot(stage).await? {
-            Some(id) => (id, "snapshots"),
-            None => return Ok(()),
-        },
-    };
-    stage.kill(id)?;
-    let files = written_below(&stage.ensemble.nodes[&id].data_dir.join(dir))?;
-    let Some((path, length)) = files.choose(&mut stage.rng).cloned() else {
-        return stage.start(id);
-    };
-    let file = File::options().read(true).write(true).open(&path)?;
-    // One bit, or a burst of them.
-    let (at, bytes) = (stage.rng.random_range(0..length), stage.rng.random_range(1..=64).min(length));
-    for offset in at..(at + bytes).min(length) {
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, offset)?;
-        byte[0] ^= stage.rng.random_range(1..=255u8);
-        file.write_all_at(&byte, offset)?;
-    }
-    let name = path.file_name().unwrap_or_default().display().to_string();
-    stage.say(format!("{bytes} bytes at {at} of {length} in {name} of node {id} are others"));
-    stage.coverage.add(if is_of_log { FLIPPED_LOG } else { FLIPPED_SNAPSHOT }, 1);
-    start_damaged(stage, id).await?;
     stage.rest(300, 1000).await;
     Ok(())
 }
 
-/// Starts a node whose files were changed: it serves, or it refuses to start, which is true then.
-pub(super) async fn start_damaged(stage: &mut Stage, id: HostId) -> anyhow::Result<bool> {
-    stage.start(id)?;
-    let start = Instant::now();
-    loop {
-        if let Some(exit) = stage.ensemble.exited(id)? {
-            let log = stage.ensemble.log(id);
-            let why = log.lines().last().unwrap_or_default();
-            ensure!(exit.code() == Some(1), "node {id} ended with {exit} after it was damaged: {why}");
-            stage.say(format!("node {id} does not start: {why}"));
-            stage.coverage.add("damaged nodes that refused to start", 1);
-            stage.ensemble.node(id).is_lost = true;
-            return Ok(true);
-        }
-        let status = stage.ensemble.status(id).await;
-        if status.is_some_and(|status| status.not_serving.is_none()) {
-            stage.coverage.add("damaged nodes that came back", 1);
-            return Ok(false);
-        }
-        ensure!(start.elapsed() < NOTICED, "node {id} neither serves nor ends after it was damaged");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+async fn flip_log(stage: &mut Stage) -> anyhow::Result<()> {
+    let id = stage.random_node();
+    stage.kill(id)?;
+    let dir = wal_dir(stage, id);
+    let (file, acknowledged) = (journal::newest_file(&dir)?, journal::acknowledged_seq(&dir)?);
+    let mut frames = journal::frames(&file)?;
+    frames.retain(|frame| frame.seq <= acknowledged);
+    let Some(frame) = frames[frames.len().saturating_sub(3)..].choose(&mut stage.rng) else {
+        // The file was begun just now.
+        return stage.start(id);
+    };
+    let words = format!("record {} of the log is lost", frame.seq);
+    let damage = flip(stage, id, &file, frame.bytes.clone())?;
+    stage.coverage.add(FLIPPED_LOG, 1);
+    start_damaged(stage, id, damage, &words).await
+}
+
+async fn flip_snapshot(stage: &mut Stage) -> anyhow::Result<()> {
+    let Some(id) = node_with_snapshot(stage).await? else { return Ok(()) };
+    stage.kill(id)?;
+    let Some(file) = newest_snapshot(stage, id)? else { bail!("node {id} has lost its snapshot") };
+    let length = file.metadata()?.len();
+    let damage = flip(stage, id, &file, 0..length)?;
+    stage.coverage.add(FLIPPED_SNAPSHOT, 1);
+    start_damaged(stage, id, damage, &format!("snapshot {}", file.display())).await
+}
+
+/// One byte within a range is another one, or a burst of them.
+fn flip(stage: &mut Stage, id: HostId, file: &Path, range: Range<u64>) -> anyhow::Result<Damage> {
+    let count = stage.rng.random_range(1..=64).min(range.end - range.start);
+    let at = stage.rng.random_range(range.start..=range.end - count);
+    let name = file.file_name().unwrap_or_default().display();
+    stage.say(format!("{count} bytes at {at} in {name} of node {id} are others"));
+    let change =
+        |bytes: &mut [u8]| bytes.iter_mut().for_each(|byte| *byte ^= stage.rng.random_range(1..=255u8));
+    Damage::make(file, at..at + count, change)
 }
 
 /// A node that has a snapshot. `None` if there is none at the end of the faults.
 async fn node_with_snapshot(stage: &mut Stage) -> anyhow::Result<Option<HostId>> {
-    let client = ConnectOptions::new().connect(stage.ensemble.endpoints()).await?;
-    // It may be there from the last time.
-    drop(client.create(BALLAST, "", CreateMode::Persistent).await);
-    while stage.goes_on() {
+    let client = ballast_client(stage.ensemble.ids()).await?;
+    let mut found = None;
+    while found.is_none() && stage.goes_on() {
         let id = stage.random_node();
-        let dir = stage.ensemble.nodes[&id].data_dir.join("snapshots");
-        if dir.exists() && !written_below(&dir)?.is_empty() {
-            client.close().await?;
-            return Ok(Some(id));
+        if newest_snapshot(stage, id)?.is_some() {
+            found = Some(id);
+        } else {
+            // On a slow machine the workloads alone write too little for one.
+            client.set(BALLAST, vec![0; BALLAST_BYTES], None).await?;
+            stage.rest(20, 50).await;
         }
-        // On a slow machine the workloads alone write too little for one.
-        client.set(BALLAST, vec![0; BALLAST_BYTES], None).await?;
-        stage.rest(20, 50).await;
     }
-    Ok(None)
+    client.close().await?;
+    Ok(found)
 }
 
-/// Files, and up to where something is written in each: behind that is room that was made beforehand, which means nothing.
-fn written_below(dir: &Path) -> anyhow::Result<Vec<(PathBuf, u64)>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            files.extend(written_below(&entry.path())?);
-            continue;
+fn newest_snapshot(stage: &Stage, id: HostId) -> anyhow::Result<Option<PathBuf>> {
+    let mut newest: Option<((u64, u64), PathBuf)> = None;
+    for file in std::fs::read_dir(stage.ensemble.nodes[&id].data_dir.join("snapshots"))? {
+        let path = file?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Of the term, the leader and the index of its last entry.
+        let Some(numbers) = name.strip_prefix("snap-") else { continue };
+        let numbers: Result<Vec<u64>, _> = numbers.split('-').map(str::parse).collect();
+        let [term, _, index] = numbers?[..] else { bail!("{}: another name was due", path.display()) };
+        if newest.as_ref().is_none_or(|(newest, _)| *newest < (term, index)) {
+            newest = Some(((term, index), path));
         }
-        if entry.path().extension().is_some_and(|extension| extension == "tmp") {
-            // Not finished, and removed at the next start.
-            continue;
-        }
-        // Those of a node that runs may go meanwhile.
-        let content = match std::fs::read(entry.path()) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            content => content?,
-        };
-        let written = content.iter().rposition(|byte| *byte != 0);
-        files.extend(written.map(|last| (entry.path(), last as u64 + 1)));
     }
-    Ok(files)
+    Ok(newest.map(|(_, path)| path))
 }

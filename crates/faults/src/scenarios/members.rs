@@ -1,20 +1,14 @@
 //! Members that are not what they were.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use futures::FutureExt as _;
 
 use super::Scenario;
 use crate::stage::Stage;
 
-/// It has to hear of its past from the others first.
-const REFUSED: Duration = Duration::from_secs(20);
-
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
         nodes: 5,
-        nodes_may_end: true,
         ..Scenario::new(
             "wiped-member",
             "a member comes back with an empty disk: it must not vote as its old self",
@@ -25,14 +19,14 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 async fn wiped_member(stage: &mut Stage) -> anyhow::Result<()> {
-    let lost = stage.ensemble.nodes.values().filter(|node| node.is_lost).count();
-    if lost < 2 {
+    if stage.ensemble.lost().len() < 2 {
         let id = stage.random_node();
         stage.kill(id)?;
         std::fs::remove_dir_all(&stage.ensemble.nodes[&id].data_dir)?;
         stage.say(format!("node {id} has lost its disk"));
         stage.start(id)?;
-        let exit = stage.ensemble.wait_exited(id, REFUSED).await.context("a node that has lost its disk")?;
+        // It has to hear of its past from the others first.
+        let exit = stage.ensemble.wait_exited(id).await.context("a node that has lost its disk")?;
         ensure!(exit.code() == Some(1), "node {id}, which has lost its disk, ended with {exit}");
         stage.say(format!("node {id} was refused"));
         stage.coverage.add("wiped members refused", 1);

@@ -2,6 +2,7 @@
 
 mod clients;
 mod clocks;
+mod damage;
 mod disks;
 mod members;
 mod network;
@@ -29,8 +30,6 @@ pub(crate) struct Scenario {
     pub(crate) options: &'static [&'static str],
     /// Each node's disk is a small one, of so many MiB.
     pub(crate) volume_mebibytes: Option<u32>,
-    /// Nodes end by themselves in it, as they should. In all others that is an error.
-    pub(crate) nodes_may_end: bool,
     /// What a run must have done to count.
     pub(crate) needs: &'static [&'static str],
     pub(crate) episode: Episode,
@@ -43,16 +42,7 @@ impl Scenario {
         needs: &'static [&'static str],
         episode: Episode,
     ) -> Scenario {
-        Scenario {
-            name,
-            about,
-            nodes: 3,
-            options: &[],
-            volume_mebibytes: None,
-            nodes_may_end: false,
-            needs,
-            episode,
-        }
+        Scenario { name, about, nodes: 3, options: &[], volume_mebibytes: None, needs, episode }
     }
 }
 

@@ -44,6 +44,8 @@ async fn snapshot_interrupted(stage: &mut Stage) -> anyhow::Result<()> {
         purged = stage.ensemble.status(leader).await.map_or(0, |status| status.purged_index);
     }
     for _ in 0..2 {
+        // Another one, if the last one was killed.
+        let leader = stage.ensemble.leader().await?;
         stage.start(follower)?;
         // A start takes some tenths of a second, the transfer follows at once. A little later, sometimes.
         stage.wait_snapshot(&[follower], Duration::from_secs(3)).await?;

@@ -2,6 +2,7 @@
 //! and is told; what that must look like, its checker knows.
 
 mod assignment;
+mod counters;
 mod ephemerals;
 mod grants;
 mod order;
@@ -24,6 +25,7 @@ use registers::paths as register_paths;
 use transfers::paths as account_paths;
 
 pub(crate) use assignment::{items as assigned_items, prepare as prepare_assignment};
+pub(crate) use counters::{COUNTER, ROOT as COUNTERS};
 pub(crate) use ephemerals::ROOT as EPHEMERALS;
 pub(crate) use grants::{LOG_ROOT as GRANT_LOGS, ROOT as GRANTS};
 pub(crate) use order::ROOT as ORDERED;
@@ -34,8 +36,8 @@ pub(crate) use transfers::{INITIAL_BALANCE, ROOT as ACCOUNTS};
 pub(crate) use watches::ROOT as WATCHED;
 
 /// The parents of what workloads write; all of it is looked at in the end. What recipes keep, their own roots aside, is theirs.
-pub(crate) const ROOTS: [&str; 8] =
-    [REGISTERS, ACCOUNTS, ORDERED, SEQUENCE, WATCHED, EPHEMERALS, GRANT_LOGS, DONE_TASKS];
+pub(crate) const ROOTS: [&str; 9] =
+    [REGISTERS, ACCOUNTS, ORDERED, SEQUENCE, WATCHED, EPHEMERALS, GRANT_LOGS, DONE_TASKS, COUNTERS];
 
 /// The znodes below the roots, with their values, that are there before the workloads begin.
 pub(crate) fn prepared() -> Vec<(String, String)> {
@@ -120,6 +122,7 @@ pub(crate) async fn run(context: Context) {
     tasks.spawn(watches::write(context.clone()));
     tasks.spawn(watches::subscribe(context.clone()));
     tasks.spawn(ephemerals::run(context.clone()));
+    tasks.spawn(counters::run(context.clone()));
     tasks.spawn(queue::produce(context.clone()));
     tasks.spawn(queue::consume(context.clone()));
     tasks.spawn(assignment::run(context));

@@ -14,7 +14,7 @@ const ZNODES: u32 = 8;
 /// Longer than any fault.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Random creates, sets, deletes and multis of a few znodes that all share.
+/// Random creates, sets, deletes, multis and linearizable reads of a few znodes that all share.
 pub(crate) async fn write(context: Context) {
     let mut rng = context.rng("watches", 0);
     let mut count = 0u64;
@@ -25,7 +25,9 @@ pub(crate) async fn write(context: Context) {
             let value = format!("{}-{count}", context.process);
             match rng.random_range(0..10) {
                 0..2 => drop(client.create(&path, value, Mode::Persistent).await),
-                2..8 => drop(client.set(&path, value, None).await),
+                2..7 => drop(client.set(&path, value, None).await),
+                // Of all that are read so, these are the only ones that may be gone.
+                7 => drop(client.get(&path, Level::Linearizable).await),
                 8 => drop(client.delete(&path).await),
                 _ => {
                     let other = format!("{ROOT}/{}", rng.random_range(0..ZNODES));

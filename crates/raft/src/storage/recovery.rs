@@ -1,5 +1,7 @@
 //! From the records on disk to the log: takes a prefix, and refuses to start where acknowledged data is missing.
 
+use coordd_tree::planted::Bug;
+
 use super::log_memory::LogMemory;
 use super::log_store::OpenError;
 use super::wal::Wal;
@@ -38,6 +40,10 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
         let cause = format!("records are numbered from {FIRST_SEQ}");
         return Err(OpenError::Unreadable { seq: lowest, cause });
     }
+    let (acknowledged, highest) = match Bug::LogCutAtDamage.is_planted() {
+        true => (0, cut_at_damage(wal, lowest, highest)?),
+        false => (acknowledged, highest),
+    };
     // The newest record says which are needed.
     let (last_seq, last) = match read(wal, highest)? {
         Ok(record) => (highest, record),
@@ -56,7 +62,7 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
             }
         }
     };
-    if last_seq < acknowledged {
+    if last_seq < acknowledged && !Bug::LostTailAccepted.is_planted() {
         return Err(lost(last_seq + 1, "the log ends before it".into()));
     }
     if last.state.durable_seq >= last_seq || last.state.removed_through >= last_seq {
@@ -103,6 +109,17 @@ fn read(wal: &dyn Wal, seq: u64) -> Result<Result<Record, String>, OpenError> {
             Err(OpenError::Unreadable { seq, cause: cause.to_string() })
         }
     }
+}
+
+/// What is done with [`Bug::LogCutAtDamage`]. Returns the number of the last record that is left.
+fn cut_at_damage(wal: &dyn Wal, lowest: u64, highest: u64) -> Result<u64, OpenError> {
+    for seq in lowest..=highest {
+        if read(wal, seq)?.is_err() {
+            wal.remove_suffix(seq)?;
+            return Ok(seq - 1);
+        }
+    }
+    Ok(highest)
 }
 
 fn replay(memory: &mut LogMemory, seq: u64, record: Record) -> Result<(), OpenError> {
