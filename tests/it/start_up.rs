@@ -65,7 +65,7 @@ async fn nodes_started_in_any_order_form_one_ensemble() {
 async fn a_node_can_stop_and_die_while_it_waits_for_the_others() {
     let mut ensemble = EnsembleOptions::new(3).not_started().start().await;
     ensemble.restart(1);
-    eventually(TIMEOUT, "node 1 says that it waits", async || ensemble.log(1).contains("waiting for a node"))
+    eventually(TIMEOUT, "node 1 says that it waits", async || ensemble.log(1).contains("waiting for nodes"))
         .await;
     assert_eq!(ensemble.terminate(1).await.code(), Some(0));
     ensemble.restart(1);

@@ -282,29 +282,22 @@ impl Ensemble {
         Ok(())
     }
 
-    /// Waits until all that run have applied the same; they must have the same digest then. Returns the zxid.
-    pub(crate) async fn wait_equal(&self) -> anyhow::Result<u64> {
+    /// Waits until all that run have applied the same; they must have the same digest then.
+    pub(crate) async fn wait_equal(&self) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
             let mut states = BTreeMap::new();
             for id in self.running() {
                 if let Some(status) = self.status(id).await {
-                    states.insert(id, (status.zxid, status.digest));
+                    states.insert(id, (status.applied_index, status.digest));
                 }
             }
-            let mut zxids: Vec<_> = states.values().map(|(zxid, _)| *zxid).collect();
-            zxids.dedup();
-            if zxids.len() == 1 && states.len() == self.running().len() {
-                let mut digests: Vec<_> = states.values().map(|(_, digest)| *digest).collect();
-                digests.dedup();
-                if digests.len() != 1 {
-                    bail!("same zxid, other trees: {states:x?}");
-                }
-                return Ok(zxids[0]);
+            let mut distinct: Vec<_> = states.values().collect();
+            distinct.dedup();
+            if distinct.len() == 1 && states.len() == self.running().len() {
+                return Ok(());
             }
-            if start.elapsed() > PATIENCE {
-                bail!("the nodes do not come to the same zxid: {states:?}");
-            }
+            ensure!(start.elapsed() <= PATIENCE, "the nodes do not come to the same state: {states:x?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::ensure;
 use coordd_client::NodeStatus;
 use futures::future::join_all;
 use tokio::sync::watch;
@@ -25,7 +26,7 @@ const COUNTED: [(&str, &str); 5] = [
 /// A task that asks, until it is stopped.
 pub(crate) struct Observer {
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Observer {
@@ -35,18 +36,22 @@ impl Observer {
         Observer { stop, task }
     }
 
-    /// Looks once more.
-    pub(crate) async fn stop(self) {
+    /// Looks once more. Fails if nodes that had applied the same had other trees, at any time (G8).
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.stop.send_replace(true);
         // A panic there is one here.
-        if let Err(failed) = self.task.await {
-            std::panic::resume_unwind(failed.into_panic());
-        }
+        self.task.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
     }
 }
 
-async fn observe(endpoints: Vec<String>, coverage: Coverage, stop: watch::Receiver<bool>) {
+async fn observe(
+    endpoints: Vec<String>,
+    coverage: Coverage,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let mut seen = vec![Seen::default(); endpoints.len()];
+    // By the index up to which it was applied: the tree's digest, and who said so first.
+    let mut digests: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     let mut term = 0;
     loop {
         let is_last = *stop.borrow();
@@ -59,9 +64,19 @@ async fn observe(endpoints: Vec<String>, coverage: Coverage, stop: watch::Receiv
                 term = status.term;
             }
             seen.count(&status, &coverage);
+            let (digest, first) =
+                *digests.entry(status.applied_index).or_insert((status.digest, status.node_id));
+            coverage.add("digests compared", u64::from(first != status.node_id));
+            ensure!(
+                digest == status.digest,
+                "nodes {first} and {} have applied the same {} entries, and have other trees: digests {digest:x} and {:x}",
+                status.node_id,
+                status.applied_index,
+                status.digest
+            );
         }
         if is_last {
-            return;
+            return Ok(());
         }
         tokio::time::sleep(EVERY).await;
     }

@@ -108,7 +108,7 @@ pub(crate) async fn run(settings: &RoundSettings<'_>, seed: u64, dir: &Path) -> 
     let known = History::read(&history)?;
     let writer = Writer::create(&history.join("final.jsonl"))?;
     last_look::write(&stage.ensemble, &known, &writer, coverage).await.context("the last look")?;
-    observer.stop().await;
+    observer.stop().await.context("G8")?;
     stage.ensemble.wait_equal().await.context("G8")?;
     stage.ensemble.check_ends()?;
     stage.clients.check_alive()?;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use coordd_proto::peer;
 use coordd_tree::planted::Bug;
+use futures::future::join_all;
 use tokio::sync::watch;
 
 use crate::NodeId;
@@ -143,30 +144,46 @@ impl Formation {
         }
     }
 
-    /// The id that this ensemble has, or gets.
+    /// The id that this ensemble has, or gets. Needs the answers of all nodes, but one of them is enough to say that the ensemble has
+    /// begun without this one.
     async fn agree(&self, peers: &Peers, stored: String, new: String) -> Result<String, FormationError> {
         let mut known = (peers.own_id(), stored.clone());
-        for id in peers.others() {
-            let reply = hello_until_answered(peers, id).await;
-            if reply.cluster_id.is_empty() {
-                continue;
+        let mut silent: Vec<NodeId> = peers.others().collect();
+        let mut told = false;
+        loop {
+            let answers = join_all(silent.iter().map(|id| hello(peers, *id))).await;
+            let asked = std::mem::take(&mut silent);
+            for (id, reply) in asked.into_iter().zip(answers) {
+                let Some(reply) = reply else {
+                    silent.push(id);
+                    continue;
+                };
+                if reply.cluster_id.is_empty() {
+                    continue;
+                }
+                if stored.is_empty() && reply.initialized && !Bug::WipedMemberVotes.is_planted() {
+                    let (node, cluster_id) = (peers.own_id(), reply.cluster_id);
+                    return Err(FormationError::DiskLost { node, peer: id, cluster_id });
+                }
+                if known.1.is_empty() {
+                    known = (id, reply.cluster_id);
+                } else if known.1 != reply.cluster_id {
+                    return Err(FormationError::Mixed {
+                        first: known.0,
+                        first_cluster: known.1,
+                        second: id,
+                        second_cluster: reply.cluster_id,
+                    });
+                }
             }
-            if stored.is_empty() && reply.initialized && !Bug::WipedMemberVotes.is_planted() {
-                let (node, cluster_id) = (peers.own_id(), reply.cluster_id);
-                return Err(FormationError::DiskLost { node, peer: id, cluster_id });
+            if silent.is_empty() {
+                return Ok(if known.1.is_empty() { new } else { known.1 });
             }
-            if known.1.is_empty() {
-                known = (id, reply.cluster_id);
-            } else if known.1 != reply.cluster_id {
-                return Err(FormationError::Mixed {
-                    first: known.0,
-                    first_cluster: known.1,
-                    second: id,
-                    second_cluster: reply.cluster_id,
-                });
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!(nodes = ?silent, "waiting for nodes, to form the ensemble");
             }
+            tokio::time::sleep(RETRY).await;
         }
-        Ok(if known.1.is_empty() { new } else { known.1 })
     }
 
     async fn hand_out(&self, peers: &Peers, cluster_id: &str) {
@@ -237,7 +254,7 @@ async fn hello(peers: &Peers, id: NodeId) -> Option<peer::HelloReply> {
 /// a lone stranger see a minority, and go on. Nobody is waited for who does not answer.
 async fn refuse_stranger(peers: &Peers, own: &str) -> Result<(), FormationError> {
     let asked = peers.others().map(|id| tokio::time::timeout(STRANGER_TIMEOUT, hello(peers, id)));
-    let answers = futures::future::join_all(asked).await;
+    let answers = join_all(asked).await;
     let elsewhere: Vec<String> = answers
         .into_iter()
         .filter_map(|answer| Some(answer.ok()??.cluster_id))
@@ -253,23 +270,5 @@ async fn refuse_stranger(peers: &Peers, own: &str) -> Result<(), FormationError>
             other_cluster: other.clone(),
         }),
         _ => Ok(()),
-    }
-}
-
-async fn hello_until_answered(peers: &Peers, id: NodeId) -> peer::HelloReply {
-    let mut told = false;
-    loop {
-        if let Some(reply) = hello(peers, id).await {
-            return reply;
-        }
-        if !told {
-            told = true;
-            tracing::info!(
-                node = id,
-                address = peers.address(id),
-                "waiting for a node, to form the ensemble"
-            );
-        }
-        tokio::time::sleep(RETRY).await;
     }
 }

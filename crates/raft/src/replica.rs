@@ -154,8 +154,6 @@ pub struct ReplicaStatus {
     pub last_log_index: u64,
     /// The last entry known to be committed.
     pub committed_index: u64,
-    /// The last entry applied to the tree.
-    pub applied_index: u64,
     /// The last entry that the newest snapshot covers.
     pub snapshot_index: u64,
     /// The last entry removed from the log.
@@ -180,6 +178,14 @@ pub struct ReplicaStatus {
 
 /// A look at the tree. Applies wait while it is held: look, and drop it; never across an await.
 pub struct TreeRef<'a>(RwLockReadGuard<'a, Replicated>);
+
+impl TreeRef<'_> {
+    /// The index of the last entry that is applied to it, 0 before the first. Two nodes that say the same have the same
+    /// [digest](Tree::digest).
+    pub fn applied_index(&self) -> u64 {
+        self.0.last_applied.map_or(0, |id| id.index)
+    }
+}
 
 impl Deref for TreeRef<'_> {
     type Target = Tree;
@@ -386,7 +392,6 @@ impl<O: Observer> Replica<O> {
             leader: metrics.current_leader,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: index(metrics.cluster_committed.max(metrics.local_committed)),
-            applied_index: *self.node.shared.applied.borrow(),
             snapshot_index: index(metrics.snapshot),
             purged_index: index(metrics.purged),
             matched,

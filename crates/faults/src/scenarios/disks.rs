@@ -27,6 +27,7 @@ const KNOWN: Duration = Duration::from_secs(8);
 /// A znode of no workload, to be created and deleted with full disks.
 const PROBE: &str = "/full-disk";
 /// A znode of no workload, and what is written to it for snapshots to be needed soon.
+const STOPPED: &str = "clean stops with a full disk";
 const BALLAST: &str = "/ballast";
 const BALLAST_BYTES: usize = 64 << 10;
 /// The same for the room that a log has taken beforehand to be used up: two files of 32 MiB.
@@ -59,7 +60,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         full(
             "full-disk-one",
             "the disk of a follower is full for a while",
-            &["full disks", "nodes that knew of their full disk", "logs that waited for room"],
+            &["full disks", "nodes that knew of their full disk", "logs that waited for room", STOPPED],
             |stage| full_disk_one(stage).boxed(),
         ),
         full(
@@ -151,6 +152,10 @@ async fn wait_low(stage: &mut Stage, id: HostId, is_low: bool) -> anyhow::Result
     let start = Instant::now();
     while stage.ensemble.status(id).await.is_none_or(|status| status.disk_is_low != is_low) {
         ensure!(start.elapsed() < PATIENCE, "node {id} does not know whether its disk is full ({is_low})");
+        if is_low {
+            // The node itself may have made room meanwhile.
+            stage.volume(id).fill()?;
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
@@ -163,6 +168,14 @@ async fn full_disk_one(stage: &mut Stage) -> anyhow::Result<()> {
     stage.coverage.add("nodes that knew of their full disk", 1);
     use_up_log(stage, follower).await?;
     stay_full(stage, &[follower]).await?;
+    if stage.coverage.count(STOPPED) == 0 || stage.rng.random_bool(0.5) {
+        stage.say(format!("SIGTERM to node {follower}, whose disk is full"));
+        let exit = stage.ensemble.terminate(follower).await?;
+        ensure!(exit.success(), "node {follower} ended with {exit} after SIGTERM, with its disk full");
+        stage.coverage.add(STOPPED, 1);
+        stage.volume(follower).make_room()?;
+        stage.start(follower)?;
+    }
     make_room(stage, &[follower]).await
 }
 

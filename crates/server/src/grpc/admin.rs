@@ -61,7 +61,8 @@ impl Admin for AdminApi {
             leader_id: status.leader.unwrap_or(0),
             last_log_index: status.last_log_index,
             committed_index: status.committed_index,
-            applied_index: status.applied_index,
+            // Under one look with the digest, which says nothing without it.
+            applied_index: tree.applied_index(),
             snapshot_index: status.snapshot_index,
             purged_index: status.purged_index,
             zxid: tree.last_zxid(),
