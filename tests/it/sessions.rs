@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use coordd_client::{Client, CreateMode, EndReason, ReadLevel, SessionRecord, WatchMode};
+use coordd_client::{Client, CreateMode, EndReason, ErrorKind, ReadLevel, SessionRecord, WatchMode};
 use coordd_proto::v1::{CreateMode as WireMode, CreateReply, reply};
 use coordd_tests::{Ensemble, RawSession, create, eventually};
 
@@ -104,6 +104,25 @@ async fn a_closed_session_takes_its_ephemerals_with_it_in_one_step() {
     let record = ensemble.admin(leader).await.expect("it answers").session(session).await.expect("a record");
     let SessionRecord::Ended { end, zxid, .. } = record else { panic!("{record:?}") };
     assert_eq!((end.reason, zxids), (EndReason::Closed, vec![zxid; 20]));
+}
+
+/// A close that nobody was told of is none: the session and what goes with it are there until its timeout.
+#[tokio::test]
+async fn a_close_that_reached_no_node_says_so() {
+    let mut ensemble = Ensemble::start(1).await;
+    let observer = ensemble.client(10 * SECOND).await;
+    let client = ensemble.client(SECOND).await;
+    client.create("/e", "", CreateMode::Ephemeral).await.expect("an ephemeral");
+    ensemble.kill9(1);
+    for _ in 0..2 {
+        let error = client.close().await.expect_err("nobody was told");
+        assert_eq!(error.kind, ErrorKind::SessionClosed, "{error}");
+    }
+    ensemble.restart(1);
+    ensemble.wait_serving().await;
+    let there = observer.exists("/e", ReadLevel::Linearizable).await.expect("a read");
+    assert!(there.is_some(), "a new leader gives it its full timeout");
+    eventually(10 * SECOND, "it expires by itself", async || !shows(&observer, "/e").await).await;
 }
 
 /// G6: an operator who ends a session is named in its record, and the client learns it.

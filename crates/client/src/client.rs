@@ -208,7 +208,7 @@ impl Client {
     async fn closed(&self) -> Result<(), Error> {
         match self.ended().await {
             SessionState::Expired(end) => Err(Error::new(ErrorKind::SessionExpired, end.to_string())),
-            _ => Ok(()),
+            _ => self.shared().closed(),
         }
     }
 }

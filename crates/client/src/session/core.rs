@@ -36,6 +36,8 @@ pub(super) struct Core {
     pub(super) suspended_since: Option<Instant>,
     /// Since when it is being closed and nothing was answered.
     pub(super) closing_since: Option<Instant>,
+    /// It was being closed, and nobody could be told.
+    pub(super) expires_by_itself: bool,
     pub(super) last_failure: Option<Error>,
     pub(super) ended: Option<Error>,
 }
@@ -60,6 +62,7 @@ impl Core {
             last_received: now,
             suspended_since: None,
             closing_since: None,
+            expires_by_itself: false,
             last_failure: None,
             ended: None,
         }

@@ -467,11 +467,14 @@ impl Shared {
     /// The session was being closed, and nobody could be told: it will expire by itself.
     pub(crate) fn give_up(&self) {
         let mut core = self.core();
+        core.expires_by_itself = true;
         self.finish(SessionState::Closed);
-        core.fail_all(Error::new(
-            ErrorKind::SessionClosed,
-            "closed while no node answered; it expires by itself",
-        ));
+        core.fail_all(expires_by_itself());
+    }
+
+    /// What came of closing a session that is `Closed`.
+    pub(crate) fn closed(&self) -> Result<(), Error> {
+        if self.core().expires_by_itself { Err(expires_by_itself()) } else { Ok(()) }
     }
 
     fn finish(&self, state: SessionState) {
@@ -479,4 +482,8 @@ impl Shared {
         self.room.close();
         self.state_tx.send_replace(state);
     }
+}
+
+fn expires_by_itself() -> Error {
+    Error::new(ErrorKind::SessionClosed, "closed while no node answered; it expires by itself")
 }
