@@ -118,15 +118,20 @@ impl Stage {
         self.ensemble.signal(id, Signal::CONT)
     }
 
-    /// Waits until one of these nodes writes a snapshot, its own or one that it gets, or until the time is over.
+    /// Whether one of these nodes writes a snapshot, its own or one that it gets.
+    pub(crate) fn writes_snapshot(&self, ids: &[HostId]) -> anyhow::Result<bool> {
+        for id in ids {
+            if self.ensemble.writes_snapshot(*id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits for that, or until the time is over.
     pub(crate) async fn wait_snapshot(&mut self, ids: &[HostId], time: Duration) -> anyhow::Result<()> {
         let start = Instant::now();
-        while start.elapsed() < time {
-            for id in ids {
-                if self.ensemble.writes_snapshot(*id)? {
-                    return Ok(());
-                }
-            }
+        while !self.writes_snapshot(ids)? && start.elapsed() < time {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(())

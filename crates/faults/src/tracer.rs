@@ -16,9 +16,9 @@ pub(crate) struct Tracer {
 }
 
 impl Tracer {
-    /// Each fdatasync of the process takes so much longer.
-    pub(crate) async fn slow_syncs(process: u32, delay: Duration) -> anyhow::Result<Tracer> {
-        Tracer::attach(process, &format!("fdatasync:delay_enter={}", delay.as_micros())).await
+    /// Each call of this name that the process makes takes so much longer.
+    pub(crate) async fn slow(process: u32, call: &str, delay: Duration) -> anyhow::Result<Tracer> {
+        Tracer::attach(process, &format!("{call}:delay_enter={}", delay.as_micros())).await
     }
 
     /// Every call of this name that the process makes fails as those on a broken disk do.

@@ -4,16 +4,17 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
-use coordd_client::{Client, ConnectOptions, CreateMode, CreateOptions, ErrorKind};
+use anyhow::{bail, ensure};
+use coordd_client::{ConnectOptions, CreateMode, CreateOptions, ErrorKind};
 use futures::FutureExt as _;
 use rand::Rng as _;
 use rand::seq::IndexedRandom as _;
 
+use super::ballast::Ballast;
 use super::damage::{Damage, REFUSED, start_damaged};
 use super::torn_writes::wal_dir;
 use super::{OFTEN, Scenario};
-use crate::ensemble::{PATIENCE, endpoint};
+use crate::ensemble::PATIENCE;
 use crate::journal;
 use crate::network::HostId;
 use crate::stage::Stage;
@@ -26,13 +27,9 @@ const VOLUME_MEBIBYTES: u32 = 512;
 const KNOWN: Duration = Duration::from_secs(8);
 /// A znode of no workload, to be created and deleted with full disks.
 const PROBE: &str = "/full-disk";
-/// A znode of no workload, and what is written to it for snapshots to be needed soon.
+/// Enough of it to use up the room that a log has taken beforehand: two files of 32 MiB.
+const LARGE_BALLASTS_MAX: u32 = 80;
 const STOPPED: &str = "clean stops with a full disk";
-const BALLAST: &str = "/ballast";
-const BALLAST_BYTES: usize = 64 << 10;
-/// The same for the room that a log has taken beforehand to be used up: two files of 32 MiB.
-const LARGE_BALLAST_BYTES: usize = 900 << 10;
-const LARGE_BALLASTS_MAX: usize = 80;
 const FLIPPED_LOG: &str = "bits flipped in the log";
 const FLIPPED_SNAPSHOT: &str = "bits flipped in a snapshot";
 /// What fails on a broken disk. The last two are for files of the log and for snapshots that are begun.
@@ -183,27 +180,16 @@ async fn full_disk_one(stage: &mut Stage) -> anyhow::Result<()> {
 async fn use_up_log(stage: &mut Stage, id: HostId) -> anyhow::Result<()> {
     let before = stage.ensemble.log(id).len();
     // A client of this node would wait with it.
-    let client = ballast_client(stage.ensemble.others(id)).await?;
+    let ballast = Ballast::on(stage.ensemble.others(id)).await?;
     for _ in 0..LARGE_BALLASTS_MAX {
         if stage.ensemble.log(id)[before..].contains("this node waits for room") {
             stage.coverage.add("logs that waited for room", 1);
             break;
         }
-        client.set(BALLAST, vec![0; LARGE_BALLAST_BYTES], None).await?;
+        ballast.write_large(0).await?;
         stage.volume(id).fill()?;
     }
-    client.close().await?;
-    Ok(())
-}
-
-/// A client of these nodes that can write ballast.
-async fn ballast_client(ids: Vec<HostId>) -> anyhow::Result<Client> {
-    let client = ConnectOptions::new().connect(ids.into_iter().map(endpoint).collect::<Vec<_>>()).await?;
-    match client.create(BALLAST, "", CreateMode::Persistent).await {
-        // From the last time.
-        Err(error) if error.kind != ErrorKind::NodeExists => Err(error.into()),
-        _ => Ok(client),
-    }
+    ballast.close().await
 }
 
 /// Somebody else leads soon, who has room.
@@ -263,7 +249,7 @@ async fn slow_down(stage: &mut Stage, ids: &[HostId], delay: Duration) -> anyhow
     stage.say(format!("each fdatasync of nodes {ids:?} takes {delay:?}"));
     let mut tracers = Vec::new();
     for process in ids.iter().filter_map(|id| stage.ensemble.process_id(*id)) {
-        tracers.push(Tracer::slow_syncs(process, delay).await?);
+        tracers.push(Tracer::slow(process, "fdatasync", delay).await?);
     }
     stage.coverage.add("slow disks", tracers.len() as u64);
     Ok(tracers)
@@ -317,7 +303,18 @@ async fn disk_errors(stage: &mut Stage) -> anyhow::Result<()> {
     stage.say(format!("{what} of node {id} fails"));
     let tracer = Tracer::failing(process, call).await?;
     stage.coverage.add("disk errors", 1);
-    let exit = stage.ensemble.wait_exited(id).await.context("a node whose disk fails")?;
+    // What fails is called for a snapshot at the latest.
+    let ballast = Ballast::on(stage.ensemble.others(id)).await?;
+    let start = Instant::now();
+    let exit = loop {
+        if let Some(exit) = stage.ensemble.exited(id)? {
+            break exit;
+        }
+        ensure!(start.elapsed() < PATIENCE, "node {id}, whose disk fails, goes on for {PATIENCE:?}");
+        ballast.write().await?;
+        stage.rest(20, 50).await;
+    };
+    ballast.close().await?;
     drop(tracer);
     stage.say(format!("node {id} has ended: {exit}"));
     stage.coverage.add("nodes that ended by themselves", 1);
@@ -378,19 +375,18 @@ fn flip(stage: &mut Stage, id: HostId, file: &Path, range: Range<u64>) -> anyhow
 
 /// A node that has a snapshot. `None` if there is none at the end of the faults.
 async fn node_with_snapshot(stage: &mut Stage) -> anyhow::Result<Option<HostId>> {
-    let client = ballast_client(stage.ensemble.ids()).await?;
+    let ballast = Ballast::on(stage.ensemble.ids()).await?;
     let mut found = None;
     while found.is_none() && stage.goes_on() {
         let id = stage.random_node();
         if newest_snapshot(stage, id)?.is_some() {
             found = Some(id);
         } else {
-            // On a slow machine the workloads alone write too little for one.
-            client.set(BALLAST, vec![0; BALLAST_BYTES], None).await?;
+            ballast.write().await?;
             stage.rest(20, 50).await;
         }
     }
-    client.close().await?;
+    ballast.close().await?;
     Ok(found)
 }
 

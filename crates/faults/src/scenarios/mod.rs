@@ -1,5 +1,6 @@
 //! What is broken, and how: one function a scenario, called again and again until the time is over.
 
+mod ballast;
 mod clients;
 mod clocks;
 mod damage;

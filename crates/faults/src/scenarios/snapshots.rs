@@ -5,8 +5,13 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use rand::Rng as _;
 
+use super::ballast::Ballast;
 use super::{OFTEN, Scenario};
 use crate::stage::Stage;
+use crate::tracer::Tracer;
+
+/// Of almost a MiB each.
+const LARGE_ZNODES: u32 = 6;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -34,15 +39,22 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 async fn snapshot_interrupted(stage: &mut Stage) -> anyhow::Result<()> {
     let (leader, follower) = stage.leader_and_follower().await?;
     stage.kill(follower)?;
+    let ballast = Ballast::on(stage.ensemble.others(follower)).await?;
+    // A snapshot that takes a while.
+    for number in 0..LARGE_ZNODES {
+        ballast.write_large(number).await?;
+    }
     // Until the log it needs is gone.
     let (mut needed, mut purged) = (u64::MAX, 0);
     if let Some(status) = stage.ensemble.status(leader).await {
         needed = status.committed_index + 1;
     }
     while purged < needed && stage.goes_on() {
-        stage.rest(100, 200).await;
+        ballast.write().await?;
+        stage.rest(20, 50).await;
         purged = stage.ensemble.status(leader).await.map_or(0, |status| status.purged_index);
     }
+    ballast.close().await?;
     for _ in 0..2 {
         // Another one, if the last one was killed.
         let leader = stage.ensemble.leader().await?;
@@ -81,11 +93,22 @@ async fn compaction_and_kill(stage: &mut Stage) -> anyhow::Result<()> {
         1 => vec![stage.ensemble.leader().await?],
         _ => vec![stage.random_node()],
     };
-    // While it writes one, in most cases; else at any time.
+    let ballast = Ballast::on(stage.ensemble.ids()).await?;
+    let mut tracers = Vec::new();
+    // While one of them writes one, in most cases; else at any time.
     if stage.rng.random_bool(0.7) {
-        stage.wait_snapshot(&victims, Duration::from_secs(3)).await?;
+        // A small snapshot is on a quick disk before anybody has seen that it was begun.
+        let delay = Duration::from_millis(stage.rng.random_range(50..300));
+        for process in victims.iter().filter_map(|id| stage.ensemble.process_id(*id)) {
+            tracers.push(Tracer::slow(process, "fsync", delay).await?);
+        }
+        while !stage.writes_snapshot(&victims)? && stage.goes_on() {
+            ballast.write().await?;
+        }
+        stage.rest(0, 50).await;
     }
     stage.kill_together(&victims)?;
+    drop(tracers);
     for id in victims {
         // What it had not finished is still there, until it is started again.
         let met = stage.ensemble.writes_snapshot(id)?;
@@ -95,5 +118,6 @@ async fn compaction_and_kill(stage: &mut Stage) -> anyhow::Result<()> {
     for id in stage.ensemble.ids() {
         stage.start(id)?;
     }
-    stage.ensemble.wait_serving().await
+    stage.ensemble.wait_serving().await?;
+    ballast.close().await
 }
