@@ -178,12 +178,12 @@ impl Hub {
         }
         let before = outbox.len();
         let is_complete = match tree.history_since(last_zxid) {
-            Some(mut events) => {
-                if Bug::WatchResumesOneLate.is_planted() {
-                    events.next();
-                }
+            Some(events) => {
                 for event in events.take_while(|_| !outbox.is_overflown()) {
                     missed.fire(tree, event);
+                }
+                if Bug::WatchResumesOneLate.is_planted() {
+                    outbox.take().into_iter().skip(1).for_each(|item| outbox.push(item));
                 }
                 !outbox.is_overflown()
             }
