@@ -245,11 +245,16 @@ async fn full_disk_all(stage: &mut Stage) -> anyhow::Result<()> {
 }
 
 /// Until the tracers are dropped.
-async fn slow_down(stage: &mut Stage, ids: &[HostId], delay: Duration) -> anyhow::Result<Vec<Tracer>> {
-    stage.say(format!("each fdatasync of nodes {ids:?} takes {delay:?}"));
+pub(super) async fn slow_down(
+    stage: &mut Stage,
+    ids: &[HostId],
+    call: &str,
+    delay: Duration,
+) -> anyhow::Result<Vec<Tracer>> {
+    stage.say(format!("each {call} of nodes {ids:?} takes {delay:?}"));
     let mut tracers = Vec::new();
     for process in ids.iter().filter_map(|id| stage.ensemble.process_id(*id)) {
-        tracers.push(Tracer::slow(process, "fdatasync", delay).await?);
+        tracers.push(Tracer::slow(process, call, delay).await?);
     }
     stage.coverage.add("slow disks", tracers.len() as u64);
     Ok(tracers)
@@ -262,7 +267,7 @@ async fn slow_disk(stage: &mut Stage) -> anyhow::Result<()> {
         _ => vec![stage.random_node()],
     };
     let delay = Duration::from_millis(stage.rng.random_range(5..1000));
-    let tracers = slow_down(stage, &ids, delay).await?;
+    let tracers = slow_down(stage, &ids, "fdatasync", delay).await?;
     stage.rest(1500, 5000).await;
     drop(tracers);
     stage.say("the disks are quick again");
@@ -282,7 +287,7 @@ pub(super) async fn kill_all_with_slow_disks(
 ) -> anyhow::Result<()> {
     let ids = stage.ensemble.ids();
     let delay = Duration::from_millis(stage.rng.random_range(20..200));
-    let tracers = slow_down(stage, &ids, delay).await?;
+    let tracers = slow_down(stage, &ids, "fdatasync", delay).await?;
     stage.rest(800, 2000).await;
     stage.kill_all()?;
     drop(tracers);

@@ -6,9 +6,9 @@ use futures::FutureExt as _;
 use rand::Rng as _;
 
 use super::ballast::Ballast;
+use super::disks::slow_down;
 use super::{OFTEN, Scenario};
 use crate::stage::Stage;
-use crate::tracer::Tracer;
 
 /// Of almost a MiB each.
 const LARGE_ZNODES: u32 = 6;
@@ -99,9 +99,7 @@ async fn compaction_and_kill(stage: &mut Stage) -> anyhow::Result<()> {
     if stage.rng.random_bool(0.7) {
         // A small snapshot is on a quick disk before anybody has seen that it was begun.
         let delay = Duration::from_millis(stage.rng.random_range(50..300));
-        for process in victims.iter().filter_map(|id| stage.ensemble.process_id(*id)) {
-            tracers.push(Tracer::slow(process, "fsync", delay).await?);
-        }
+        tracers = slow_down(stage, &victims, "fsync", delay).await?;
         while !stage.writes_snapshot(&victims)? && stage.goes_on() {
             ballast.write().await?;
         }
