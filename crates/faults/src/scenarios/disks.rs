@@ -30,6 +30,7 @@ const PROBE: &str = "/full-disk";
 /// Enough of it to use up the room that a log has taken beforehand: two files of 32 MiB.
 const LARGE_BALLASTS_MAX: u32 = 80;
 const STOPPED: &str = "clean stops with a full disk";
+const RESTARTED: &str = "restarts with a full disk";
 const FLIPPED_LOG: &str = "bits flipped in the log";
 const FLIPPED_SNAPSHOT: &str = "bits flipped in a snapshot";
 /// What fails on a broken disk. The last two are for files of the log and for snapshots that are begun.
@@ -57,7 +58,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         full(
             "full-disk-one",
             "the disk of a follower is full for a while",
-            &["full disks", "nodes that knew of their full disk", "logs that waited for room", STOPPED],
+            &[
+                "full disks",
+                "nodes that knew of their full disk",
+                "logs that waited for room",
+                STOPPED,
+                RESTARTED,
+            ],
             |stage| full_disk_one(stage).boxed(),
         ),
         full(
@@ -69,7 +76,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         full(
             "full-disk-all",
             "all disks are full for a while",
-            &["full disks", "creates refused for want of room", "deletes with full disks"],
+            &["full disks", "creates refused for want of room", "deletes with full disks", RESTARTED],
             |stage| full_disk_all(stage).boxed(),
         ),
         Scenario::new(
@@ -131,6 +138,17 @@ async fn stay_full(stage: &mut Stage, ids: &[HostId]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is stopped with a full disk starts with it.
+async fn start_full(stage: &mut Stage, ids: &[HostId]) -> anyhow::Result<()> {
+    for id in ids {
+        stage.volume(*id).fill()?;
+        stage.start(*id)?;
+        stage.coverage.add(RESTARTED, 1);
+    }
+    stage.rest(500, 1500).await;
+    stage.ensemble.check_ends()
+}
+
 async fn make_room(stage: &mut Stage, ids: &[HostId]) -> anyhow::Result<()> {
     for id in ids {
         stage.say(format!("there is room on the disk of node {id}"));
@@ -170,8 +188,7 @@ async fn full_disk_one(stage: &mut Stage) -> anyhow::Result<()> {
         let exit = stage.ensemble.terminate(follower).await?;
         ensure!(exit.success(), "node {follower} ended with {exit} after SIGTERM, with its disk full");
         stage.coverage.add(STOPPED, 1);
-        stage.volume(follower).make_room()?;
-        stage.start(follower)?;
+        start_full(stage, &[follower]).await?;
     }
     make_room(stage, &[follower]).await
 }
@@ -229,6 +246,11 @@ async fn full_disk_all(stage: &mut Stage) -> anyhow::Result<()> {
     stay_full(stage, &ids).await?;
     let refused = client.set(PROBE, "larger", None).await;
     ensure!(refused.is_err_and(|error| error.kind == ErrorKind::NoSpace), "a znode grows with full disks");
+    if stage.coverage.count(RESTARTED) == 0 || stage.rng.random_bool(0.5) {
+        stage.kill_all()?;
+        start_full(stage, &ids).await?;
+        stage.ensemble.wait_serving().await?;
+    }
     for path in made {
         client.delete(path, None).await?;
         stage.coverage.add("deletes with full disks", 1);

@@ -36,13 +36,19 @@ pub(crate) fn is_full_disk(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Replaces `path` by a file of `bytes`: after a crash at any point it is the old file or the new one.
+/// Replaces `path` by a file of `bytes`: after a crash at any point it is the old file or the new one. Leaves a file `*.tmp` of the same
+/// size, whose room the next replacement takes: that one succeeds on a disk that is full by then.
 pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = path.with_extension("tmp");
-    let mut file = File::create(&tmp)?;
+    // Not truncated before it is written, which would give its room away.
+    let mut file = File::options().create(true).truncate(false).write(true).open(&tmp)?;
     file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
     file.sync_all()?;
     drop(file);
     std::fs::rename(&tmp, path)?;
-    sync_parent(path)
+    sync_parent(path)?;
+    // Nobody reads it. Without room for it, the next replacement has to find its own.
+    let _ = std::fs::write(&tmp, bytes);
+    Ok(())
 }

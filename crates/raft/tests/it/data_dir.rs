@@ -1,6 +1,7 @@
 //! Whose directory it is.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use coordd_raft::storage::{DataDir, DataDirError};
 
@@ -15,6 +16,19 @@ fn a_directory_remembers_its_node_and_counts_its_lives() {
         dir.set_cluster_id("prod").unwrap();
         assert!(dir.wal_dir().is_dir() && dir.snapshot_dir().is_dir());
     }
+}
+
+#[test]
+fn the_next_identity_has_its_room_beforehand() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(DataDir::open(dir.path(), 1).unwrap());
+    let next = dir.path().join("IDENTITY.tmp");
+    let before = fs::metadata(&next).unwrap();
+    assert_eq!(before.len(), fs::metadata(dir.path().join("IDENTITY")).unwrap().len());
+    assert_eq!(DataDir::open(dir.path(), 1).unwrap().incarnation(), 2);
+    let identity = fs::metadata(dir.path().join("IDENTITY")).unwrap();
+    assert_eq!(identity.ino(), before.ino(), "the file that had its room is the one that was written");
+    assert!(next.exists());
 }
 
 #[test]
