@@ -10,6 +10,7 @@ mod memory_wal;
 mod openraft_suite;
 mod power_loss;
 mod probe;
+mod read_errors;
 mod recovery;
 mod snapshots;
 mod state_machine;
