@@ -110,8 +110,8 @@ pub(crate) async fn run_retention<O: Observer>(node: Arc<Node<O>>) {
 
 /// There is little room on the disk, and the snapshot that is there takes much more than the next one will.
 fn has_shrunk<O: Observer>(node: &Node<O>) -> bool {
-    let needed = snapshot_bytes(&node.shared.read().tree);
-    node.disk.is_low() && node.snapshots.latest().is_some_and(|file| file.bytes / 2 > needed)
+    let is_much_larger = |bytes: u64| bytes / 2 > snapshot_bytes(&node.shared.read().tree);
+    node.disk.is_low() && node.snapshots.latest().is_some_and(|file| is_much_larger(file.bytes))
 }
 
 #[cfg(test)]

@@ -223,7 +223,9 @@ fn commit(shared: &Shared, seq: u64, record: &[u8]) -> Option<CommitTimes> {
                 std::thread::sleep(ROOM_INTERVAL);
             }
             result => {
-                shared.room.wait_ends();
+                if attempts > 0 {
+                    shared.room.wait_ends();
+                }
                 return Some(or_abort(result));
             }
         }
