@@ -1,10 +1,14 @@
 //! Clocks of nodes that jump, each by itself. The time of day only: the monotonic clock of a machine does not jump.
 
-use anyhow::Context as _;
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, ensure};
 use futures::FutureExt as _;
 use rand::Rng as _;
 
 use super::Scenario;
+use crate::network::HostId;
 use crate::stage::Stage;
 
 /// Where Debian's and Fedora's packages put it.
@@ -52,6 +56,7 @@ async fn clock_jumps(stage: &mut Stage) -> anyhow::Result<()> {
         std::fs::write(&aside, format!("{seconds:+}"))?;
         std::fs::rename(&aside, &clock)?;
         stage.say(format!("the clock of node {id} is {seconds:+} s off"));
+        prove(stage, id, seconds)?;
         stage.coverage.add("clock jumps", u64::from(seconds != 0));
         stage.rest(100, 700).await;
     }
@@ -62,5 +67,17 @@ async fn clock_jumps(stage: &mut Stage) -> anyhow::Result<()> {
     stage.start(leader)?;
     stage.ensemble.wait_serving().await?;
     stage.rest(300, 1000).await;
+    Ok(())
+}
+
+/// The node has the library, and another process in the same environment has the time that was set.
+fn prove(stage: &Stage, id: HostId, seconds: i64) -> anyhow::Result<()> {
+    let process = stage.ensemble.process_id(id).context("a node that runs")?;
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps"))?;
+    ensure!(maps.contains("libfaketime"), "node {id} runs without libfaketime");
+    let date = Command::new("date").arg("+%s").envs(stage.ensemble.nodes[&id].env.clone()).output()?;
+    let shown: i64 = String::from_utf8_lossy(&date.stdout).trim().parse()?;
+    let due = SystemTime::UNIX_EPOCH.elapsed()?.as_secs() as i64 + seconds;
+    ensure!((shown - due).abs() <= 5, "the clock of node {id} shows {shown} instead of {due}");
     Ok(())
 }
