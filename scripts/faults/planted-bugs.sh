@@ -49,6 +49,7 @@ declare -A looks_for=(
     [wiped-member-votes]="scenario wiped-member"
     [lost-tail-accepted]="scenario torn-writes"
     [log-cut-at-damage]="scenario bit-flips"
+    [own-time-in-the-tree]="scenario kill-follower"
     [double-grant]="scenario kill-client"
 )
 if [[ -n $only ]]; then IFS=, read -ra bugs <<<"$only"

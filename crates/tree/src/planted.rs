@@ -34,11 +34,13 @@ pub enum Bug {
     LostTailAccepted,
     /// A log is cut at its first damaged record, also if others follow.
     LogCutAtDamage,
+    /// A znode is stamped with the time of the node that applies the write, not with the entry's.
+    OwnTimeInTheTree,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 16] = [
         Bug::SkippedFdatasync,
         Bug::AcknowledgedBeforeTheDisk,
         Bug::StaleLinearizableReads,
@@ -54,6 +56,7 @@ impl Bug {
         Bug::WipedMemberVotes,
         Bug::LostTailAccepted,
         Bug::LogCutAtDamage,
+        Bug::OwnTimeInTheTree,
     ];
 
     /// What stands in `COORDD_PLANTED_BUG` to plant it.
@@ -74,6 +77,7 @@ impl Bug {
             Bug::WipedMemberVotes => "wiped-member-votes",
             Bug::LostTailAccepted => "lost-tail-accepted",
             Bug::LogCutAtDamage => "log-cut-at-damage",
+            Bug::OwnTimeInTheTree => "own-time-in-the-tree",
         }
     }
 
@@ -96,4 +100,9 @@ impl Bug {
         });
         *planted == Some(self)
     }
+}
+
+/// What is done with [`Bug::OwnTimeInTheTree`].
+pub(crate) fn own_time_ms() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64
 }

@@ -1,6 +1,7 @@
 use super::Caller;
 use super::delete::expect_version;
 use crate::change::Step;
+use crate::planted::{Bug, own_time_ms};
 use crate::znode::next_version;
 use crate::{OpResult, Outcome, Perms, Stat, Tree};
 
@@ -19,7 +20,8 @@ impl Tree {
         self.quotas.check(path, 0, data.len() as i64 - place.znode.data.len() as i64)?;
         expect_version(path, "version", version, place.znode.version)?;
         let (key, parent_acl) = (place.key, place.parent_acl());
-        let (mzxid, mtime) = (step.zxid, step.time_ms);
+        let mzxid = step.zxid;
+        let mtime = if Bug::OwnTimeInTheTree.is_planted() { own_time_ms() } else { step.time_ms };
         let mut stat = Stat::default();
         self.replace_data(step, path, key, parent_acl, data, |znode| {
             znode.version = next_version(znode.version);
