@@ -13,7 +13,10 @@ use crate::{EnsembleOptions, eventually, free_port};
 
 /// Debug builds on a busy machine start slowly; a node that is not there by then does not come.
 const START: Duration = Duration::from_secs(40);
+/// A node that is to say how it is may be stopped, or cut off.
 const ASK: Duration = Duration::from_millis(500);
+/// What an operator does to a node that is there takes less.
+const OPERATE: Duration = Duration::from_secs(10);
 const LOG_TAIL_LINES: usize = 40;
 
 /// Most tests measure time, and a machine has few cores.
@@ -176,12 +179,12 @@ impl Ensemble {
         if !self.node(id).is_running() || self.node(id).is_paused {
             return None;
         }
-        self.admin(id).await.ok()?.status().await.ok()
+        Admin::connect(self.endpoint(id), ASK).await.ok()?.status().await.ok()
     }
 
     /// An operator's connection to a node.
     pub async fn admin(&self, id: u64) -> Result<Admin, coordd_client::Error> {
-        Admin::connect(self.endpoint(id), ASK).await
+        Admin::connect(self.endpoint(id), OPERATE).await
     }
 
     /// Waits until all nodes that run, and are not paused, serve.
