@@ -87,6 +87,8 @@ async fn one_round(settings: &RoundSettings<'_>, seed: u64, dir: &Path) -> anyho
     let open = history.ops.iter().filter(|done| done.is_open()).count();
     settings.coverage.add("writes that stay open", open as u64);
     let verdict = checkers::check(&history);
+    let one_shots = verdict.compared.get(checkers::ONE_SHOTS_TOLD).copied().unwrap_or(0);
+    settings.coverage.add(checkers::ONE_SHOTS_TOLD, one_shots);
     let round = Round { seed, failure, verdict, history };
     if !round.is_good() {
         report(&round, dir)?;

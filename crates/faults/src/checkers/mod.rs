@@ -67,6 +67,8 @@ const TRANSFERS: &str = "transfers";
 const ORDER: &str = "order";
 const SEQUENCE: &str = "sequence";
 const WATCHES: &str = "watches";
+const PERSISTENT_WATCHES: &str = "persistent watches of one znode";
+pub(crate) const ONE_SHOTS_TOLD: &str = "one-shot watches told";
 const EPHEMERALS: &str = "ephemerals";
 const CLOSED: &str = "ephemerals of closed sessions";
 const SESSIONS: &str = "sessions";
@@ -76,8 +78,20 @@ const QUEUE: &str = "queue";
 const COUNTERS: &str = "counters";
 
 /// What every run compares, whatever is broken in it: a workload that did nothing proves nothing.
-pub(crate) const COMPARED: [&str; 12] = [
-    REGISTERS, TRANSFERS, ORDER, SEQUENCE, WATCHES, EPHEMERALS, CLOSED, SESSIONS, GRANTS, ASSIGNMENT, QUEUE,
+pub(crate) const COMPARED: [&str; 14] = [
+    REGISTERS,
+    TRANSFERS,
+    ORDER,
+    SEQUENCE,
+    WATCHES,
+    PERSISTENT_WATCHES,
+    ONE_SHOTS_TOLD,
+    EPHEMERALS,
+    CLOSED,
+    SESSIONS,
+    GRANTS,
+    ASSIGNMENT,
+    QUEUE,
     COUNTERS,
 ];
 

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::history::{Answer, Done, Fate, History, Mode, Op};
+use crate::workloads;
 
 /// What happened to a znode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +88,11 @@ impl<'a> Projection<'a> {
     /// Nothing exact can be said of it.
     pub(super) fn is_uncertain(&self, path: &str) -> bool {
         self.uncertain.contains(path)
+    }
+
+    /// Nothing exact can be said of when its children came and went.
+    pub(super) fn has_uncertain_children(&self, path: &str) -> bool {
+        self.uncertain.iter().any(|child| workloads::is_below(path, child))
     }
 }
 

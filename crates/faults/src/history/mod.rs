@@ -13,7 +13,7 @@ pub(crate) use op::{Answer, Level, Mode, Op, SetOne};
 #[cfg(test)]
 pub(crate) use reader::FinalZnode;
 pub(crate) use reader::{Client, Done, Fate, History};
-pub(crate) use record::{Fault, Record, Told, What};
+pub(crate) use record::{Fault, Record, Told, WatchKind, What};
 pub(crate) use writer::Writer;
 
 use rustix::time::{ClockId, clock_gettime};

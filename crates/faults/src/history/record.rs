@@ -30,12 +30,32 @@ pub(crate) enum What {
     Numbered { op: u64, seq: u64 },
     /// It was answered.
     Return { op: u64, answer: Answer },
-    /// A watch was armed; all that comes behind the zxid of the client's first write below it is told.
-    Watching { path: String },
+    /// A watch was armed.
+    Watching {
+        /// Which one of its client; 0 in histories in which a client has one.
+        #[serde(default)]
+        watch: u64,
+        path: String,
+        #[serde(default)]
+        kind: WatchKind,
+        /// Of a one-shot watch: the read that armed it showed all that it waits for up to the first zxid, and nothing behind
+        /// the second one. The others tell of all that comes behind their client's first write.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        read: Option<(u64, u64)>,
+    },
     /// A watch told of a change.
-    Told(Told),
+    Told {
+        #[serde(default)]
+        watch: u64,
+        #[serde(flatten)]
+        told: Told,
+    },
     /// A watch has missed what came before this zxid.
-    Resync { zxid: u64 },
+    Resync {
+        #[serde(default)]
+        watch: u64,
+        zxid: u64,
+    },
     /// All events that came before the last answer have been recorded.
     Drained,
     /// The session has ended, and not by its client.
@@ -83,11 +103,34 @@ pub(crate) enum What {
     LookedAtAll,
 }
 
+/// What a watch is there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WatchKind {
+    /// Stays: all that happens to the znodes below its path.
+    #[default]
+    PersistentRecursive,
+    /// Stays: what happens to its znode, and which children come and go.
+    Persistent,
+    /// One-shot: what happens to its znode, which was there.
+    Data,
+    /// The same, of a znode that was not there.
+    Missing,
+    /// One-shot: a child comes or goes, or the znode itself goes.
+    Children,
+}
+
+impl WatchKind {
+    pub(crate) fn is_one_shot(self) -> bool {
+        !matches!(self, WatchKind::PersistentRecursive | WatchKind::Persistent)
+    }
+}
+
 /// A change that a watch told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Told {
     pub(crate) zxid: u64,
-    /// `created`, `deleted` or `changed`.
+    /// `created`, `deleted`, `changed` or `children`.
     pub(crate) change: String,
     pub(crate) path: String,
 }

@@ -15,6 +15,7 @@ mod watches;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coordd_client::WatchMode;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::watch;
@@ -120,7 +121,8 @@ pub(crate) async fn run(context: Context) {
     tasks.spawn(order::run(context.clone()));
     tasks.spawn(sequence::run(context.clone()));
     tasks.spawn(watches::write(context.clone()));
-    tasks.spawn(watches::subscribe(context.clone()));
+    tasks.spawn(watches::subscribe(context.clone(), WatchMode::PersistentRecursive));
+    tasks.spawn(watches::subscribe(context.clone(), WatchMode::Persistent));
     tasks.spawn(ephemerals::run(context.clone()));
     tasks.spawn(counters::run(context.clone()));
     tasks.spawn(queue::produce(context.clone()));
