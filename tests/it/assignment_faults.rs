@@ -197,6 +197,34 @@ async fn whoever_dies_in_the_middle_of_a_move_items_have_one_owner_after_the_oth
     assert!(owners.iter().sum::<usize>() > 2 * ITEMS, "items have moved: {owners:?}");
 }
 
+/// Somebody changes the znode that says who owns an item, or makes one: the item is taken anew, under another epoch.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owners_znode_that_somebody_else_wrote_is_undone() {
+    let ensemble = Ensemble::start(3).await;
+    let client = ensemble.client(TIMEOUT).await;
+    let sessions = Sessions::connect(ensemble.endpoints(), ConnectOptions::new().session_timeout(TIMEOUT));
+    let sessions = sessions.await.expect("a session");
+    let worker = tokio::spawn(async move {
+        participate(&sessions, GROUP, &WorkerProfile::new("a"), async |item| item.revoked().await).await
+    });
+    let workers = BTreeMap::from([("a".to_owned(), ())]);
+    let group = with_items(&client, &eager(), 1).await;
+    balanced(&group, 1, &workers).await;
+    for garbage in ["", r#"{"worker": "nobody"}"#, r#"{"worker": "a"}"#] {
+        let epoch = group.owner("i0").await.expect("a read").expect("an owner").epoch;
+        client.set(format!("{GROUP}/owners/i0"), garbage, None).await.expect("set");
+        eventually(SOON, "it is taken anew", async || {
+            let owner = group.owner("i0").await.expect("a read");
+            owner.is_some_and(|owner| owner.worker == "a" && owner.epoch > epoch)
+        })
+        .await;
+    }
+    client.create(format!("{GROUP}/owners/i1"), "", CreateMode::Persistent).await.expect("created");
+    let group = with_items(&client, &eager(), 2).await;
+    balanced(&group, 2, &workers).await;
+    assert!(!worker.is_finished());
+}
+
 /// Somebody writes whatever they like into the znodes of a group, and deletes them. When they stop, everything is as it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_other_hands_have_done_to_its_znodes_a_group_recovers() {
@@ -248,16 +276,13 @@ async fn whatever_other_hands_have_done_to_its_znodes_a_group_recovers() {
         }
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..50))).await;
     }
-    // What nobody would undo: znodes that look like those of workers and owners without a session, and items.
-    for directory in ["workers", "owners"] {
-        for name in
-            client.children(format!("{GROUP}/{directory}"), ReadLevel::Linearizable).await.unwrap_or_default()
-        {
-            let path = format!("{GROUP}/{directory}/{name}");
-            let stat = client.exists(&path, ReadLevel::Linearizable).await.expect("a read");
-            if stat.is_some_and(|stat| stat.ephemeral_owner == 0) {
-                client.delete(path, None).await.expect("deleted");
-            }
+    // What nobody would undo: znodes that look like those of workers without a session, and items.
+    let directory = format!("{GROUP}/workers");
+    for name in client.children(&directory, ReadLevel::Linearizable).await.unwrap_or_default() {
+        let path = format!("{directory}/{name}");
+        let stat = client.exists(&path, ReadLevel::Linearizable).await.expect("a read");
+        if stat.is_some_and(|stat| stat.ephemeral_owner == 0) {
+            client.delete(path, None).await.expect("deleted");
         }
     }
     let group = with_items(&client, &eager(), ITEMS).await;

@@ -76,6 +76,7 @@ async fn lead(
             continue;
         }
         leader.end_drains().await?;
+        leader.undo_foreign().await?;
         let wake = leader.wake_at();
         view = tokio::select! {
             next = views.next() => match next {
@@ -204,15 +205,28 @@ impl Leader<'_> {
         let Some(timeout) = self.drain_timeout() else { return Ok(()) };
         for (item, ItemOwner { worker, epoch }) in self.drains.overdue(timeout, Instant::now()) {
             tracing::warn!(group = self.layout.root(), item, worker, "an item was not let go of in time");
-            let path = self.layout.node(OWNERS, item);
-            let taking = self.client.multi().check(Check::epoch(&path, *epoch)).delete(path, None);
-            match send(taking).await {
-                // It has let go of it just now.
-                Err(error) if matches!(error.kind, ErrorKind::BadEpoch | ErrorKind::NoNode) => {}
-                taken => taken?,
-            }
+            self.take_away(item, *epoch).await?;
         }
         Ok(())
+    }
+
+    /// Takes items whose owners' znodes somebody else has made or changed. Whoever had one loses it, and can take it anew.
+    async fn undo_foreign(&self) -> Result<(), Error> {
+        for (item, epoch) in &self.roster.foreign {
+            tracing::warn!(group = self.layout.root(), item, "it does not say any more who owns an item");
+            self.take_away(item, *epoch).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_away(&self, item: &str, epoch: u64) -> Result<(), Error> {
+        let path = self.layout.node(OWNERS, item);
+        let taking = self.client.multi().check(Check::epoch(&path, epoch)).delete(path, None);
+        match send(taking).await {
+            // It was let go of just now.
+            Err(error) if matches!(error.kind, ErrorKind::BadEpoch | ErrorKind::NoNode) => Ok(()),
+            taken => taken,
+        }
     }
 
     fn drain_timeout(&self) -> Option<Duration> {

@@ -6,6 +6,7 @@ use super::layout::{ASSIGNED, ITEMS, Layout, OWNERS, PLAN, REBALANCE, SETTINGS, 
 use super::records::{ItemRecord, ListRecord, OwnerRecord, PlanRecord, WorkerRecord};
 use super::worker::NUMBER_MAX;
 use super::{AssignmentSettings, Distribution, PlanItem, PlanWorker, Planner};
+use crate::Stat;
 use crate::recipes::{CacheChange, CachedZnode};
 
 /// A group as its znodes say, and what is to be done about it. It knows no clock and asks nobody.
@@ -20,6 +21,9 @@ pub(super) struct Roster {
     lists: BTreeMap<String, Vec<String>>,
     /// By item.
     pub(super) owners: BTreeMap<String, ItemOwner>,
+    /// The epochs of owners' znodes that are not as a worker makes them, by item: somebody else has made or changed them, and what they say
+    /// may be wrong.
+    pub(super) foreign: BTreeMap<String, u64>,
     /// The creation zxids of the items that the owners were told of, where they say so.
     told: BTreeMap<String, u64>,
     pub(super) plan: PlanRecord,
@@ -66,6 +70,9 @@ impl Roster {
                 let record = after.map(|znode| read::<OwnerRecord>(znode));
                 let told = record.as_ref().map(|record| record.item).filter(|epoch| *epoch != 0);
                 put(&mut self.told, name, told);
+                let is_foreign = |stat: &Stat| stat.ephemeral_owner == 0 || stat.version != 0;
+                let foreign = after.map(|znode| znode.stat).filter(is_foreign);
+                put(&mut self.foreign, name, foreign.map(|stat| stat.czxid));
                 let owner = after
                     .zip(record)
                     .map(|(znode, record)| ItemOwner { worker: record.worker, epoch: znode.stat.czxid });
@@ -214,8 +221,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::Bytes;
     use crate::recipes::Strategy;
-    use crate::{Bytes, Stat};
 
     /// A group that is told of its znodes, and carries out its plans.
     struct Group {
