@@ -219,7 +219,9 @@ async fn an_owners_znode_that_somebody_else_wrote_is_undone() {
         })
         .await;
     }
-    client.create(format!("{GROUP}/owners/i1"), "", CreateMode::Persistent).await.expect("created");
+    for path in ["owners/i1", "owners/i1/child"] {
+        client.create(format!("{GROUP}/{path}"), "", CreateMode::Persistent).await.expect("created");
+    }
     let group = with_items(&client, &eager(), 2).await;
     balanced(&group, 2, &workers).await;
     assert!(!worker.is_finished());

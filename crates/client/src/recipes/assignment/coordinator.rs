@@ -221,11 +221,11 @@ impl Leader<'_> {
 
     async fn take_away(&self, item: &str, epoch: u64) -> Result<(), Error> {
         let path = self.layout.node(OWNERS, item);
-        let taking = self.client.multi().check(Check::epoch(&path, epoch)).delete(path, None);
-        match send(taking).await {
-            // It was let go of just now.
-            Err(error) if matches!(error.kind, ErrorKind::BadEpoch | ErrorKind::NoNode) => Ok(()),
-            taken => taken,
+        // With what somebody may have put below it.
+        match self.client.guarded([Check::epoch(&path, epoch)]).delete_tree(&path, None).await {
+            // It was let go of just now, or this one leads no more, which `lost` says.
+            Err(error) if matches!(error.kind, ErrorKind::GuardFailed | ErrorKind::NoNode) => Ok(()),
+            taken => taken.map(drop),
         }
     }
 
