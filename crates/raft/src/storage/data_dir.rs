@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <dir>/LOCK        held (flock) for the life of the process
-//! <dir>/IDENTITY    whose directory this is; see `identity.rs`
+//! <dir>/IDENTITY    whose directory this is; see `identity.rs`. IDENTITY.tmp has the room for the next one
 //! <dir>/wal/        the log, see `sled_wal.rs`
 //! <dir>/snapshots/  see `snapshot_store.rs`
 //! ```

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// Makes the names in `dir` durable: a file's own fsync does not cover the entry that leads to it.
@@ -37,9 +38,14 @@ pub(crate) fn is_full_disk(error: &io::Error) -> bool {
 }
 
 /// Replaces `path` by a file of `bytes`: after a crash at any point it is the old file or the new one. Leaves a file `*.tmp` of the same
-/// size, whose room the next replacement takes: that one succeeds on a disk that is full by then.
+/// size, if there is room for it: the next replacement takes that room, so that it succeeds on a disk that is full by then and writes
+/// files where they are.
 pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = path.with_extension("tmp");
+    // Two names of one file, which a file system without a journal may make of a rename that was interrupted.
+    if std::fs::metadata(&tmp).is_ok_and(|metadata| metadata.nlink() > 1) {
+        std::fs::remove_file(&tmp)?;
+    }
     // Not truncated before it is written, which would give its room away.
     let mut file = File::options().create(true).truncate(false).write(true).open(&tmp)?;
     file.write_all(bytes)?;
@@ -49,6 +55,9 @@ pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(&tmp, path)?;
     sync_parent(path)?;
     // Nobody reads it. Without room for it, the next replacement has to find its own.
-    let _ = std::fs::write(&tmp, bytes);
+    let _ = File::create(&tmp).and_then(|mut next| {
+        next.write_all(bytes)?;
+        next.sync_all()
+    });
     Ok(())
 }

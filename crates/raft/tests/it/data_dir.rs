@@ -27,7 +27,7 @@ fn the_next_identity_has_its_room_beforehand() {
     assert_eq!(before.len(), fs::metadata(dir.path().join("IDENTITY")).unwrap().len());
     assert_eq!(DataDir::open(dir.path(), 1).unwrap().incarnation(), 2);
     let identity = fs::metadata(dir.path().join("IDENTITY")).unwrap();
-    assert_eq!(identity.ino(), before.ino(), "the file that had its room is the one that was written");
+    assert_eq!(identity.ino(), before.ino(), "the file that has its room is the one that is written");
     assert!(next.exists());
 }
 
