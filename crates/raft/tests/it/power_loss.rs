@@ -36,23 +36,25 @@ fn number_of(variable: &str) -> Option<u64> {
 
 /// G1, against the loss of power. `COORDD_TESTS_SEED` chooses the lives and the worlds (the order of a life's threads is the
 /// machine's), `COORDD_POWER_LOSS_SECONDS` and `COORDD_POWER_LOSS_ROUNDS` how long, `COORDD_POWER_LOSS_SIZES=node` takes files as
-/// large as a node's, `COORDD_POWER_LOSS_KEEP` is a directory for the disk that a failure was found on.
+/// large as a node's, `COORDD_POWER_LOSS_EVERY` takes every moment of each life instead of some, `COORDD_POWER_LOSS_KEEP` is a directory for the disk that a failure was found on.
 #[test]
 fn everything_acknowledged_survives_a_loss_of_power() {
     let dir = tempfile::tempdir().unwrap();
     let seconds = number_of("COORDD_POWER_LOSS_SECONDS");
     let deadline = after(seconds.unwrap_or(8));
+    let is_every = std::env::var_os("COORDD_POWER_LOSS_EVERY").is_some_and(|value| !value.is_empty());
     // Longer lives have more to lose, and take longer to be recorded.
-    let steps = if seconds.is_some() { 600 } else { 200 };
+    let steps = if seconds.is_some() && !is_every { 600 } else { 200 };
     let rounds = number_of("COORDD_POWER_LOSS_ROUNDS").unwrap_or(u64::MAX);
     let seed = number_of("COORDD_TESTS_SEED").unwrap_or(1);
+    let crash_points = if is_every { usize::MAX } else { trial(seed).crash_points };
     let sizes = match std::env::var("COORDD_POWER_LOSS_SIZES").as_deref() {
         Ok("node") => "node",
         _ => "small",
     };
     let mut rig = Rig::new(dir.path(), sizes);
     for round in 0..rounds {
-        let trial = Trial { deadline, sizes, steps, ..trial(seed.wrapping_add(round)) };
+        let trial = Trial { deadline, sizes, steps, crash_points, ..trial(seed.wrapping_add(round)) };
         if rig.is_over(trial) {
             break;
         }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::probe::example_path;
 
-/// G1: what cannot be read is not taken for what is not there, whichever of the reads of a start it is.
+/// G1: what cannot be read is not taken for what is not there, whichever of its reads it is.
 #[test]
 fn a_read_that_fails_refuses_the_start_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -19,19 +19,20 @@ fn a_read_that_fails_refuses_the_start_and_changes_nothing() {
     assert!(lived.unwrap().status.success());
     let content = found(&data);
     assert!(content.contains(" snapshot=") && !content.contains(" snapshot=-"), "{content}");
-    let mut refused = 0;
-    for read in 1.. {
-        let Some(answer) = open_with_failing_read(&data, &dir.path().join("trace"), read) else { break };
-        match answer.strip_prefix("refused ") {
-            Some(cause) => {
-                assert!(cause.contains("Input/output error"), "{cause}");
-                refused += 1;
+    for call in ["read", "pread64"] {
+        let mut refused = 0;
+        for number in 1.. {
+            let trace = dir.path().join("trace");
+            let Some(answer) = open_with_failing_read(&data, &trace, call, number) else { break };
+            match answer.strip_prefix("refused ") {
+                Some(cause) => assert!(cause.contains("Input/output error"), "{cause}"),
+                None => panic!("{call} {number} failed, and the store answered {answer:?}"),
             }
-            None => panic!("read {read} failed, and the store answered {answer:?}"),
+            assert_eq!(found(&data), content, "after {call} {number} had failed");
+            refused += 1;
         }
-        assert_eq!(found(&data), content, "after read {read} had failed");
+        assert!(refused >= 3, "{refused} starts were refused because of a {call}");
     }
-    assert!(refused >= 5, "{refused} starts were refused");
 }
 
 /// What is in the store, apart from how often it was opened.
@@ -43,11 +44,11 @@ fn found(data: &Path) -> String {
     state.split_once(' ').expect("more than the incarnation").1.to_owned()
 }
 
-/// What the probe says if a thread's n-th read of the store's files fails; `None` if there are not so many.
-fn open_with_failing_read(data: &Path, trace: &Path, read: usize) -> Option<String> {
+/// What the probe says if the n-th such call of a thread for the store's files fails; `None` if there are not so many.
+fn open_with_failing_read(data: &Path, trace: &Path, call: &str, number: usize) -> Option<String> {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-e", "trace=read,pread64", "-o"]).arg(trace);
-    strace.args(["-e", &format!("inject=read,pread64:error=EIO:when={read}")]);
+    strace.args(["-f", "-qq", "-e", &format!("trace={call}"), "-o"]).arg(trace);
+    strace.args(["-e", &format!("inject={call}:error=EIO:when={number}")]);
     for file in files(data) {
         strace.arg("-P").arg(file);
     }

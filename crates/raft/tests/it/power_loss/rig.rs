@@ -303,8 +303,11 @@ impl Rig {
     }
 }
 
-/// Moments all over the life, a third of them while the store is being opened.
+/// Moments all over the life, a third of them while the store is being opened; all of them if there are not more.
 fn choose_moments(trace: &Trace, count: usize, random: &mut Random) -> BTreeSet<usize> {
+    if count >= trace.events.len() {
+        return (0..trace.events.len()).collect();
+    }
     let opened = trace.events.iter().position(|event| matches!(event, Event::Told(_)));
     let opened = opened.unwrap_or(trace.events.len());
     let mut moments = BTreeSet::new();
