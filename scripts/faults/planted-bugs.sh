@@ -36,6 +36,7 @@ done
 declare -A looks_for=(
     [skipped-fdatasync]="tests coordd-raft power_loss::everything_acknowledged_survives_a_loss_of_power"
     [acknowledged-before-the-disk]="scenario slow-disk-kill-all"
+    [acknowledged-before-the-majority]="scenario partition-leader"
     [stale-linearizable-reads]="scenario partition-leader"
     [watch-resumes-one-late]="scenario kill-all"
     [expiry-without-stall-rule]="scenario stall-leader"
@@ -49,7 +50,7 @@ declare -A looks_for=(
     [wiped-member-votes]="scenario wiped-member"
     [lost-tail-accepted]="scenario torn-writes"
     [log-cut-at-damage]="scenario bit-flips"
-    [own-time-in-the-tree]="scenario kill-follower"
+    [own-time-in-the-tree]="tests coordd-tests divergence::equal_nodes_go_on"
     [double-grant]="scenario kill-client"
 )
 if [[ -n $only ]]; then IFS=, read -ra bugs <<<"$only"

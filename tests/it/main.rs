@@ -19,6 +19,7 @@ mod ctl_queue;
 mod ctl_register;
 mod discovery;
 mod disk_room;
+mod divergence;
 mod durability;
 mod elections;
 mod exactly_once;

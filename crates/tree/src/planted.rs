@@ -8,6 +8,8 @@ pub enum Bug {
     SkippedFdatasync,
     /// A node acknowledges entries to the leader before they are on its disk.
     AcknowledgedBeforeTheDisk,
+    /// For the leader, a follower that it does not reach has the entries that it was to get.
+    AcknowledgedBeforeTheMajority,
     /// A linearizable read does not ask the leader.
     StaleLinearizableReads,
     /// A watch that goes on misses the first change since.
@@ -40,9 +42,10 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 17] = [
         Bug::SkippedFdatasync,
         Bug::AcknowledgedBeforeTheDisk,
+        Bug::AcknowledgedBeforeTheMajority,
         Bug::StaleLinearizableReads,
         Bug::WatchResumesOneLate,
         Bug::ExpiryWithoutStallRule,
@@ -64,6 +67,7 @@ impl Bug {
         match self {
             Bug::SkippedFdatasync => "skipped-fdatasync",
             Bug::AcknowledgedBeforeTheDisk => "acknowledged-before-the-disk",
+            Bug::AcknowledgedBeforeTheMajority => "acknowledged-before-the-majority",
             Bug::StaleLinearizableReads => "stale-linearizable-reads",
             Bug::WatchResumesOneLate => "watch-resumes-one-late",
             Bug::ExpiryWithoutStallRule => "expiry-without-stall-rule",
