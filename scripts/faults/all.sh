@@ -68,7 +68,6 @@ for scenario in "${scenarios[@]}"; do
     ((code == 0)) || failed=$((failed + 1))
 done
 
-
 # What power-loss.sh and fuzz.sh did, from what they print.
 figures() {
     case $1 in

@@ -48,19 +48,20 @@ fn told_of(kind: WatchKind, path: &str, change: &Change<'_>) -> Option<Told> {
     let is_below = workloads::is_below(path, &change.path);
     let fires = match kind {
         WatchKind::PersistentRecursive => is_own || is_below,
-        WatchKind::Persistent | WatchKind::Data | WatchKind::Missing => is_own,
+        WatchKind::Persistent | WatchKind::Data => is_own,
+        WatchKind::Missing => is_own && change.kind == Kind::Created,
         WatchKind::Children => is_own && change.kind == Kind::Deleted,
     };
-    let is_of_children = matches!(kind, WatchKind::Persistent | WatchKind::Children)
-        // What workloads write has no children of its own.
-        && is_below
-        && change.kind != Kind::Changed;
-    let (change_name, told_path) = match (fires, is_of_children) {
-        (true, _) => (change.kind.name(), &*change.path),
-        (_, true) => ("children", path),
-        _ => return None,
+    // What workloads write has no children of its own.
+    let is_of_children = is_below && change.kind != Kind::Changed;
+    let (change_name, path) = if fires {
+        (change.kind.name(), &*change.path)
+    } else if is_of_children && matches!(kind, WatchKind::Persistent | WatchKind::Children) {
+        ("children", path)
+    } else {
+        return None;
     };
-    Some(Told { zxid: change.zxid, change: change_name.to_owned(), path: told_path.to_owned() })
+    Some(Told { zxid: change.zxid, change: change_name.to_owned(), path: path.to_owned() })
 }
 
 /// One watch, as far as it has told what it is to tell.

@@ -138,15 +138,25 @@ async fn stay_full(stage: &mut Stage, ids: &[HostId]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is stopped with a full disk starts with it.
+/// What is stopped with a full disk starts with it. Returns when all of them have found out whose directories theirs are, and the disks are
+/// still full.
 async fn start_full(stage: &mut Stage, ids: &[HostId]) -> anyhow::Result<()> {
     for id in ids {
+        let identity = stage.ensemble.nodes[id].data_dir.join("IDENTITY");
+        let before = std::fs::read(&identity)?;
         stage.volume(*id).fill()?;
         stage.start(*id)?;
+        let start = Instant::now();
+        // It says how often the node was started.
+        while std::fs::read(&identity)? == before {
+            stage.ensemble.check_ends()?;
+            ensure!(start.elapsed() < PATIENCE, "node {id} does not start with its disk full");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            stage.volume(*id).fill()?;
+        }
         stage.coverage.add(RESTARTED, 1);
     }
-    stage.rest(500, 1500).await;
-    stage.ensemble.check_ends()
+    stay_full(stage, ids).await
 }
 
 async fn make_room(stage: &mut Stage, ids: &[HostId]) -> anyhow::Result<()> {
@@ -250,6 +260,9 @@ async fn full_disk_all(stage: &mut Stage) -> anyhow::Result<()> {
         stage.kill_all()?;
         start_full(stage, &ids).await?;
         stage.ensemble.wait_serving().await?;
+        for id in &ids {
+            stage.volume(*id).fill()?;
+        }
     }
     for path in made {
         client.delete(path, None).await?;
