@@ -219,9 +219,11 @@ async fn an_owners_znode_that_somebody_else_wrote_is_undone() {
         })
         .await;
     }
-    for path in ["owners/i1", "owners/i1/child"] {
-        client.create(format!("{GROUP}/{path}"), "", CreateMode::Persistent).await.expect("created");
-    }
+    // In one step: a moment later it may be undone.
+    let paths = ["owners/i1", "owners/i1/child"].map(|path| format!("{GROUP}/{path}"));
+    let multi =
+        paths.into_iter().fold(client.multi(), |multi, path| multi.create(path, "", CreateMode::Persistent));
+    multi.commit().await.expect("created");
     let group = with_items(&client, &eager(), 2).await;
     balanced(&group, 2, &workers).await;
     assert!(!worker.is_finished());
