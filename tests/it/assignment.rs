@@ -366,7 +366,7 @@ pub(crate) async fn balanced<T>(
 ) -> AssignmentStatus {
     let (low, high) = (items / workers.len(), items.div_ceil(workers.len()));
     let mut status = group.status().await.expect("a status");
-    eventually(Duration::from_secs(180), "the items are balanced over who is there", async || {
+    eventually(Duration::from_secs(60), "the items are balanced over who is there", async || {
         status = group.status().await.expect("a status");
         let shares = &status.distribution.workers;
         status.items.len() == items

@@ -190,11 +190,7 @@ async fn a_dead_leader_of_a_thousand_candidates_wakes_one() {
     let counts = || polls.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
     // Each watches one other, and the leader its own znode.
     eventually(Duration::from_secs(120), "a thousand watch one other", async || {
-        let mut watches = 0;
-        for id in ensemble.ids() {
-            watches += ensemble.status(id).await.map_or(0, |status| status.watches);
-        }
-        watches == CANDIDATES as u64 + 1
+        ensemble.watches().await == CANDIDATES as u64 + 1
     })
     .await;
     let mut before = Vec::new();

@@ -260,11 +260,7 @@ async fn of_a_thousand_waiters_each_has_its_turn_and_each_release_wakes_one() {
     let counts = || polls.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
     // Each watches one other, and the holder its own znode.
     eventually(Duration::from_secs(60), "a thousand watch one other", async || {
-        let mut watches = 0;
-        for id in ensemble.ids() {
-            watches += ensemble.status(id).await.map_or(0, |status| status.watches);
-        }
-        watches == WAITERS as u64 + 1
+        ensemble.watches().await == WAITERS as u64 + 1
     })
     .await;
     let mut before = Vec::new();

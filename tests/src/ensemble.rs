@@ -182,6 +182,15 @@ impl Ensemble {
         Admin::connect(self.endpoint(id), ASK).await.ok()?.status().await.ok()
     }
 
+    /// How many watches the nodes have that answer.
+    pub async fn watches(&self) -> u64 {
+        let mut watches = 0;
+        for id in self.ids() {
+            watches += self.status(id).await.map_or(0, |status| status.watches);
+        }
+        watches
+    }
+
     /// An operator's connection to a node.
     pub async fn admin(&self, id: u64) -> Result<Admin, coordd_client::Error> {
         Admin::connect(self.endpoint(id), OPERATE).await

@@ -123,15 +123,18 @@ async fn fill(stage: &mut Stage, ids: &[HostId]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What has become free meanwhile is taken, too.
+fn refill(stage: &Stage, ids: &[HostId]) -> anyhow::Result<()> {
+    ids.iter().try_for_each(|id| stage.volume(*id).fill())
+}
+
 /// For a random time, with what becomes free meanwhile, by a snapshot that is removed, taken too.
 async fn stay_full(stage: &mut Stage, ids: &[HostId]) -> anyhow::Result<()> {
     let time = Duration::from_millis(stage.rng.random_range(2000..6000));
     let start = Instant::now();
     while start.elapsed() < time {
         tokio::time::sleep(Duration::from_millis(250)).await;
-        for id in ids {
-            stage.volume(*id).fill()?;
-        }
+        refill(stage, ids)?;
         // A full disk is no reason to.
         stage.ensemble.check_ends()?;
     }
@@ -260,9 +263,7 @@ async fn full_disk_all(stage: &mut Stage) -> anyhow::Result<()> {
         stage.kill_all()?;
         start_full(stage, &ids).await?;
         stage.ensemble.wait_serving().await?;
-        for id in &ids {
-            stage.volume(*id).fill()?;
-        }
+        refill(stage, &ids)?;
     }
     for path in made {
         client.delete(path, None).await?;
