@@ -1,6 +1,7 @@
 //! coordd as its users meet it: real processes, killed and stopped, and what was promised about them.
 
 mod access;
+mod admin;
 mod assignment;
 mod assignment_faults;
 mod auto_healer;

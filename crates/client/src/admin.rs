@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coordd_proto::v1;
@@ -7,12 +8,19 @@ use futures::Stream;
 use tonic::transport::Channel;
 
 use crate::connector::Connector;
-use crate::{Error, ErrorKind, SessionEnd};
+use crate::unary::{Asked, Caller, REPLY_BYTES_MAX};
+use crate::{EndReason, Error, ErrorKind, SessionEnd};
 
-/// What an operator asks one node. Needs no session; calls are not repeated by themselves.
+/// How long one of several endpoints may take to accept a connection.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What an operator asks. Needs no session.
+///
+/// A call goes to one node. If that node is silent, does not serve or cannot be reached, the next one is asked, and later calls
+/// stay with the node that answered. With a single endpoint there is no other.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    client: AdminClient<Channel>,
+    caller: Arc<Caller>,
     endpoint: String,
     timeout: Duration,
 }
@@ -141,40 +149,57 @@ pub enum SessionRecord {
 }
 
 impl Admin {
-    /// Connects to one node: "host:port", or the first to answer of those that another form of
+    /// Connects to one node: "host:port", or the first to take a connection of those that another form of
     /// [`Endpoints`](crate::Endpoints) names. `timeout`: for connecting, and for each call.
     ///
     /// # Errors
     ///
-    /// `BadArguments` for an endpoint that is none, `ConnectionLoss` if it does not answer.
+    /// `BadArguments` for an endpoint that is none, `ConnectionLoss` if it cannot be reached.
     ///
     /// # Cancellation
     ///
     /// Safe.
     pub async fn connect(endpoint: impl Into<String>, timeout: Duration) -> Result<Self, Error> {
-        let (channel, endpoint) = Connector::new(vec![endpoint.into()], timeout)?.dial_any().await?;
-        Ok(Self { client: AdminClient::new(channel), endpoint, timeout })
+        Self::connect_any([endpoint], timeout).await
     }
 
-    /// Where it is connected to.
+    /// Connects to the first of several endpoints that takes a connection. `timeout`: for each call, whatever number of nodes
+    /// it takes to get an answer.
+    ///
+    /// # Errors
+    ///
+    /// `BadArguments` for endpoints that are none; `ConnectionLoss`, with a line for each endpoint, if none can be reached.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
+    pub async fn connect_any<I>(endpoints: I, timeout: Duration) -> Result<Self, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
+        let dial_timeout = if endpoints.len() == 1 { timeout } else { timeout.min(DIAL_TIMEOUT) };
+        let caller = Caller::new(Connector::new(endpoints, dial_timeout)?);
+        let endpoint = caller.connect().await?;
+        Ok(Self { caller: Arc::new(caller), endpoint, timeout })
+    }
+
+    /// The node that it connected to first. Later calls may have been answered by others.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    async fn answer<T>(
-        &self,
-        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-    ) -> Result<T, Error> {
-        match tokio::time::timeout(self.timeout, call).await {
-            Ok(reply) => Ok(reply?.into_inner()),
-            Err(_) => {
-                let message = format!("{} did not answer within {:?}", self.endpoint, self.timeout);
-                Err(Error::new(ErrorKind::ConnectionLoss, message))
-            }
-        }
+    async fn ask<T, R, F>(&self, request: R, call: impl Fn(AdminClient<Channel>, R) -> F) -> Asked<T>
+    where
+        R: Clone,
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let client = |channel| AdminClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
+        self.caller.ask(self.timeout, |channel| call(client(channel), request.clone())).await
     }
 
-    /// The state of the node.
+    /// The state of the node that answers; [`NodeStatus::node_id`] says which that is.
     ///
     /// # Errors
     ///
@@ -184,8 +209,9 @@ impl Admin {
     ///
     /// Safe.
     pub async fn status(&self) -> Result<NodeStatus, Error> {
-        let mut client = self.client.clone();
-        Ok(self.answer(client.status(v1::StatusRequest {})).await?.into())
+        let asked =
+            self.ask(v1::StatusRequest {}, |mut client, request| async move { client.status(request).await });
+        Ok(asked.await.answer?.into())
     }
 
     /// The live sessions, in the order of their ids, fetched page by page.
@@ -199,9 +225,10 @@ impl Admin {
             let admin = admin.clone();
             async move {
                 let Some(after) = after else { return Ok::<_, Error>(None) };
-                let mut client = admin.client.clone();
                 let request = v1::ListSessionsRequest { after, limit: 0 };
-                let page = admin.answer(client.list_sessions(request)).await?;
+                let asked = admin
+                    .ask(request, |mut client, request| async move { client.list_sessions(request).await });
+                let page = asked.await.answer?;
                 let next = page.sessions.last().filter(|_| page.more).map(|last| last.session_id);
                 let sessions = page.sessions.into_iter().map(|info| Ok(SessionInfo::from(info)));
                 Ok(Some((futures::stream::iter(sessions), next)))
@@ -210,7 +237,8 @@ impl Admin {
         Box::pin(futures::TryStreamExt::try_flatten(pages))
     }
 
-    /// Ends a session with its ephemerals. `by`: who or why, for the record. Returns how many ephemerals went.
+    /// Ends a session with its ephemerals. `by`: who or why, for the record. Returns how many ephemerals went; 0 also if that
+    /// was said by a node whose answer did not arrive.
     ///
     /// # Errors
     ///
@@ -220,9 +248,21 @@ impl Admin {
     ///
     /// The session may be ended all the same.
     pub async fn kill_session(&self, session_id: u64, by: impl Into<String>) -> Result<u64, Error> {
-        let mut client = self.client.clone();
         let request = v1::KillSessionRequest { session_id, by: by.into() };
-        Ok(self.answer(client.kill_session(request)).await?.ephemerals)
+        let asked =
+            self.ask(request, |mut client, request| async move { client.kill_session(request).await });
+        let asked = asked.await;
+        match asked.answer {
+            Ok(reply) => Ok(reply.ephemerals),
+            // Was it the attempt before that ended it?
+            Err(error) if asked.may_be_repeated && error.kind == ErrorKind::NoSession => {
+                match self.session(session_id).await {
+                    Ok(SessionRecord::Ended { end, .. }) if end.reason == EndReason::Killed => Ok(0),
+                    _ => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// What is known of a session, live or ended, and why it ended.
@@ -235,9 +275,9 @@ impl Admin {
     ///
     /// Safe.
     pub async fn session(&self, session_id: u64) -> Result<SessionRecord, Error> {
-        let mut client = self.client.clone();
-        let reply = self.answer(client.get_session(v1::GetSessionRequest { session_id })).await?;
-        match reply.session {
+        let request = v1::GetSessionRequest { session_id };
+        let asked = self.ask(request, |mut client, request| async move { client.get_session(request).await });
+        match asked.await.answer?.session {
             Some(v1::get_session_reply::Session::Live(info)) => Ok(SessionRecord::Live(info.into())),
             Some(v1::get_session_reply::Session::Ended(end)) => Ok(SessionRecord::from(end)),
             None => Err(Error::new(ErrorKind::Protocol, "the answer is empty")),

@@ -168,6 +168,12 @@ impl Client {
         self.shared().suspended_for()
     }
 
+    /// Why no node takes the session: a line for each endpoint that was tried since it was attached last. `None` while it is
+    /// attached, and before the first attempt has failed.
+    pub fn connection_failure(&self) -> Option<Error> {
+        self.shared().last_failure()
+    }
+
     /// For how long from now no server can have expired the session, whatever happens; zero if that is not known, and after
     /// the end. It counts on a clock that goes on while this machine sleeps, from the moment in which the last ping was
     /// sent that the leader has confirmed. Pings go out every quarter of the session timeout, so in quiet times this is

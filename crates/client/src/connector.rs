@@ -6,6 +6,7 @@ use rand::Rng as _;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::attempts::Attempts;
 use crate::discovery::{Endpoints, Found, in_order};
 use crate::{Error, ErrorKind};
 
@@ -18,7 +19,8 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE_GROWTH_MAX: u32 = 5;
 
 /// Finds nodes, round by round: in each the endpoints are resolved anew, and what was found is tried in turn, in an order of
-/// the client's own.
+/// the client's own. It keeps why each of them could not be used.
+#[derive(Debug)]
 pub(crate) struct Connector {
     endpoints: Endpoints,
     /// What is not tried yet in this round.
@@ -28,6 +30,7 @@ pub(crate) struct Connector {
     failed_rounds: u32,
     last: Option<SocketAddr>,
     dial_timeout: Duration,
+    attempts: Attempts,
 }
 
 impl Connector {
@@ -39,7 +42,32 @@ impl Connector {
             failed_rounds: 0,
             last: None,
             dial_timeout,
+            attempts: Attempts::default(),
         })
+    }
+
+    /// A node that took a connection did not do what was asked.
+    pub(crate) fn failed(&mut self, endpoint: &str, error: Error) {
+        self.attempts.note(endpoint, error);
+    }
+
+    /// A node did what was asked: what the others said before is of no interest any more.
+    pub(crate) fn succeeded(&mut self) {
+        self.attempts.clear();
+    }
+
+    /// The newest error of each node that has failed.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = &Error> {
+        self.attempts.iter()
+    }
+
+    /// Why no node could be used: a line for each endpoint. `None` if none has failed.
+    pub(crate) fn summary(&self) -> Option<Error> {
+        let mut attempts = self.attempts.clone();
+        for (source, cause) in self.endpoints.failures() {
+            attempts.note(&source, Error::new(ErrorKind::ConnectionLoss, cause));
+        }
+        attempts.summary()
     }
 
     /// How many nodes there are, as far as that is known.
@@ -48,7 +76,7 @@ impl Connector {
     }
 
     /// Opens a connection to the next node.
-    pub(crate) async fn dial(&mut self) -> Result<(Channel, String), Error> {
+    pub(crate) async fn dial(&mut self) -> Result<(Channel, Found), Error> {
         let node = match self.round.pop_front().filter(|_| self.began.elapsed() < ROUND_MAX) {
             Some(node) => node,
             None => self.begin_round().await?,
@@ -56,30 +84,16 @@ impl Connector {
         self.dial_node(node).await
     }
 
-    /// Opens a connection to the first node of a round that takes one.
-    pub(crate) async fn dial_any(&mut self) -> Result<(Channel, String), Error> {
-        let mut dialled = self.dial().await;
-        while dialled.is_err()
-            && let Some(node) = self.round.pop_front()
-        {
-            dialled = self.dial_node(node).await;
-        }
-        dialled
-    }
-
-    async fn dial_node(&mut self, node: Found) -> Result<(Channel, String), Error> {
-        let Found { address, label, .. } = node;
-        self.last = Some(address);
-        let failed = |cause: String| {
-            let at =
-                if label == address.to_string() { label.clone() } else { format!("{label} ({address})") };
-            Error::new(ErrorKind::ConnectionLoss, format!("{at}: {cause}"))
+    async fn dial_node(&mut self, node: Found) -> Result<(Channel, Found), Error> {
+        self.last = Some(node.address);
+        let cause = match tokio::time::timeout(self.dial_timeout, connect(node.address)).await {
+            Ok(Ok(channel)) => return Ok((channel, node)),
+            Ok(Err(error)) => error_chain(&error),
+            Err(_) => format!("no connection within {:?}", self.dial_timeout),
         };
-        match tokio::time::timeout(self.dial_timeout, connect(address)).await {
-            Ok(Ok(channel)) => Ok((channel, label)),
-            Ok(Err(error)) => Err(failed(error_chain(&error))),
-            Err(_) => Err(failed(format!("no connection within {:?}", self.dial_timeout))),
-        }
+        let name = node.name();
+        self.attempts.note(&name, Error::new(ErrorKind::ConnectionLoss, cause.clone()));
+        Err(Error::new(ErrorKind::ConnectionLoss, format!("{name}: {cause}")))
     }
 
     /// Resolves the endpoints; returns the first node to try.
@@ -91,6 +105,8 @@ impl Connector {
             false => FIRST_PATIENCE,
         };
         let found = self.endpoints.find(patience).await?;
+        let names: Vec<String> = found.iter().map(Found::name).collect();
+        self.attempts.retain(|endpoint| names.iter().any(|name| name == endpoint));
         self.round = in_order(found, self.last, &mut rand::rng()).into();
         self.began = Instant::now();
         self.round.pop_front().ok_or_else(|| Error::new(ErrorKind::ConnectionLoss, "no node was found"))

@@ -227,14 +227,36 @@ impl From<v1::Error> for Error {
     }
 }
 
-/// The error of a unary call. A status that coordd did not write is the transport's: the node was not reached.
+/// The error of a call. A status that coordd did not write is the transport's, or that of something that is no client port.
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
-        match coordd_proto::status::from_status(&status) {
-            Some(error) => error.into(),
-            None => Error::new(ErrorKind::ConnectionLoss, format!("{}: {}", status.code(), status.message())),
+        if let Some(error) = coordd_proto::status::from_status(&status) {
+            return error.into();
+        }
+        match status.code() {
+            // Sent again it would be as large.
+            tonic::Code::OutOfRange => {
+                Error::new(ErrorKind::Protocol, format!("a message is too large: {}", status.message()))
+            }
+            tonic::Code::Unimplemented => Error::new(
+                ErrorKind::ConnectionLoss,
+                "this is a peer port, or no coordd: clients connect to the port of --listen",
+            ),
+            code => {
+                let cause = innermost(&status).unwrap_or_else(|| status.message().to_owned());
+                Error::new(ErrorKind::ConnectionLoss, format!("{code}: {cause}"))
+            }
         }
     }
+}
+
+/// tonic says "transport error" and keeps the reason in the source.
+fn innermost(status: &tonic::Status) -> Option<String> {
+    let mut source = std::error::Error::source(status)?;
+    while let Some(inner) = source.source() {
+        source = inner;
+    }
+    Some(source.to_string())
 }
 
 impl From<v1::SessionEnd> for SessionEnd {

@@ -30,6 +30,7 @@
 //! than the session timeout loses its session, as it should: it cannot show that it is alive.
 
 mod admin;
+mod attempts;
 mod call;
 mod client;
 mod connector;
@@ -49,6 +50,7 @@ mod planted;
 pub mod recipes;
 mod session;
 mod types;
+mod unary;
 mod watcher;
 
 pub use admin::{Admin, MemberInfo, NodeStatus, SessionInfo, SessionRecord};

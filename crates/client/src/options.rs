@@ -101,8 +101,8 @@ impl ConnectOptions {
     ///
     /// # Errors
     ///
-    /// `BadArguments` for endpoints that are none; `ConnectionLoss` or `NotServing`, with the last attempt's reason, if
-    /// no node took the session in time; `AuthFailed` if a credential is wrong.
+    /// `BadArguments` for endpoints that are none; `ConnectionLoss` or `NotServing` if no node took the session in time, with a
+    /// line for each endpoint and its own reason; `AuthFailed` if a credential is wrong.
     ///
     /// # Cancellation
     ///

@@ -2,9 +2,11 @@ use coordd_proto::v1;
 use coordd_proto::v1::coordd_client::CoorddClient;
 use coordd_proto::v1::outcome_reply::Fate;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
 use crate::connector::{Backoff, Connector};
-use crate::{Client, Error, ErrorKind, Outcome, SessionToken};
+use crate::unary::{Caller, REPLY_BYTES_MAX};
+use crate::{Client, Error, Outcome, SessionToken};
 
 impl Client {
     /// The fate of a numbered write ([`Error::write_seq`], [`Call::write_seq`](crate::Call::write_seq)) of a session, also
@@ -20,15 +22,17 @@ impl Client {
     /// Safe.
     pub async fn outcome(&self, session: &SessionToken, write_seq: u64) -> Result<Outcome, Error> {
         let options = &self.handle.options;
-        let mut connector = Connector::new(self.handle.endpoints.clone(), options.dial_timeout)?;
-        let mut backoff = Backoff::default();
+        let caller = Caller::new(Connector::new(self.handle.endpoints.clone(), options.dial_timeout)?);
         let deadline = Instant::now() + options.connect_timeout;
+        let mut backoff = Backoff::default();
         loop {
-            let error = match ask(&mut connector, deadline, session, write_seq).await {
-                Ok(outcome) => return Ok(outcome),
+            let left = deadline.saturating_duration_since(Instant::now());
+            let asked = caller.ask(left, |channel| ask(channel, session, write_seq)).await;
+            let error = match asked.answer {
+                Ok(reply) => return Ok(outcome(reply)),
                 Err(error) => error,
             };
-            let pause = error.retry_after.unwrap_or_else(|| backoff.next(connector.endpoint_count()));
+            let pause = error.retry_after.unwrap_or_else(|| backoff.next(1));
             if !error.is_retryable() || Instant::now() + pause >= deadline {
                 return Err(error);
             }
@@ -38,22 +42,17 @@ impl Client {
 }
 
 async fn ask(
-    connector: &mut Connector,
-    deadline: Instant,
+    channel: Channel,
     session: &SessionToken,
     write_seq: u64,
-) -> Result<Outcome, Error> {
-    let (channel, address) = connector.dial().await?;
-    let request =
-        v1::OutcomeRequest { session_id: session.session_id, password: session.password.clone(), write_seq };
-    let mut client = CoorddClient::new(channel);
-    let reply = match tokio::time::timeout_at(deadline, client.outcome(request)).await {
-        Ok(reply) => reply?.into_inner(),
-        Err(_) => {
-            return Err(Error::new(ErrorKind::ConnectionLoss, format!("{address} did not answer in time")));
-        }
-    };
-    Ok(match reply.fate() {
+) -> Result<tonic::Response<v1::OutcomeReply>, tonic::Status> {
+    let SessionToken { session_id, password, .. } = session.clone();
+    let mut client = CoorddClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
+    client.outcome(v1::OutcomeRequest { session_id, password, write_seq }).await
+}
+
+fn outcome(reply: v1::OutcomeReply) -> Outcome {
+    match reply.fate() {
         Fate::Applied => {
             let reply = reply.reply.unwrap_or_default();
             let result = match reply.result {
@@ -66,5 +65,5 @@ async fn ask(
         Fate::Never => Outcome::Never,
         Fate::NotYet => Outcome::NotYet,
         Fate::Unknown | Fate::Unspecified => Outcome::Unknown,
-    })
+    }
 }

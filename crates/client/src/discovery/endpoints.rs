@@ -98,8 +98,14 @@ impl Endpoints {
         if !found.is_empty() {
             return Ok(found);
         }
-        let failures = self.sources.iter().filter_map(|known| known.failure.clone());
+        let failures = self.failures().map(|(source, cause)| format!("{source}: {cause}"));
         Err(Error::new(ErrorKind::ConnectionLoss, failures.collect::<Vec<_>>().join("; ")))
+    }
+
+    /// The sources that found nothing the last time, and why.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = (String, String)> {
+        let failure = |known: &Known| Some((known.source.to_string(), known.failure.clone()?));
+        self.sources.iter().filter_map(failure)
     }
 }
 
@@ -122,7 +128,7 @@ impl Known {
             Err(_) => format!("no answer within {patience:?}"),
         };
         tracing::debug!(source = %self.source, failure, last_known = self.found.len(), "a source of endpoints failed");
-        self.failure = Some(format!("{}: {failure}", self.source));
+        self.failure = Some(failure);
     }
 }
 

@@ -20,6 +20,12 @@ impl Found {
     pub(crate) fn new(address: SocketAddr, label: impl Into<String>) -> Self {
         Self { address, label: label.into(), priority: 0, weight: 1 }
     }
+
+    /// What people know it by: as it was configured, with its address where a name was configured.
+    pub(crate) fn name(&self) -> String {
+        let Self { address, label, .. } = self;
+        if *label == address.to_string() { label.clone() } else { format!("{label} ({address})") }
+    }
 }
 
 /// The order in which nodes are tried: by priority, and within one at random by weight, so that clients that start

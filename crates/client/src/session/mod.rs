@@ -15,6 +15,7 @@ mod core;
 mod lease;
 pub(crate) mod outbound;
 pub(crate) mod pending;
+mod refusal;
 pub(crate) mod shared;
 pub(crate) mod state;
 pub(crate) mod task;

@@ -342,6 +342,7 @@ impl Shared {
         let now = Instant::now();
         core.last_received = now;
         core.suspended_since = None;
+        core.last_failure = None;
         core.attached = true;
         core.lease.ping_soon();
         self.wake_outbound(core);

@@ -8,6 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tonic::Streaming;
 
 use super::outbound::Outbound;
+use super::refusal::Refusal;
 use super::shared::{Answers, Flow, Shared, Tick};
 use super::state::{EndReason, SessionEnd};
 use crate::connector::{Backoff, Connector};
@@ -21,6 +22,9 @@ const SILENCE_MIN: Duration = Duration::from_secs(1);
 const STREAM_IS_STABLE: Duration = Duration::from_secs(1);
 const ATTACH_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const ATTACH_TIMEOUT_MAX: Duration = Duration::from_secs(8);
+/// When a search for a node is first reported, and how often after that.
+const COMPLAIN_AFTER: Duration = Duration::from_secs(3);
+const COMPLAIN_AGAIN: Duration = Duration::from_secs(60);
 
 /// Keeps a session attached to some node until it ends.
 ///
@@ -33,10 +37,16 @@ pub(crate) struct SessionTask {
 }
 
 enum AttachError {
-    /// This node cannot, another can.
-    TryNext(Error),
-    /// No node will.
+    /// Another attempt can help.
+    Failed(Error),
+    /// No attempt can.
     Ended(SessionEnd, Error),
+}
+
+/// When it is said that no node takes the session, so that nobody waits in silence.
+#[derive(Default)]
+struct Complaint {
+    last: Option<Instant>,
 }
 
 impl SessionTask {
@@ -62,6 +72,7 @@ impl SessionTask {
     /// Tries the nodes in turn until one takes the session. `None`: the session has ended or was given up.
     async fn attach(&mut self, pause: Duration, backoff: &mut Backoff) -> Option<Streaming<v1::ServerFrame>> {
         let mut pause = pause;
+        let (mut tries, since, mut complaint) = (0, Instant::now(), Complaint::default());
         loop {
             if self.shared.state().is_terminal() {
                 return None;
@@ -75,9 +86,13 @@ impl SessionTask {
                 () = self.shared.closing() => continue,
             }
             let patience = (ATTACH_TIMEOUT_MIN * (1 + backoff.rounds())).min(ATTACH_TIMEOUT_MAX);
-            let error = match self.attach_once(patience).await {
-                Ok(stream) => return Some(stream),
-                Err(AttachError::TryNext(error)) => error,
+            tries += 1;
+            let error = match self.attach_once(patience, tries).await {
+                Ok(stream) => {
+                    self.connector.succeeded();
+                    return Some(stream);
+                }
+                Err(AttachError::Failed(error)) => error,
                 Err(AttachError::Ended(end, error)) => {
                     self.shared.on_attempt_failed(error);
                     self.shared.end(end);
@@ -87,34 +102,33 @@ impl SessionTask {
             tracing::debug!(%error, "a node did not take the session");
             let count = self.connector.endpoint_count();
             pause = error.retry_after.unwrap_or_else(|| backoff.next(count));
-            self.shared.on_attempt_failed(error);
+            let summary = self.connector.summary().unwrap_or(error);
+            complaint.say(since.elapsed(), &summary);
+            self.shared.on_attempt_failed(summary);
         }
     }
 
-    /// Tries the next node.
-    async fn attach_once(&mut self, patience: Duration) -> Result<Streaming<v1::ServerFrame>, AttachError> {
-        let (channel, address) = self.connector.dial().await.map_err(AttachError::TryNext)?;
+    /// Tries the next node. `tries` counts the attempts since the session was attached last, this one included.
+    async fn attach_once(
+        &mut self,
+        patience: Duration,
+        tries: usize,
+    ) -> Result<Streaming<v1::ServerFrame>, AttachError> {
+        let (channel, node) = self.connector.dial().await.map_err(AttachError::Failed)?;
         let mut client = CoorddClient::new(channel).max_decoding_message_size(SERVER_FRAME_BYTES_MAX);
         let (stream_id, attach) = self.shared.begin_stream(&self.client_name);
-        let resumes = attach.session_id != 0;
         let outbound = Outbound::new(self.shared.clone(), stream_id, attach);
         let opening = async {
             let mut stream = client.session(outbound).await?.into_inner();
             let first = stream.message().await?;
             Ok::<_, tonic::Status>((stream, first))
         };
-        let (stream, first) = match tokio::time::timeout(patience, opening).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(status)) => return Err(self.judge(status.into(), resumes, &address)),
-            Err(_) => {
-                let message = format!("{address} did not answer within {patience:?}");
-                return Err(AttachError::TryNext(Error::new(ErrorKind::ConnectionLoss, message)));
-            }
+        let opened = match tokio::time::timeout(patience, opening).await {
+            Ok(Ok((stream, first))) => self.on_first_frame(first, &node.label).map(|()| stream),
+            Ok(Err(status)) => Err(status.into()),
+            Err(_) => Err(Error::new(ErrorKind::ConnectionLoss, format!("no answer within {patience:?}"))),
         };
-        match self.on_first_frame(first, &address) {
-            Ok(()) => Ok(stream),
-            Err(error) => Err(self.judge(error, resumes, &address)),
-        }
+        opened.map_err(|error| self.judge(error, &node.name(), tries))
     }
 
     /// The first item must be `attached` or the end of the session; more may follow it in the same frame.
@@ -139,23 +153,25 @@ impl SessionTask {
         }
     }
 
-    /// Whether another attempt can help.
-    fn judge(&self, error: Error, resumes: bool, address: &str) -> AttachError {
-        let end = |reason| SessionEnd { reason, detail: error.message.clone() };
-        match error.kind {
-            ErrorKind::SessionExpired | ErrorKind::NoSession => {
-                AttachError::Ended(end(EndReason::Expired), error)
+    /// Whether another attempt can help, now that the node `name` has answered with an error.
+    fn judge(&mut self, error: Error, name: &str, tries: usize) -> AttachError {
+        self.connector.failed(name, error.clone());
+        match Refusal::of(&error) {
+            Refusal::Ended(reason) => {
+                AttachError::Ended(SessionEnd { reason, detail: error.message.clone() }, error)
             }
-            // The password was right when the session was opened: then this is about the added credentials.
-            ErrorKind::AuthFailed | ErrorKind::BadArguments | ErrorKind::Protocol => {
-                tracing::error!(%error, resumes, address, "the server refuses this client");
-                AttachError::Ended(end(EndReason::Refused), error)
+            Refusal::Everywhere => refused(error),
+            // Nodes that cannot be reached are not waited for: those that can be have said that they never will.
+            Refusal::Here if tries >= self.connector.endpoint_count() && self.all_refuse() => {
+                refused(self.connector.summary().unwrap_or(error))
             }
-            _ => {
-                let message = format!("{address}: {}", error.message);
-                AttachError::TryNext(Error { message, ..error })
-            }
+            Refusal::Here | Refusal::Passing => AttachError::Failed(error),
         }
+    }
+
+    fn all_refuse(&self) -> bool {
+        let mut failures = self.connector.failures();
+        failures.all(|error| error.kind == ErrorKind::ConnectionLoss || Refusal::of(error) == Refusal::Here)
     }
 
     /// Reads a stream until it is lost or the session has ended.
@@ -202,17 +218,30 @@ impl SessionTask {
     fn on_stream_failed(&self, status: tonic::Status) -> Flow {
         let error = Error::from(status);
         tracing::debug!(%error, "the stream broke");
-        match error.kind {
-            // What breaks the protocol once would break it every time.
-            ErrorKind::Protocol | ErrorKind::AuthFailed => {
-                self.shared.end(SessionEnd { reason: EndReason::Refused, detail: error.message });
-                Flow::Ended
-            }
-            _ => {
-                let after = error.retry_after.unwrap_or(Duration::ZERO);
-                self.shared.on_attempt_failed(error);
-                Flow::AttachAgain(after)
-            }
+        if Refusal::of_stream(&error) == Refusal::Everywhere {
+            tracing::error!(%error, "the server refuses this client");
+            self.shared.end(SessionEnd { reason: EndReason::Refused, detail: error.message });
+            return Flow::Ended;
         }
+        let after = error.retry_after.unwrap_or(Duration::ZERO);
+        self.shared.on_attempt_failed(error);
+        Flow::AttachAgain(after)
+    }
+}
+
+fn refused(error: Error) -> AttachError {
+    tracing::error!(%error, "the servers refuse this client");
+    AttachError::Ended(SessionEnd { reason: EndReason::Refused, detail: error.message.clone() }, error)
+}
+
+impl Complaint {
+    /// Says why no node takes the session, if that is so for some time; not again before a minute has passed.
+    fn say(&mut self, waiting: Duration, error: &Error) {
+        if waiting < COMPLAIN_AFTER || self.last.is_some_and(|last| last.elapsed() < COMPLAIN_AGAIN) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let reasons = error.message.replace("\n  ", "; ");
+        tracing::warn!(?waiting, reasons, "no node takes the session; still trying");
     }
 }
