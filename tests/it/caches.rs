@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coordd_client::recipes::{CacheChange, CacheView, PathCache, Sessions, TreeCache};
 use coordd_client::{Client, ConnectOptions, CreateMode, CreateOptions, ErrorKind, MultiResult};
-use coordd_tests::{Ensemble, attached_to, eventually, seed};
+use coordd_tests::{Ensemble, EnsembleOptions, attached_to, eventually, seed};
 use futures::StreamExt as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -379,4 +379,43 @@ async fn a_cache_of_nothing_says_why() {
     sessions.close().await.expect("it was open");
     let end = later.wait_for(u64::MAX).await.expect_err("the sessions are closed");
     assert_eq!(end.kind, ErrorKind::SessionClosed);
+}
+
+/// Values that one answer cannot hold are read in smaller parts: where the top is large, of which no listing tells the length,
+/// and where values grow between the listing and the read. A cache ends only with its session. Public report: helix#962.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn growing_values_end_no_cache() {
+    const LARGE: usize = 1900 << 10;
+    let ensemble = EnsembleOptions::new(1).env("COORDD_VALUE_BYTES_MAX", "2MiB").start().await;
+    let writer = ensemble.client(TIMEOUT).await;
+    writer.create("/large", vec![b'x'; LARGE], CreateMode::Persistent).await.expect("a create");
+    writer.create("/large/a", vec![b'x'; 200 << 10], CreateMode::Persistent).await.expect("a create");
+    writer.create("/large/b", vec![b'x'; LARGE], CreateMode::Persistent).await.expect("a create");
+    let sessions = sessions(&ensemble).await;
+    let view = TreeCache::start(&sessions, "/large").wait_ready().await.expect("it loads");
+    assert_eq!(view.iter().map(|znode| znode.data.len()).collect::<Vec<_>>(), [LARGE, 200 << 10, LARGE]);
+
+    for name in ["a", "b", "c", "d"] {
+        let options = CreateOptions::new(CreateMode::Persistent).parents(true);
+        writer.create(format!("/toggled/{name}"), "", options).await.expect("a create");
+    }
+    let stop = Arc::<AtomicBool>::default();
+    let toggling = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let sizes = [960 << 10, 1].into_iter().cycle();
+            for size in sizes.take_while(|_| !stop.load(Ordering::Relaxed)) {
+                let data = Bytes::from(vec![b'x'; size]);
+                let sets = ["a", "b", "c", "d"]
+                    .map(|name| writer.set(format!("/toggled/{name}"), data.clone(), None));
+                futures::future::try_join_all(sets).await.expect("sets");
+            }
+        }
+    });
+    for _ in 0..40 {
+        let view = TreeCache::start(&sessions, "/toggled").wait_ready().await.expect("it loads");
+        assert_eq!(view.len(), 5);
+    }
+    stop.store(true, Ordering::Relaxed);
+    toggling.await.expect("no panic");
 }

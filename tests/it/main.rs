@@ -28,6 +28,7 @@ mod failover;
 mod failure_detector;
 mod garbage;
 mod groups;
+mod handmade;
 mod head_server_monitor;
 mod health;
 mod leader_and_workers;

@@ -8,6 +8,7 @@ use crate::call::{Call, expect_reply};
 use crate::{Check, Client, CreateOptions, Created, Error, ErrorKind, Stat, convert};
 
 /// Several writes, all or none: collects operations, and [`commit`](Multi::commit) sends them.
+#[derive(Clone)]
 #[must_use = "nothing happens before `commit`"]
 pub struct Multi {
     client: Client,

@@ -1,3 +1,6 @@
+use bytes::Bytes;
+
+use super::parents::create_in_container;
 use super::znode::found;
 use crate::{Client, CreateMode, CreateOptions, Error, ErrorKind, ReadLevel};
 
@@ -28,7 +31,7 @@ impl Barrier {
         Self { client: client.clone(), path: path.into() }
     }
 
-    /// Sets the barrier, with missing parents. True if it was not set before.
+    /// Sets the barrier. Missing parents become containers. True if it was not set before.
     ///
     /// # Errors
     ///
@@ -38,8 +41,8 @@ impl Barrier {
     ///
     /// It may be set all the same.
     pub async fn set(&self) -> Result<bool, Error> {
-        let options = CreateOptions::new(CreateMode::Persistent).parents(true);
-        match self.client.create(self.path.clone(), "", options).await {
+        let options = CreateOptions::new(CreateMode::Persistent);
+        match create_in_container(&self.client, &self.path, Bytes::new(), &options).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind == ErrorKind::NodeExists => Ok(false),
             Err(error) => Err(error),

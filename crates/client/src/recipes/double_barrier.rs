@@ -1,8 +1,17 @@
+use bytes::Bytes;
+use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::detached::detach;
-use super::waiting_line::owned;
-use crate::{Check, Client, CreateMode, CreateOptions, Error, ErrorKind, OneshotWatcher, ReadLevel, Stat};
+use super::parents::{NUMBER_BYTES, check_room, create_in_container, is_ownerless};
+use super::waiting_line::{Position, owned};
+use super::znode::{found, name_of};
+use crate::{
+    Check, Client, CreateMode, CreateOptions, Error, ErrorKind, ListOptions, OneshotWatcher, ReadLevel, Stat,
+};
+
+const MEMBERS: &str = "members";
+const MEMBER: &str = "member-";
 
 /// A multi has at most 1,000 operations, and the round is opened by one.
 const PARTIES_MAX: usize = 999;
@@ -66,6 +75,7 @@ impl DoubleBarrier {
     ///
     /// Leaves nothing behind: one has not come, or, if the round had begun, has left.
     pub async fn enter(&self) -> Result<Entered, Error> {
+        check_room(&self.path, MEMBERS.len() + 1 + MEMBER.len() + NUMBER_BYTES)?;
         let place = self.come().await?;
         loop {
             let (round, changed) = self.round().await?;
@@ -103,23 +113,28 @@ impl DoubleBarrier {
 
     /// Takes a place. If the future is dropped meanwhile the place is given up too.
     async fn come(&self) -> Result<Place, Error> {
-        let prefix = format!("{}/members/member-", self.path);
-        let options = CreateOptions::new(CreateMode::EphemeralSequential).parents(true);
-        let creating = self.client.create(prefix, "", options);
-        let (client, parent_len) = (self.client.clone(), self.path.len() + "/members/".len());
+        let prefix = format!("{}/{MEMBERS}/{MEMBER}", self.path);
+        let client = self.client.clone();
         owned(async move {
-            let created = creating.await?;
-            let name = created.path[parent_len..].to_owned();
+            let options = CreateOptions::new(CreateMode::EphemeralSequential);
+            let created = create_in_container(&client, &prefix, Bytes::new(), &options).await?;
+            let name = name_of(&created.path).to_owned();
             Ok(Place { client, path: created.path, name })
         })
         .await
     }
 
+    /// Who has come and not left, in the order in which they came. A znode that is not ephemeral stands for nobody.
     async fn members(&self) -> Result<Vec<String>, Error> {
-        match self.client.children(format!("{}/members", self.path), ReadLevel::Local).await {
-            Err(error) if error.kind == ErrorKind::NoNode => Ok(Vec::new()),
-            names => names,
+        let options = ListOptions { with_stat: true, ..ListOptions::default() };
+        let mut pages = self.client.list_pages(format!("{}/{MEMBERS}", self.path), ReadLevel::Local, options);
+        let mut members = Vec::new();
+        while let Some(Some(page)) = found(pages.try_next().await)? {
+            let owned = page.children.iter().filter(|child| !child.stat.as_ref().is_some_and(is_ownerless));
+            members.extend(owned.filter_map(|child| Position::parse(&child.name)));
         }
+        members.sort_by(|left, right| (left.number, &left.name).cmp(&(right.number, &right.name)));
+        Ok(members.into_iter().map(|member| member.name).collect())
     }
 
     /// The members of a round that have not left, in the order in which they came.
@@ -155,7 +170,7 @@ impl DoubleBarrier {
         let data = serde_json::to_vec(&Round { members: members.to_vec() });
         let data = data.map_err(|error| Error::new(ErrorKind::BadArguments, error.to_string()))?;
         let multi = members.iter().fold(self.client.multi(), |multi, name| {
-            multi.check(Check::exists(format!("{}/members/{name}", self.path)))
+            multi.check(Check::exists(format!("{}/{MEMBERS}/{name}", self.path)))
         });
         match multi.create(self.ready_path(), data, CreateMode::Persistent).commit().await {
             Err(error) if !matches!(error.kind, ErrorKind::NoNode | ErrorKind::NodeExists) => Err(error),
@@ -176,7 +191,7 @@ impl DoubleBarrier {
     }
 
     async fn wait_gone(&self, member: &str) -> Result<(), Error> {
-        let path = format!("{}/members/{member}", self.path);
+        let path = format!("{}/{MEMBERS}/{member}", self.path);
         loop {
             let (stat, watcher) = self.client.exists_and_watch(path.clone(), ReadLevel::Local).await?;
             if stat.is_none() {

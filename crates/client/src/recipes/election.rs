@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::Sessions;
 use super::breather::Breather;
 use super::grant::{GiveBack, Grant, check_grace, wait_for_lease};
+use super::parents::{NUMBER_BYTES, check_room, is_ownerless, remove_ownerless};
 use super::participant::Owner;
-use super::waiting_line::{Position, WaitingLine, until_gone};
+use super::waiting_line::{Left, Position, WaitingLine, until_left};
 use super::znode::found;
 use crate::{Client, CreateMode, Error, ErrorKind, ReadLevel, Stat, WatchEvent};
 
@@ -120,10 +121,14 @@ pub struct Leader {
 }
 
 impl Leader {
-    fn parse(data: &[u8], stat: &Stat) -> Self {
+    /// `None` for a znode that is not ephemeral: it stands for nobody.
+    fn parse(data: &[u8], stat: &Stat) -> Option<Self> {
+        if is_ownerless(stat) {
+            return None;
+        }
         let Owner { id, address, data } = Owner::parse(data);
         let (epoch, session_id, since_ms) = (stat.czxid, stat.ephemeral_owner, stat.ctime);
-        Self { id, address, data, epoch, session_id, since_ms }
+        Some(Self { id, address, data, epoch, session_id, since_ms })
     }
 }
 
@@ -156,15 +161,21 @@ impl LeaderElection {
         check_grace(self.line.client(), *grace)?;
         let data = proclamation.to_bytes()?;
         let kind = format!("{CANDIDATE}{:02}-", PRIORITY_MAX - priority);
+        check_room(self.line.path(), kind.len() + NUMBER_BYTES)?;
+        let (client, leader) = (self.line.client(), self.leader_path());
         let mut place = self.line.join(&kind, data.clone()).await?;
         loop {
             place.wait_until_free(predecessor).await?;
-            if until_gone(self.line.client(), &self.leader_path()).await? {
+            match until_left(client, &leader).await? {
+                Left::Absent => {}
                 // Somebody with a higher priority may have come meanwhile.
-                continue;
+                Left::Gone => continue,
+                Left::Ownerless(stat) => {
+                    remove_ownerless(client, &leader, &stat).await?;
+                    continue;
+                }
             }
-            wait_for_lease(self.line.client(), *grace).await?;
-            let leader = self.leader_path();
+            wait_for_lease(client, *grace).await?;
             match place.exchange(&leader, data.clone(), CreateMode::Ephemeral, *grace).await? {
                 Ok(grant) => return Ok(Leadership { grant, proclamation: proclamation.clone() }),
                 // Somebody with a higher priority came in between.
@@ -185,7 +196,7 @@ impl LeaderElection {
     /// Safe.
     pub async fn leader(&self) -> Result<Option<Leader>, Error> {
         let leader = found(self.line.client().get(self.leader_path(), ReadLevel::Linearizable).await)?;
-        Ok(leader.map(|(data, stat)| Leader::parse(&data, &stat)))
+        Ok(leader.and_then(|(data, stat)| Leader::parse(&data, &stat)))
     }
 
     /// The candidates that wait, the next one first. Their `epoch` and `since_ms` are those of the candidacy.
@@ -202,7 +213,7 @@ impl LeaderElection {
         positions.retain(is_candidate);
         positions.sort_by_key(rank);
         let candidates = self.line.read(positions).await?;
-        Ok(candidates.iter().map(|(_, data, stat)| Leader::parse(data, stat)).collect())
+        Ok(candidates.iter().filter_map(|(_, data, stat)| Leader::parse(data, stat)).collect())
     }
 
     /// Who leads now, and every change that is seen: of who leads, and of what is proclaimed. `None`: nobody. A change that is
@@ -238,7 +249,7 @@ impl Observation {
             let leader = match self.client.get_and_watch(&self.path, ReadLevel::Local).await {
                 Ok((data, stat, watcher)) => {
                     self.pending = Some(watcher);
-                    Some(Leader::parse(&data, &stat))
+                    Leader::parse(&data, &stat)
                 }
                 Err(error) if error.kind == ErrorKind::NoNode => {
                     let (stat, watcher) = self.client.exists_and_watch(&self.path, ReadLevel::Local).await?;
@@ -274,7 +285,26 @@ fn predecessor(positions: &[Position], index: usize) -> Option<String> {
     before.max_by_key(|other| rank(other)).map(|other| other.name.clone())
 }
 
-/// A leadership: a [`Grant`] whose znode says who leads. Dropping it resigns.
+/// A leadership: a [`Grant`] whose znode says who leads. Dropping it resigns. It can be shared, and any of those who share it
+/// can resign:
+///
+/// ```no_run
+/// # async fn example(sessions: coordd_client::recipes::Sessions) -> Result<(), coordd_client::Error> {
+/// use coordd_client::recipes::{Candidate, lead};
+///
+/// lead(&sessions, "/app/scheduler", &Candidate::new("host-7"), |leadership| async move {
+///     let duties = tokio::spawn({
+///         let leadership = leadership.clone();
+///         async move { leadership.write(|client| client.set("/app/schedule", "by host-7", None)).await }
+///     });
+///     if !matches!(duties.await, Ok(Ok(_))) {
+///         // Another one may do better.
+///         let _ = leadership.resign().await;
+///     }
+/// })
+/// .await
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Leadership {
     grant: Grant,
@@ -306,7 +336,8 @@ impl Leadership {
         Ok(())
     }
 
-    /// Ends the leadership, and waits for it. Stop the duties first.
+    /// Ends the leadership; the future waits for it. Stop the duties first. From the call on the leadership refuses, for
+    /// everybody who shares it.
     ///
     /// # Errors
     ///
@@ -315,8 +346,8 @@ impl Leadership {
     /// # Cancellation
     ///
     /// It ends also if the future is dropped.
-    pub async fn resign(self) -> Result<(), Error> {
-        self.grant.release().await
+    pub fn resign(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        self.grant.release()
     }
 }
 
@@ -351,7 +382,7 @@ pub async fn lead<F: Future<Output = ()>>(
             _ = leadership.lost() => true,
             () = duties(leadership.clone()) => false,
         };
-        if let Err(error) = leadership.grant.give_back().await {
+        if let Err(error) = leadership.resign().await {
             tracing::debug!(%error, "the leadership ended with its session");
         }
         if !is_lost {
@@ -433,7 +464,7 @@ mod tests {
     #[test]
     fn a_leader_whose_znode_holds_something_else_is_a_leader() {
         let stat = Stat { czxid: 7, ephemeral_owner: 9, ctime: 5, ..Stat::default() };
-        let leader = Leader::parse(b"host-7:80", &stat);
+        let leader = Leader::parse(b"host-7:80", &stat).unwrap();
         assert_eq!((leader.id.as_str(), leader.epoch, leader.session_id), ("", 7, 9));
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::detached::detach;
+use super::parents::create_in_container;
 use super::waiting_line::owned;
 use crate::{
     Call, Check, Client, CreateMode, CreateOptions, Error, ErrorKind, EventType, ReadLevel, SessionState,
@@ -110,7 +111,7 @@ impl Grant {
         Ok(Self::new(client, path, epoch, grace))
     }
 
-    /// Creates an ephemeral, with missing parents, and takes charge of it. Dropping the future leaves none.
+    /// Creates an ephemeral, whose missing parents become containers, and takes charge of it. Dropping the future leaves none.
     ///
     /// # Errors
     ///
@@ -124,8 +125,8 @@ impl Grant {
         wait_for_lease(client, grace).await?;
         let client = client.clone();
         owned(async move {
-            let options = CreateOptions::new(CreateMode::Ephemeral).parents(true);
-            let created = client.create(path, data, options).await?;
+            let options = CreateOptions::new(CreateMode::Ephemeral);
+            let created = create_in_container(&client, &path, data, &options).await?;
             Self::begin(&client, &created.path, created.stat.czxid, grace).await
         })
         .await
@@ -217,7 +218,8 @@ impl Grant {
         self.loss.borrow().is_some()
     }
 
-    /// Gives the grant back, and waits until the next one may have it.
+    /// Gives the grant back; the future waits until the next one may have it. From the call on the grant refuses, for everybody
+    /// who shares it.
     ///
     /// # Errors
     ///
@@ -226,16 +228,14 @@ impl Grant {
     /// # Cancellation
     ///
     /// It is given back also if the future is dropped.
-    pub async fn release(self) -> Result<(), Error> {
-        self.give_back().await
-    }
-
-    /// The same, for who shares the grant with others: theirs refuses from now on.
-    pub(crate) async fn give_back(&self) -> Result<(), Error> {
-        match owned(self.let_go()).await {
-            Ok(_) => Ok(()),
-            Err(error) if matches!(error.kind, ErrorKind::GuardFailed | ErrorKind::NoNode) => Ok(()),
-            Err(error) => Err(error),
+    pub fn release(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let going = owned(self.let_go());
+        async {
+            match going.await {
+                Ok(_) => Ok(()),
+                Err(error) if matches!(error.kind, ErrorKind::GuardFailed | ErrorKind::NoNode) => Ok(()),
+                Err(error) => Err(error),
+            }
         }
     }
 

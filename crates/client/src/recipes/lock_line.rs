@@ -4,6 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::grant::{Grant, check_grace};
+use super::parents::is_ownerless;
 use super::participant::{Owner, Participant};
 use super::waiting_line::{Position, WaitingLine};
 use crate::planted::double_grant;
@@ -102,7 +103,7 @@ impl LockLine {
     /// Whether somebody stands there whom one who comes now would have to wait for.
     pub(super) async fn is_taken(&self, mode: LockMode) -> Result<bool, Error> {
         let positions = self.line.positions(ReadLevel::Linearizable).await?;
-        Ok(positions.iter().any(|position| mode.waits_for(position)))
+        self.line.is_any_taken(positions.iter().filter(|position| mode.waits_for(position))).await
     }
 
     pub(super) async fn try_acquire(&self, mode: LockMode) -> Result<Option<Grant>, Error> {
@@ -112,25 +113,30 @@ impl LockLine {
             return Ok(None);
         }
         let place = self.line.join(mode.kind(), self.owner.to_bytes()?).await?;
-        match place.blocked_by(blocker).await? {
-            None => place.into_grant(self.grace).await.map(Some),
-            Some(_) => Ok(None),
+        match place.is_blocked(blocker).await? {
+            false => place.into_grant(self.grace).await.map(Some),
+            true => Ok(None),
         }
     }
 
     pub(super) async fn queue(&self) -> Result<Vec<Participant>, Error> {
         let mut positions = self.line.positions(ReadLevel::Linearizable).await?;
         positions.retain(|position| LockMode::of(position).is_some());
-        // Before the reads: who is gone by then did stand in the way.
+        let mut standing = self.line.read(positions.clone()).await?;
+        let ownerless = standing.iter().filter(|(_, _, stat)| is_ownerless(stat));
+        let ownerless: HashSet<_> = ownerless.map(|(position, ..)| position.name.clone()).collect();
+        positions.retain(|position| !ownerless.contains(&position.name));
+        standing.retain(|(position, ..)| !ownerless.contains(&position.name));
+        // Of the line as it was listed: who is gone since then did stand in the way.
         let holders: HashSet<_> = (0..positions.len())
             .filter(|index| blocker(&positions, *index).is_none())
-            .map(|index| positions[index].number)
+            .map(|index| positions[index].name.clone())
             .collect();
         let participant = |(position, data, stat): (Position, Bytes, Stat)| {
             let path = format!("{}/{}", self.line.path(), position.name);
-            Participant::new(path, &data, &stat, holders.contains(&position.number))
+            Participant::new(path, &data, &stat, holders.contains(&position.name))
         };
-        Ok(self.line.read(positions).await?.into_iter().map(participant).collect())
+        Ok(standing.into_iter().map(participant).collect())
     }
 }
 

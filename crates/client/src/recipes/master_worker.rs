@@ -10,13 +10,16 @@ use tokio::sync::watch;
 use super::breather::Breather;
 use super::election::{Candidate, LeaderElection, Leadership};
 use super::grant::{GiveBack, Grant};
+use super::parents::{check_room, remove_ownerless};
 use super::participant::Owner;
 use super::registry::check_name;
 use super::tree_cache::{CacheChange, CachedZnode};
-use super::waiting_line::until_gone;
+use super::waiting_line::{Left, until_left};
 use super::znode::name_of;
 use super::{PathCache, Sessions};
 use crate::{Check, Client, Error, ErrorKind};
+
+const LONGEST_OF_ELECTION: &str = "election/candidate-00-0123456789";
 
 /// The pause after a refusal that will pass.
 const RETRY: Duration = Duration::from_secs(1);
@@ -66,11 +69,13 @@ impl MasterWorker {
     ///
     /// # Errors
     ///
-    /// `BadArguments` for an id that cannot be the name of a znode.
+    /// `BadArguments` for an id that cannot be the name of a znode, and for a path that has no room for the names below it.
     pub fn new(sessions: &Sessions, path: impl Into<String>, candidate: Candidate) -> Result<Self, Error> {
         check_name("the id of a worker", &candidate.proclamation().id)?;
-        let data = candidate.proclamation().to_bytes()?;
-        Ok(Self { sessions: sessions.clone(), path: path.into(), candidate, data })
+        let (path, data) = (path.into(), candidate.proclamation().to_bytes()?);
+        let below = LONGEST_OF_ELECTION.len().max("workers/".len() + candidate.proclamation().id.len());
+        check_room(&path, below)?;
+        Ok(Self { sessions: sessions.clone(), path, candidate, data })
     }
 
     /// Where the master is elected: for [`LeaderElection`], to ask or to observe who that is.
@@ -159,7 +164,7 @@ impl MasterWorker {
             _ = master.lost() => {}
             () = lead(master.clone()) => {}
         }
-        master.give_back().await
+        master.resign().await
     }
 
     async fn be_worker<W: Future<Output = ()>>(
@@ -174,7 +179,9 @@ impl MasterWorker {
             tokio::select! {
                 biased;
                 _ = elected.wait_for(|elected| *elected) => return Ok(()),
-                free = until_gone(client, &path) => drop(free?),
+                left = until_left(client, &path) => if let Left::Ownerless(stat) = left? {
+                    remove_ownerless(client, &path, &stat).await?;
+                },
             }
             // Not given up half-way: whatever it makes is given back below.
             let Some(registration) = self.register(client).await? else { continue };
@@ -183,11 +190,11 @@ impl MasterWorker {
             breather.begin();
             let is_over = tokio::select! {
                 biased;
-                _ = elected.wait_for(|elected| *elected) => return registration.give_back().await,
+                _ = elected.wait_for(|elected| *elected) => return registration.release().await,
                 _ = registration.lost() => false,
                 () = work(registration.clone()) => true,
             };
-            registration.give_back().await?;
+            registration.release().await?;
             if is_over {
                 tokio::select! {
                     biased;

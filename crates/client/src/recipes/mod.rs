@@ -27,6 +27,7 @@ mod lock;
 mod lock_line;
 mod master_worker;
 mod multi_lock;
+mod parents;
 mod participant;
 mod path_cache;
 mod persistent_ephemeral;

@@ -110,7 +110,7 @@ impl MultiLock {
         }
         let places = self.join().await?;
         for place in &places {
-            if place.blocked_by(blocker).await?.is_some() {
+            if place.is_blocked(blocker).await? {
                 return Ok(None);
             }
         }
@@ -216,7 +216,7 @@ impl MultiGrant {
         loss
     }
 
-    /// Gives all of them back, and waits for it.
+    /// Gives all of them back; the future waits for it.
     ///
     /// # Errors
     ///
@@ -225,7 +225,8 @@ impl MultiGrant {
     /// # Cancellation
     ///
     /// They are given back also if the future is dropped.
-    pub async fn release(self) -> Result<(), Error> {
-        join_all(self.grants.into_iter().map(Grant::release)).await.into_iter().collect()
+    pub fn release(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let going = join_all(self.grants.iter().map(Grant::release));
+        async { going.await.into_iter().collect() }
     }
 }

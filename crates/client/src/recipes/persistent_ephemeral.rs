@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::WatchStream;
 
 use super::Sessions;
+use super::parents::create_in_container;
 use crate::{AclEntry, Check, Client, CreateMode, CreateOptions, Created, Error, ErrorKind, ReadLevel};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -42,7 +43,7 @@ impl PersistentEphemeralOptions {
 }
 
 /// An ephemeral znode that is there for as long as this handle: it is created again in each new session, and when
-/// somebody deletes it. Missing parents are created.
+/// somebody deletes it. Missing parents become containers, with the same ACL.
 ///
 /// Curator's `PersistentNode`; kazoo has none.
 ///
@@ -251,9 +252,9 @@ impl Keeper {
                 true => CreateMode::EphemeralSequential,
                 false => CreateMode::Ephemeral,
             };
-            let options = CreateOptions::new(mode).acl(self.options.acl.iter().cloned()).parents(true);
+            let options = CreateOptions::new(mode).acl(self.options.acl.iter().cloned());
             // Not given up when the handle is dropped: what it makes has to be deleted.
-            let error = match client.create(self.path.clone(), self.data.clone(), options).await {
+            let error = match create_in_container(client, &self.path, self.data.clone(), &options).await {
                 Ok(created) => return Ok(created),
                 Err(error) => error,
             };
@@ -283,11 +284,23 @@ impl Keeper {
             // The session has seen the znode that is in the way, so a local read shows it.
             let (stat, watcher) = client.exists_and_watch(self.path.clone(), ReadLevel::Local).await?;
             let Some(stat) = stat else { return Ok(()) };
-            if stat.ephemeral_owner == 0 && self.first_tx.is_some() {
-                return Err(taken);
+            match stat.ephemeral_owner {
+                0 if self.first_tx.is_some() => {
+                    let message = format!(
+                        "the znode {} is not ephemeral, so it would never make room; delete it or use \
+                         another path",
+                        self.path
+                    );
+                    return Err(Error { message, ..taken });
+                }
+                0 => tracing::warn!(
+                    path = self.path,
+                    "a znode that is not ephemeral has the path; waiting until somebody deletes it"
+                ),
+                owner => {
+                    tracing::info!(path = self.path, owner, "the path is taken; waiting until it is free")
+                }
             }
-            let owner = stat.ephemeral_owner;
-            tracing::info!(path = self.path, owner, "the path is taken; waiting until it is free");
             tokio::select! {
                 biased;
                 _ = self.gone.changed() => return Ok(()),

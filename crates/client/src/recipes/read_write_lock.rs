@@ -211,7 +211,7 @@ impl WriteGrant {
         .await
     }
 
-    /// Gives the lock back, and waits until the next one may have it.
+    /// Gives the lock back; the future waits until the next one may have it.
     ///
     /// # Errors
     ///
@@ -220,8 +220,8 @@ impl WriteGrant {
     /// # Cancellation
     ///
     /// It is given back also if the future is dropped.
-    pub async fn release(self) -> Result<(), Error> {
-        self.grant.release().await
+    pub fn release(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        self.grant.release()
     }
 }
 

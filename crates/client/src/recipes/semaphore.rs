@@ -4,11 +4,15 @@ use serde::{Deserialize, Serialize};
 
 use super::grant::{Grant, check_grace, wait_for_lease};
 use super::lock_line::within;
+use super::parents::{NUMBER_BYTES, check_room, create_in_container, is_ownerless, make_container};
 use super::participant::{Owner, Participant};
 use super::replace_if::replace_if;
-use super::waiting_line::{Place, Position, WaitingLine, make_container};
-use super::znode::to_json;
-use crate::{Client, CreateMode, CreateOptions, Error, ErrorKind, ListOptions, OneshotWatcher, ReadLevel};
+use super::waiting_line::{Place, Position, WaitingLine};
+use super::znode::{found, to_json};
+use crate::{
+    Child, Client, CreateMode, CreateOptions, Error, ErrorKind, ListOptions, ListPage, OneshotWatcher,
+    ReadLevel,
+};
 
 /// What one page of a listing shows.
 const PERMITS_MAX: u32 = 10_000;
@@ -124,14 +128,16 @@ impl Semaphore {
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Grant>, Error> {
+        self.check_room()?;
         self.agree().await?;
         // Asked first, so that who tries often and in vain writes nothing and is in nobody's way.
         let waiting = self.waiting.positions(ReadLevel::Linearizable).await?;
-        if waiting.iter().any(is_waiter) || self.count().await?.0 >= self.permits as usize {
+        let waiting = waiting.iter().filter(|position| is_waiter(position));
+        if self.waiting.is_any_taken(waiting).await? || self.count().await?.0 >= self.permits as usize {
             return Ok(None);
         }
         let place = self.join().await?;
-        if place.blocked_by(predecessor).await?.is_some() || self.count().await?.0 >= self.permits as usize {
+        if place.is_blocked(predecessor).await? || self.count().await?.0 >= self.permits as usize {
             return Ok(None);
         }
         self.take(place).await.map(Some)
@@ -165,7 +171,8 @@ impl Semaphore {
         for (line, kind, holds) in [(&self.taken, PERMIT, true), (&self.waiting, WAITER, false)] {
             let mut positions = line.positions(ReadLevel::Linearizable).await?;
             positions.retain(|position| position.kind() == kind);
-            let standing = line.read(positions).await?;
+            let mut standing = line.read(positions).await?;
+            standing.retain(|(_, _, stat)| !is_ownerless(stat));
             queue.extend(standing.into_iter().map(|(position, data, stat)| {
                 Participant::new(format!("{}/{}", line.path(), position.name), &data, &stat, holds)
             }));
@@ -175,11 +182,19 @@ impl Semaphore {
 
     async fn join(&self) -> Result<Place, Error> {
         check_grace(&self.client, self.grace)?;
+        self.check_room()?;
         self.agree().await?;
         let place = self.waiting.join(WAITER, self.owner.to_bytes()?).await?;
         // From now on the znode stays. A moment ago it may have gone and been made anew with another number.
         self.agree().await?;
         Ok(place)
+    }
+
+    fn check_room(&self) -> Result<(), Error> {
+        for (line, kind) in [(&self.waiting, WAITER), (&self.taken, PERMIT)] {
+            check_room(line.path(), kind.len() + NUMBER_BYTES)?;
+        }
+        Ok(())
     }
 
     /// Makes the znode of the semaphore, or compares its number of permits.
@@ -196,8 +211,8 @@ impl Semaphore {
             match found {
                 Some(stat) => drop(replace_if(&self.client, &self.path, Some(&stat), data).await?),
                 None => {
-                    let options = CreateOptions::new(CreateMode::Container).parents(true);
-                    match self.client.create(&*self.path, data, options).await {
+                    let options = CreateOptions::new(CreateMode::Container);
+                    match create_in_container(&self.client, &self.path, data, &options).await {
                         Err(error) if error.kind != ErrorKind::NodeExists => return Err(error),
                         _ => {}
                     }
@@ -222,19 +237,35 @@ impl Semaphore {
     ///
     /// For who is first in the line this may be too many, and then the watch fires; it is never too few. Only the first one takes a
     /// permit, and ceases to be first in the same step, so who sees itself first sees all that were taken before.
+    ///
+    /// Permits that belong to no session are not counted: nobody would ever give them back.
     async fn count(&self) -> Result<(usize, OneshotWatcher), Error> {
+        let options = ListOptions { with_stat: true, ..ListOptions::default() };
         loop {
-            let listing =
-                self.client.list_and_watch(self.taken.path(), ReadLevel::Local, ListOptions::default());
+            let listing = self.client.list_and_watch(self.taken.path(), ReadLevel::Local, options.clone());
             match listing.await {
-                Ok((page, watcher)) => {
-                    let taken = page.children.iter().filter(|child| child.name.starts_with(PERMIT)).count();
-                    return Ok((taken, watcher));
-                }
+                // The watch is of all children. What follows on later pages was taken before, or is counted too much.
+                Ok((page, watcher)) => return Ok((self.count_pages(page, &options).await?, watcher)),
                 Err(error) if error.kind == ErrorKind::NoNode => {
                     make_container(&self.client, self.taken.path()).await?;
                 }
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn count_pages(&self, mut page: ListPage, options: &ListOptions) -> Result<usize, Error> {
+        let mut taken = 0;
+        loop {
+            let is_permit = |child: &&Child| {
+                child.name.starts_with(PERMIT) && !child.stat.as_ref().is_some_and(is_ownerless)
+            };
+            taken += page.children.iter().filter(is_permit).count();
+            let Some(last) = page.children.last().filter(|_| page.more) else { return Ok(taken) };
+            let options = ListOptions { after: last.name.clone(), ..options.clone() };
+            match found(self.client.list_page(self.taken.path(), ReadLevel::Local, options).await)? {
+                Some(next) => page = next,
+                None => return Ok(taken),
             }
         }
     }

@@ -1,15 +1,16 @@
 //! The queue behind elections, locks and semaphores: ephemeral sequential znodes in the order in which they were created.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::detached::detach;
 use super::grant::{Grant, wait_for_lease};
+use super::parents::{NUMBER_BYTES, check_room, is_ownerless, make_container};
 use super::znode::{found, name_of};
 use crate::{
-    Check, Client, CreateMode, CreateOptions, Created, Error, ErrorKind, EventType, MultiResult, ReadLevel,
-    Stat, WatchEvent,
+    Check, Client, CreateMode, Created, Error, ErrorKind, EventType, MultiResult, ReadLevel, Stat, WatchEvent,
 };
 
 /// A znode's name in a line, taken apart: `<kind><number>`, for example `write-0000000007`.
@@ -65,6 +66,9 @@ impl WaitingLine {
     /// so they cannot wait for each other. The places are in the order of the lines, and have one epoch.
     pub(crate) async fn join_all(lines: &[Self], kind: &str, data: Bytes) -> Result<Vec<Place>, Error> {
         let Some(first) = lines.first() else { return Ok(Vec::new()) };
+        for line in lines {
+            check_room(&line.path, kind.len() + NUMBER_BYTES)?;
+        }
         let (lines, client, kind) = (lines.to_vec(), first.client.clone(), kind.to_owned());
         owned(async move {
             loop {
@@ -94,12 +98,28 @@ impl WaitingLine {
         .await
     }
 
-    /// Who stands in the line, the first one first.
+    /// Who stands in the line, the first one first. Numbers decide and not creation zxids: a line may have been copied from
+    /// another tree, and two names of one number differ in their kind.
     pub(crate) async fn positions(&self, level: ReadLevel) -> Result<Vec<Position>, Error> {
         let names = found(self.client.children(&self.path, level).await)?.unwrap_or_default();
         let mut positions: Vec<_> = names.iter().filter_map(|name| Position::parse(name)).collect();
-        positions.sort_by_key(|position| position.number);
+        positions.sort_by(|left, right| (left.number, &left.name).cmp(&(right.number, &right.name)));
         Ok(positions)
+    }
+
+    /// Whether one of these still stands in the line and belongs to a session.
+    pub(crate) async fn is_any_taken(
+        &self,
+        positions: impl IntoIterator<Item = &Position>,
+    ) -> Result<bool, Error> {
+        for position in positions {
+            let path = format!("{}/{}", self.path, position.name);
+            let stat = self.client.exists(path, ReadLevel::Local).await?;
+            if stat.is_some_and(|stat| !is_ownerless(&stat)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The data and stats of those who still stand there, in the order in which they are given.
@@ -122,14 +142,6 @@ impl WaitingLine {
 /// An answer to a multi that is not one.
 pub(super) fn no_result() -> Error {
     Error::new(ErrorKind::Protocol, "the multi has no result of its create")
-}
-
-/// A container with its parents; it may be there already.
-pub(crate) async fn make_container(client: &Client, path: &str) -> Result<(), Error> {
-    match client.create(path, "", CreateOptions::new(CreateMode::Container).parents(true)).await {
-        Err(error) if error.kind != ErrorKind::NodeExists => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Runs to its end also if nobody waits for the result, which is then dropped: what was made is owned by somebody at every
@@ -170,7 +182,8 @@ impl Place {
     }
 
     /// Waits until `blocker` names nobody. It is given the line, the first one first, and this one's index in it; whoever it
-    /// names is watched, and nobody else, so that one end wakes one who waits.
+    /// names is watched, and nobody else, so that one end wakes one who waits. Znodes that belong to no session are passed
+    /// over: nobody would ever end them.
     ///
     /// Local reads are enough: this session has seen its own znode, so it sees everybody before it, and whom it does not
     /// see any more is gone for good.
@@ -186,22 +199,47 @@ impl Place {
         &self,
         blocker: impl Fn(&[Position], usize) -> Option<String>,
     ) -> Result<(), Error> {
-        while let Some(name) = self.blocked_by(&blocker).await? {
-            until_gone(self.line.client(), &format!("{}/{name}", self.line.path())).await?;
+        let mut ownerless = HashSet::new();
+        while let Some(name) = self.nearest(&blocker, &ownerless).await? {
+            let path = format!("{}/{name}", self.line.path());
+            if let Left::Ownerless(_) = until_left(self.line.client(), &path).await? {
+                tracing::warn!(path, "a znode that is not ephemeral holds nobody up; it is passed over");
+                ownerless.insert(name);
+            }
         }
         Ok(())
     }
 
-    /// Whom `blocker` names at this moment.
+    /// Whether `blocker` names somebody at this moment.
     ///
     /// # Errors
     ///
     /// As [`wait_until_free`](Self::wait_until_free).
-    pub(crate) async fn blocked_by(
+    pub(crate) async fn is_blocked(
         &self,
         blocker: impl Fn(&[Position], usize) -> Option<String>,
+    ) -> Result<bool, Error> {
+        let mut ownerless = HashSet::new();
+        while let Some(name) = self.nearest(&blocker, &ownerless).await? {
+            let path = format!("{}/{name}", self.line.path());
+            match self.line.client().exists(path, ReadLevel::Local).await? {
+                Some(stat) if is_ownerless(&stat) => drop(ownerless.insert(name)),
+                Some(_) => return Ok(true),
+                // It has left since the line was listed.
+                None => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whom `blocker` names, those aside that are known to be ownerless.
+    async fn nearest(
+        &self,
+        blocker: &impl Fn(&[Position], usize) -> Option<String>,
+        ownerless: &HashSet<String>,
     ) -> Result<Option<String>, Error> {
-        let positions = self.line.positions(ReadLevel::Local).await?;
+        let mut positions = self.line.positions(ReadLevel::Local).await?;
+        positions.retain(|position| !ownerless.contains(&position.name));
         match positions.iter().position(|position| position.name == self.name()) {
             Some(index) => Ok(blocker(&positions, index)),
             None => Err(self.struck_out()),
@@ -267,6 +305,35 @@ impl Drop for Place {
         if !self.is_left {
             // Also when what the caller's handle is guarded by is lost.
             detach(self.line.client.unguarded().guarded([self.as_check()]).delete(&*self.path, None));
+        }
+    }
+}
+
+/// How a znode that somebody waited for made room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// There was none.
+    Absent,
+    /// It was there and is gone.
+    Gone,
+    /// It is there and belongs to no session, so it would not go by itself.
+    Ownerless(Stat),
+}
+
+/// Waits until there is no ephemeral at this path.
+pub(crate) async fn until_left(client: &Client, path: &str) -> Result<Left, Error> {
+    let mut left = Left::Absent;
+    loop {
+        let (stat, watcher) = client.exists_and_watch(path, ReadLevel::Local).await?;
+        match stat {
+            None => return Ok(left),
+            Some(stat) if is_ownerless(&stat) => return Ok(Left::Ownerless(stat)),
+            Some(_) => left = Left::Gone,
+        }
+        if let WatchEvent::Event(event) = watcher.changed().await?
+            && event.event_type == EventType::NodeDeleted
+        {
+            return Ok(left);
         }
     }
 }

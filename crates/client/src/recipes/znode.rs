@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use serde::Serialize;
 
-use crate::{Client, CreateMode, CreateOptions, Error, ErrorKind, ReadLevel};
+use crate::{Client, CreateMode, CreateOptions, Error, ErrorKind, ReadLevel, ReadResult, Stat};
 
 /// The last part of a path.
 pub(super) fn name_of(path: &str) -> &str {
@@ -45,7 +45,68 @@ pub(super) fn unless_changed<T>(result: Result<T, Error>) -> Result<Option<T>, E
     }
 }
 
-/// Makes those that are not there, with missing parents.
+/// As many reads as one request takes.
+const READS_MAX: usize = 1000;
+
+/// What was found at a path.
+pub(super) type Found<P> = (P, Result<(Bytes, Stat), Error>);
+
+/// Reads the data of many znodes. What one answer cannot hold is read in smaller parts, because values may have grown since
+/// somebody has looked at their lengths. `on_request` is called for each request. The answers are in the order of the paths.
+///
+/// # Errors
+///
+/// Those that are about all of the znodes, as those of the session. Others are the answers of their znodes.
+pub(super) async fn get_all<P: AsRef<str>>(
+    client: &Client,
+    mut paths: Vec<P>,
+    on_request: impl Fn(),
+) -> Result<Vec<Found<P>>, Error> {
+    let mut found = Vec::with_capacity(paths.len());
+    // The parts that are still to be read, the first one last.
+    let mut parts = Vec::new();
+    while paths.len() > READS_MAX {
+        parts.push(paths.split_off(paths.len() - READS_MAX));
+    }
+    parts.push(paths);
+    while let Some(mut part) = parts.pop() {
+        if part.is_empty() {
+            continue;
+        }
+        on_request();
+        if part.len() == 1
+            && let Some(path) = part.pop()
+        {
+            match client.get(path.as_ref(), ReadLevel::Local).await {
+                Err(error) if error.is_terminal() || error.is_retryable() => return Err(error),
+                answer => found.push((path, answer)),
+            }
+            continue;
+        }
+        let read = client.multi_read(ReadLevel::Local);
+        let read = part.iter().fold(read, |read, path| read.get(path.as_ref()));
+        match read.send().await {
+            Ok(answers) => found.extend(part.into_iter().zip(answers.into_iter().map(got))),
+            Err(error) if error.is_terminal() || error.is_retryable() => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, reads = part.len(), "reading in two parts");
+                let rest = part.split_off(part.len() / 2);
+                parts.extend([rest, part]);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn got(answer: Result<ReadResult, Error>) -> Result<(Bytes, Stat), Error> {
+    match answer? {
+        ReadResult::Get(data, stat) => Ok((data, stat)),
+        _ => Err(Error::new(ErrorKind::Protocol, "another read was answered than asked for")),
+    }
+}
+
+/// Makes those that are not there, with missing parents. For parents that stay: their recipe keeps numbers or settings below
+/// them. Others are containers, see [`make_container`](super::parents::make_container).
 pub(super) async fn make_directories(
     client: &Client,
     paths: impl IntoIterator<Item = String>,

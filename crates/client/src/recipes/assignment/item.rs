@@ -125,7 +125,7 @@ impl AssignedItem {
 
     /// The same, for who shares the item with others.
     pub(super) async fn give_back(&self) -> Result<(), Error> {
-        let given_back = self.grant.give_back().await;
+        let given_back = self.grant.release().await;
         self.notice.send();
         given_back
     }

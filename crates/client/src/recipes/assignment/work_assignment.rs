@@ -8,7 +8,8 @@ use super::layout::{ASSIGNED, ITEMS, Layout, OWNERS, REBALANCE, SETTINGS, WORKER
 use super::records::{ItemRecord, OwnerRecord, to_bytes};
 use super::roster::ItemOwner;
 use super::{AssignmentSettings, AssignmentStatus, AssignmentWorker, WorkItem, WorkerProfile};
-use crate::recipes::registry::check_name;
+use crate::recipes::parents::check_room;
+use crate::recipes::registry::{NAME_BYTES_MAX, check_name};
 use crate::recipes::replace_if::{BackOff, put};
 use crate::recipes::waiting_line::until_gone;
 use crate::recipes::znode::{found, make_directories};
@@ -98,6 +99,7 @@ impl WorkAssignment {
     /// Some of the znodes may have been made.
     pub async fn open(client: &Client, path: impl AsRef<str>) -> Result<Self, Error> {
         let layout = Layout::new(path.as_ref());
+        check_room(layout.root(), ASSIGNED.len() + 1 + NAME_BYTES_MAX)?;
         make_directories(client, [ITEMS, WORKERS, ASSIGNED, OWNERS].map(|directory| layout.top(directory)))
             .await?;
         let inner = Inner { client: client.clone(), layout, coordinator: OnceLock::new() };

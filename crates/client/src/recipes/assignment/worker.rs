@@ -14,8 +14,9 @@ use super::item::{AssignedItem, Ended};
 use super::layout::{ASSIGNED, ITEMS, Layout, OWNERS, WORKERS};
 use super::records::{ItemRecord, ListRecord, OwnerRecord, WorkerRecord, to_bytes};
 use crate::recipes::grant::{Grant, Loss, wait_for_lease};
+use crate::recipes::parents::remove_ownerless;
 use crate::recipes::registry::check_name;
-use crate::recipes::waiting_line::{owned, until_gone};
+use crate::recipes::waiting_line::{Left, owned, until_left};
 use crate::recipes::znode::found;
 use crate::{
     Check, Client, CreateMode, CreateOptions, Error, ErrorKind, Multi, MultiResult, ReadLevel, ReadResult,
@@ -133,7 +134,9 @@ impl AssignmentWorker {
             match joined.await {
                 // The one before this has not been missed yet.
                 Err(error) if error.kind == ErrorKind::NodeExists => {
-                    until_gone(&client, &path).await?;
+                    if let Left::Ownerless(stat) = until_left(&client, &path).await? {
+                        remove_ownerless(&client, &path, &stat).await?;
+                    }
                 }
                 joined => break joined?,
             }
@@ -236,7 +239,7 @@ impl AssignmentWorker {
     /// It leaves also if the future is dropped.
     pub async fn leave(&self) -> Result<(), Error> {
         self.leaving.send_replace(true);
-        self.membership.give_back().await
+        self.membership.release().await
     }
 }
 

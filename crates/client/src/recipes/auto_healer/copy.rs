@@ -10,7 +10,8 @@ use super::spec::HealerSpec;
 use super::status::CopyState;
 use crate::recipes::Grant;
 use crate::recipes::detached::detach;
-use crate::recipes::waiting_line::until_gone;
+use crate::recipes::parents::remove_ownerless;
+use crate::recipes::waiting_line::{Left, until_left};
 use crate::recipes::znode::to_json;
 use crate::{Client, Error, ErrorKind};
 
@@ -44,7 +45,7 @@ impl<R: Runner> CopyTask<R> {
                     let grant = Arc::new(grant);
                     self.run_under(&grant).await;
                     // Only now may anybody else have it.
-                    if let Err(error) = grant.give_back().await {
+                    if let Err(error) = grant.release().await {
                         tracing::debug!(copy = self.copy, %error, "the grant of a copy ended with its session");
                     }
                 }
@@ -71,7 +72,9 @@ impl<R: Runner> CopyTask<R> {
         let grace = spec.grace().min(self.client.session_timeout() / 4);
         let record = to_json(&self.record(CopyState::Starting, &Restarts::default()))?;
         loop {
-            until_gone(&self.client, &path).await?;
+            if let Left::Ownerless(stat) = until_left(&self.client, &path).await? {
+                remove_ownerless(&self.client, &path, &stat).await?;
+            }
             match Grant::create(&self.client, path.clone(), record.clone(), Some(grace)).await {
                 Err(error) if error.kind == ErrorKind::NodeExists => {}
                 taken => return taken,

@@ -9,20 +9,19 @@ use super::FailureDetector;
 use super::claims_log::ClaimsLog;
 use super::failure::{FailureCause, FailureState, Known, NodeFailure, ServiceHealth};
 use crate::recipes::assignment::strike_out;
+use crate::recipes::parents::clear_below;
 use crate::recipes::registry::{Directory, InstanceStatus, Member, ServiceInstance};
 use crate::recipes::replace_if::put;
 use crate::recipes::waiting_line::no_result;
-use crate::recipes::znode::{found, is_changed, name_of, unless_changed};
+use crate::recipes::znode::{found, get_all, is_changed, name_of, unless_changed};
 use crate::recipes::{CacheView, CachedZnode, PathCache, TaskQueue, TaskQueueOptions};
 use crate::{
-    Bytes, Check, Client, CreateMode, CreateOptions, Error, ErrorKind, Multi, MultiResult, ReadLevel,
-    ReadResult, Stat,
+    Check, Client, CreateMode, CreateOptions, Error, ErrorKind, Multi, MultiResult, ReadLevel, ReadResult,
+    Stat,
 };
 
 /// So many records of failures are kept.
 const RECORDS_MAX: usize = 100;
-/// As many as one multi-read takes.
-const BATCH: usize = 1_000;
 /// How often a step is tried again at once that was refused because something has changed meanwhile.
 const ATTEMPTS: usize = 5;
 
@@ -184,7 +183,7 @@ impl<'a> Duties<'a> {
         let known = Known::new(&present.instance, present.epoch, present.session_id);
         if present.instance.status == InstanceStatus::Draining {
             if self.known.remove(id).is_some() {
-                unless_changed(self.client.delete(path, None).await)?;
+                found(self.client.delete_tree(path, None).await)?;
             }
             return Ok(());
         }
@@ -193,19 +192,29 @@ impl<'a> Duties<'a> {
         }
         // The very state that was seen: a node that has drained since must not be remembered, because nobody would forget it.
         let node = self.detector.layout.node(id);
-        let multi = self.client.multi().check(Check::epoch(&node, present.epoch));
-        let multi = multi.check(Check::version(node, present.version));
-        let multi = match self.known.contains_key(id) {
-            true => multi.set(path, json(&known), None),
-            false => {
-                multi.create(path, json(&known), CreateOptions::new(CreateMode::Persistent).parents(true))
+        let mut is_there = self.known.contains_key(id);
+        loop {
+            let multi = self.client.multi().check(Check::epoch(&node, present.epoch));
+            let multi = multi.check(Check::version(&*node, present.version));
+            let options = CreateOptions::new(CreateMode::Persistent).parents(true);
+            let multi = match is_there {
+                true => multi.set(&*path, json(&known), None),
+                false => multi.create(&*path, json(&known), options),
+            };
+            match multi.commit().await {
+                Ok(_) => {
+                    self.known.insert(id.to_owned(), known);
+                    return Ok(());
+                }
+                // Somebody else has written what was no record, or has deleted ours.
+                Err(error) if error.op_index == Some(2) && is_changed(&error) => {
+                    is_there = error.kind == ErrorKind::NodeExists;
+                }
+                // The next view shows what it is.
+                Err(error) if is_changed(&error) => return Ok(()),
+                Err(error) => return Err(error),
             }
-        };
-        // Otherwise the next view shows what it is.
-        if unless_changed(multi.commit().await)?.is_some() {
-            self.known.insert(id.to_owned(), known);
         }
-        Ok(())
     }
 
     async fn on_lost<F: Future<Output = ()>>(
@@ -282,12 +291,35 @@ impl<'a> Duties<'a> {
             true => multi.delete(self.detector.known_path(id), None),
             false => multi,
         };
-        let multi = multi.create(&path, json(&failure), options);
-        let Some(results) = unless_changed(multi.commit().await)? else { return Ok(false) };
-        let Some(MultiResult::Create(created)) = results.into_iter().next_back() else {
-            return Err(no_result());
+        let last = multi.len() as u32;
+        let (mut is_there, mut attempt) = (false, 1);
+        let results = loop {
+            let multi = match is_there {
+                true => multi.clone().set(&path, json(&failure), None),
+                false => multi.clone().create(&path, json(&failure), options.clone()),
+            };
+            let error = match multi.commit().await {
+                Ok(results) => break results,
+                Err(error) => error,
+            };
+            attempt += 1;
+            match error.kind {
+                _ if attempt > ATTEMPTS => return Err(error),
+                // A record that somebody else has written, which is no reason to leave the loss unhandled.
+                _ if error.op_index == Some(last) && is_changed(&error) => {
+                    is_there = error.kind == ErrorKind::NodeExists;
+                }
+                ErrorKind::NotEmpty => clear_below(&self.client, &error.path).await?,
+                _ if is_changed(&error) => return Ok(false),
+                _ => return Err(error),
+            }
         };
-        self.handle(path, failure, created.stat.czxid, alert).await?;
+        let zxid = match results.into_iter().next_back() {
+            Some(MultiResult::Create(created)) => created.stat.czxid,
+            Some(MultiResult::Set(stat)) => stat.mzxid,
+            _ => return Err(no_result()),
+        };
+        self.handle(path, failure, zxid, alert).await?;
         Ok(true)
     }
 
@@ -312,7 +344,7 @@ impl<'a> Duties<'a> {
         self.reported.push_back(path);
         while self.reported.len() > RECORDS_MAX {
             let Some(oldest) = self.reported.pop_front() else { break };
-            unless_changed(self.client.delete(oldest, None).await)?;
+            found(self.client.delete_tree(oldest, None).await)?;
         }
         Ok(())
     }
@@ -376,22 +408,16 @@ async fn read_all<T: DeserializeOwned>(
 ) -> Result<BTreeMap<String, (T, Stat)>, Error> {
     let names = found(client.children(directory, ReadLevel::Linearizable).await)?.unwrap_or_default();
     let mut records = BTreeMap::new();
-    for batch in names.chunks(BATCH) {
-        let read = client.multi_read(ReadLevel::Local);
-        let read = batch.iter().fold(read, |read, name| read.get(path(name)));
-        for (name, answer) in batch.iter().zip(read.send().await?) {
-            let (data, stat): (Bytes, Stat) = match answer {
-                Ok(ReadResult::Get(data, stat)) => (data, stat),
-                Ok(_) => continue,
-                Err(error) if error.kind == ErrorKind::NoNode => continue,
-                Err(error) => return Err(error),
-            };
-            match serde_json::from_slice(&data) {
-                Ok(record) => drop(records.insert(name.clone(), (record, stat))),
-                Err(error) => {
-                    tracing::warn!(path = path(name), %error, "this is no record; it is left alone")
-                }
-            }
+    let paths = names.iter().map(|name| path(name)).collect();
+    for (name, (path, answer)) in names.iter().zip(get_all(client, paths, || {}).await?) {
+        let (data, stat) = match answer {
+            Ok(read) => read,
+            Err(error) if error.kind == ErrorKind::NoNode => continue,
+            Err(error) => return Err(error),
+        };
+        match serde_json::from_slice(&data) {
+            Ok(record) => drop(records.insert(name.clone(), (record, stat))),
+            Err(error) => tracing::warn!(path, %error, "this is no record; it is left alone"),
         }
     }
     Ok(records)

@@ -11,7 +11,7 @@ use super::HealthStatus;
 use super::reports::Layout;
 use super::roster::Shared;
 use crate::recipes::PersistentEphemeral;
-use crate::recipes::waiting_line::make_container;
+use crate::recipes::parents::make_container;
 use crate::{Check, Client, CreateMode, Created, Error, ErrorKind};
 
 /// Keeps a monitor's reports in the tree: writes those whose status has changed at once, the others now and then.

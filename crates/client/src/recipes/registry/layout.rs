@@ -60,15 +60,19 @@ impl Layout {
     }
 }
 
+/// The longest name that becomes one element of a path.
+pub(crate) const NAME_BYTES_MAX: usize = 200;
+
 /// A name that becomes one element of a path.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<(), Error> {
-    const MAX_BYTES: usize = 200;
     let reason = match name {
         "" => "it is empty".to_owned(),
         "." | ".." => "it means another path".to_owned(),
         _ if name.contains('/') => "it contains '/'".to_owned(),
         _ if name.chars().any(char::is_control) => "it contains a control character".to_owned(),
-        _ if name.len() > MAX_BYTES => format!("it has {} bytes, the limit is {MAX_BYTES}", name.len()),
+        _ if name.len() > NAME_BYTES_MAX => {
+            format!("it has {} bytes, the limit is {NAME_BYTES_MAX}", name.len())
+        }
         _ => return Ok(()),
     };
     Err(Error::new(ErrorKind::BadArguments, format!("{name:?} cannot be {what}: {reason}")))

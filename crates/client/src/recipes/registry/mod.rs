@@ -28,7 +28,7 @@ pub(crate) use directory::{Directory, Member};
 pub(crate) use host::BODY_MAX;
 pub use host::{ServiceError, ServiceHost};
 pub use instance::{InstanceStatus, ServiceInstance};
-pub(crate) use layout::{Layout, check_name};
+pub(crate) use layout::{Layout, NAME_BYTES_MAX, check_name};
 pub use provider::ServiceProvider;
 pub use proxy::ServiceProxy;
 pub(crate) use proxy::{HttpClient, http_client};

@@ -9,7 +9,8 @@ use super::instance::check_load;
 use super::layout::Layout;
 use super::{InstanceStatus, ServiceInstance};
 use crate::recipes::Sessions;
-use crate::{Check, Client, CreateMode, CreateOptions, Error, ErrorKind, MultiResult, ReadLevel};
+use crate::recipes::parents::{is_ownerless, make_container, parent_of};
+use crate::{Check, Client, CreateMode, Error, ErrorKind, MultiResult, ReadLevel};
 
 /// Before a refused registration is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -305,11 +306,10 @@ impl Task {
     async fn register(&mut self, client: &Client) -> Result<u64, End> {
         loop {
             let (json, revision) = self.record();
-            let options = CreateOptions::new(CreateMode::Ephemeral).parents(true);
             let multi = self
                 .paths()
                 .into_iter()
-                .fold(client.multi(), |multi, path| multi.create(path, json.clone(), options.clone()));
+                .fold(client.multi(), |multi, path| multi.create(path, json.clone(), CreateMode::Ephemeral));
             let error = match multi.commit().await {
                 Ok(results) => {
                     let made = results.into_iter().filter_map(|result| match result {
@@ -321,6 +321,11 @@ impl Task {
                     self.standing.send_replace(Standing { epoch: Some(epoch), revision, refusal: None });
                     return Ok(epoch);
                 }
+                // Nobody has offered this service for a while.
+                Err(error) if error.kind == ErrorKind::NoNode => match self.make_parents(client).await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
                 Err(error) => error,
             };
             match error.kind {
@@ -333,6 +338,13 @@ impl Task {
                 }
             }
         }
+    }
+
+    async fn make_parents(&self, client: &Client) -> Result<(), Error> {
+        for path in self.paths() {
+            make_container(client, parent_of(&path)).await?;
+        }
+        Ok(())
     }
 
     /// Waits until nobody else holds one of our paths: an older session of this process that has yet to expire, another
@@ -351,6 +363,14 @@ impl Task {
             if let Some(stat) = stat {
                 let session = stat.ephemeral_owner;
                 tracing::warn!(path, session, "somebody else holds the id; waiting until it is gone");
+                if is_ownerless(&stat) {
+                    let message = format!(
+                        "the znode {path} is not ephemeral, so it would never make room; delete it or \
+                         register under another id"
+                    );
+                    let refusal = Error { path, ..Error::new(ErrorKind::NodeExists, message) };
+                    self.standing.send_modify(|standing| standing.refusal = Some(refusal));
+                }
                 let changed = async { drop(watcher.changed().await) };
                 return self.unless_unwanted(client, changed).await;
             }

@@ -1,3 +1,4 @@
+use std::borrow::Borrow;
 use std::time::Duration;
 
 use super::follower::follow;
@@ -96,7 +97,7 @@ impl RegistryOptions {
 /// use serde_json::json;
 ///
 /// let sessions = Sessions::connect(["127.0.0.1:7401"], ConnectOptions::new()).await?;
-/// let registry = ServiceRegistry::new(sessions, "/shop", RegistryOptions::new())?;
+/// let registry = ServiceRegistry::new(&sessions, "/shop", RegistryOptions::new())?;
 /// let instance = ServiceInstance::new("node-1", "10.0.1.10", 3001).service("caching");
 /// let registration = registry.register(instance).await?;
 ///
@@ -116,12 +117,17 @@ pub struct ServiceRegistry {
 }
 
 impl ServiceRegistry {
-    /// The registry below `root`. Nothing is written or read before it is used.
+    /// The registry below `root`. Nothing is written or read before it is used. Takes the sessions or a reference to them.
     ///
     /// # Errors
     ///
     /// `BadArguments` if `root` does not begin with a slash.
-    pub fn new(sessions: Sessions, root: impl Into<String>, options: RegistryOptions) -> Result<Self, Error> {
+    pub fn new(
+        sessions: impl Borrow<Sessions>,
+        root: impl Into<String>,
+        options: RegistryOptions,
+    ) -> Result<Self, Error> {
+        let sessions = sessions.borrow().clone();
         let layout = Layout::new(root);
         match layout.root() {
             "" => {}
@@ -275,7 +281,7 @@ impl ServiceRegistry {
         }
     }
 
-    /// The names of all services that have, or had, an instance, everything considered that was acknowledged before the call;
+    /// The names of all services that have, or a short while ago had, an instance, everything considered that was acknowledged before the call;
     /// sorted.
     ///
     /// # Errors

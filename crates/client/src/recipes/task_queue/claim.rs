@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use super::TaskQueue;
 use super::record::{Record, holder};
-use super::tree::{CLAIMS, DEAD, PENDING, RUNNING};
+use super::tree::{ATTEMPTS, CLAIMS, DEAD, PENDING, RUNNING};
 use crate::recipes::Grant;
-use crate::{Call, CreateMode, Error, Multi, MultiResult};
+use crate::recipes::parents::clear_below;
+use crate::{Call, CreateMode, Error, ErrorKind, Multi, MultiResult};
 
 /// How often it is looked whether an end that is under way was refused.
 const ANSWER: Duration = Duration::from_millis(20);
@@ -143,7 +144,7 @@ impl Claim {
     /// Once polled, the task may be completed.
     pub async fn complete_with(&self, add: impl FnOnce(Multi) -> Multi) -> Result<Vec<MultiResult>, Error> {
         let multi = self.end(add(self.grant.client()?.multi()));
-        let mut results = self.ended(multi.commit()).await?;
+        let mut results = self.ended(self.commit(multi)).await?;
         results.truncate(results.len().saturating_sub(2));
         Ok(results)
     }
@@ -160,10 +161,9 @@ impl Claim {
     /// The attempt is counted, once, in any case.
     pub async fn fail(self, error: &str) -> Result<(), Error> {
         let record = self.record.clone().failed(error);
-        let multi = self.end(self.grant.client()?.multi());
         let tree = self.queue.tree();
-        self.ended(tree.add_failed(multi, &self.id, &record, tree.now_hint()).commit()).await?;
-        Ok(())
+        let (directory, name) = tree.after_failure(&self.id, &record, tree.now_hint());
+        self.ended(self.move_to((directory, &name), &record)).await
     }
 
     /// The task cannot be done by anybody: to the dead letters at once.
@@ -177,10 +177,7 @@ impl Claim {
     /// As [`fail`](Self::fail).
     pub async fn reject(self, error: &str) -> Result<(), Error> {
         let record = self.record.clone().failed(error);
-        let path = self.queue.tree().node(DEAD, &self.id);
-        let multi = self.end(self.grant.client()?.multi());
-        self.ended(multi.create(path, record.to_bytes(), CreateMode::Persistent).commit()).await?;
-        Ok(())
+        self.ended(self.move_to((DEAD, &self.id), &record)).await
     }
 
     /// The attempt is not made: the task is pending again, in its old place, and no attempt is counted.
@@ -193,9 +190,40 @@ impl Claim {
     ///
     /// Once polled, the task may be pending.
     pub async fn release(self) -> Result<(), Error> {
-        let call = self.put_back()?;
-        self.ended(call).await?;
-        Ok(())
+        self.ended(self.move_to((PENDING, &self.id), &self.record)).await
+    }
+
+    async fn move_to(&self, to: (&str, &str), record: &Record) -> Result<(), Error> {
+        let begin = || Ok(self.end(self.grant.client()?.multi()));
+        match self.queue.tree().move_to(begin, to, record.to_bytes()).await? {
+            Some(_) => Ok(()),
+            None => Err(self.removed()),
+        }
+    }
+
+    /// Commits a multi that ends with [`end`](Self::end).
+    async fn commit(&self, multi: Multi) -> Result<Vec<MultiResult>, Error> {
+        let tree = self.queue.tree();
+        let running = tree.node(RUNNING, &self.id);
+        for _ in 1..ATTEMPTS {
+            match multi.clone().commit().await {
+                Err(error) if error.kind == ErrorKind::NotEmpty && error.path == running => {
+                    clear_below(&tree.client, &running).await?;
+                }
+                Err(error) if error.kind == ErrorKind::NoNode && error.path == running => {
+                    return Err(self.removed());
+                }
+                committed => return committed,
+            }
+        }
+        multi.commit().await
+    }
+
+    /// The task was deleted by somebody else.
+    fn removed(&self) -> Error {
+        let message = format!("the task {} was deleted by somebody else while it was claimed", self.id);
+        let path = self.queue.tree().node(RUNNING, &self.id);
+        Error { path, ..Error::new(ErrorKind::GrantLost, message) }
     }
 
     /// Submitted when this returns.
@@ -205,9 +233,9 @@ impl Claim {
         Ok(multi.create(path, self.record.to_bytes(), CreateMode::Persistent).commit())
     }
 
-    async fn ended(&self, call: Call<Vec<MultiResult>>) -> Result<Vec<MultiResult>, Error> {
+    async fn ended<T>(&self, step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let ending = Ending::begin(&self.end);
-        let results = call.await?;
+        let results = step.await?;
         self.end.is_reached.store(true, Ordering::Release);
         self.grant.forget();
         drop(ending);

@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use futures::future::join_all;
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::queue::before;
 use super::record::{DelayedName, Record};
 use super::tree::{CLAIMS, DEAD, DELAYED, PENDING, RUNNING, Tree};
+use crate::recipes::parents::{is_ownerless, parent_of, remove_ownerless};
 use crate::recipes::waiting_line::WaitingLine;
-use crate::recipes::znode::{found, name_of, unless_changed};
+use crate::recipes::znode::{found, name_of};
 use crate::{
     Check, Client, Error, ErrorKind, Event, EventType, ListOptions, ReadLevel, ReadResult, Stat, WatchEvent,
     WatchMode, WatchOptions,
@@ -25,6 +27,8 @@ const GATHER: Duration = Duration::from_millis(10);
 /// As many as one multi-read takes.
 const BATCH: usize = 1000;
 const RETRY: Duration = Duration::from_secs(1);
+/// All claims and running tasks are compared again after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// A due time is looked at again after so long: a server's clock may have been set.
 const NAP_MAX: Duration = Duration::from_secs(60);
 const DELAYED_PAGE: u32 = 100;
@@ -102,8 +106,10 @@ impl Keeper<'_> {
         let claims = client.watch(self.tree.directory(CLAIMS), recursive.with_value(true));
         let delayed = client.watch(self.tree.directory(DELAYED), recursive);
         let (mut claims, mut delayed) = (claims.await?, delayed.await?);
-        self.look_at_all().await?;
+        self.look_at_all(true).await?;
+        self.bring_up_unnamed().await?;
         self.bring_up().await?;
+        let mut look_again = Instant::now() + LOOK_AGAIN;
         let mut ended: BTreeSet<String> = BTreeSet::new();
         let mut gathered = None;
         loop {
@@ -126,30 +132,57 @@ impl Keeper<'_> {
                 }
                 () = at(self.due) => self.bring_up().await?,
                 () = at(silent) => self.take_from_silent().await?,
+                () = tokio::time::sleep_until(look_again) => {
+                    self.look_at_all(false).await?;
+                    look_again = Instant::now() + LOOK_AGAIN;
+                }
             }
         }
     }
 
-    /// Returns every running task without a claim. There are some if there was no keeper when their workers died.
-    async fn look_at_all(&mut self) -> Result<(), Error> {
+    /// Returns every running task without a claim of a session. There are some if there was no keeper when their workers died,
+    /// and where somebody has copied or written znodes by hand, at any time. `with_holders`: reads what the claims say, too.
+    async fn look_at_all(&mut self, with_holders: bool) -> Result<(), Error> {
         let client = &self.tree.client;
         let running = client.children(self.tree.directory(RUNNING), ReadLevel::Local).await?;
         // Read later than the running: a task whose claim is missing now had one that has ended.
         let options = ListOptions { with_stat: true, ..ListOptions::default() };
         let mut pages = client.list_pages(self.tree.directory(CLAIMS), ReadLevel::Local, options);
-        let mut claimed = BTreeSet::new();
+        let (mut claimed, mut ownerless) = (BTreeSet::new(), BTreeMap::new());
         while let Some(page) = pages.try_next().await? {
-            claimed.extend(page.children.into_iter().map(|child| child.name));
+            for child in page.children {
+                match child.stat.filter(is_ownerless) {
+                    Some(stat) => drop(ownerless.insert(child.name, stat)),
+                    None => drop(claimed.insert(child.name)),
+                }
+            }
         }
-        for id in &claimed {
-            if let Some((data, stat)) = self.tree.read(CLAIMS, id).await? {
-                self.on_holder(id, &data, &stat);
+        if with_holders {
+            let ids: Vec<_> = claimed.iter().collect();
+            for ids in ids.chunks(BATCH) {
+                let reads = join_all(ids.iter().map(|id| self.tree.read(CLAIMS, id))).await;
+                for (id, read) in ids.iter().zip(reads) {
+                    if let Some((data, stat)) = read? {
+                        self.on_holder(id, &data, &stat);
+                    }
+                }
             }
         }
         for id in running.iter().filter(|id| !claimed.contains(*id)) {
-            give_back(self.tree, id, ClaimEnd::Gone).await?;
+            let end = match ownerless.remove(id) {
+                Some(stat) => ClaimEnd::Taken { epoch: stat.czxid },
+                None => ClaimEnd::Gone,
+            };
+            self.return_one(id, end).await?;
+        }
+        for (id, stat) in ownerless {
+            pass_over(&id, remove_ownerless(client, &self.tree.node(CLAIMS, &id), &stat).await)?;
         }
         Ok(())
+    }
+
+    async fn return_one(&self, id: &str, end: ClaimEnd) -> Result<(), Error> {
+        pass_over(id, give_back(self.tree, id, end).await.map(drop))
     }
 
     /// Returns the task whose claim has ended.
@@ -181,7 +214,7 @@ impl Keeper<'_> {
             let read = batch.iter().fold(read, |read, id| read.exists(self.tree.node(RUNNING, id)));
             for (id, answer) in batch.iter().zip(read.send().await?) {
                 if let ReadResult::Exists(Some(_)) = answer? {
-                    give_back(self.tree, id, ClaimEnd::Gone).await?;
+                    self.return_one(id, ClaimEnd::Gone).await?;
                 }
             }
         }
@@ -198,7 +231,7 @@ impl Keeper<'_> {
         let silent = self.held.iter().filter(|(_, held)| held.until_ms <= now_ms);
         let silent: Vec<_> = silent.map(|(id, held)| (id.clone(), *held)).collect();
         for (id, held) in silent {
-            give_back(self.tree, &id, ClaimEnd::Silent(held)).await?;
+            self.return_one(&id, ClaimEnd::Silent(held)).await?;
             // If it was renewed meanwhile, the event of that is on its way.
             self.held.remove(&id);
         }
@@ -206,12 +239,28 @@ impl Keeper<'_> {
     }
 
     async fn on_delayed(&mut self, event: &Event) -> Result<(), Error> {
-        let name = name_of(&event.path);
-        if event.event_type != EventType::NodeDeleted
-            && let Some(name) = DelayedName::parse(name)
+        if event.event_type == EventType::NodeDeleted
+            || parent_of(&event.path) != self.tree.directory(DELAYED)
         {
-            let due = instant(name.due_ms, self.tree.now().await?);
-            self.due = Some(self.due.map_or(due, |other| other.min(due)));
+            return Ok(());
+        }
+        let name = name_of(&event.path);
+        match DelayedName::parse(name) {
+            Some(name) => {
+                let due = instant(name.due_ms, self.tree.now().await?);
+                self.due = Some(self.due.map_or(due, |other| other.min(due)));
+                Ok(())
+            }
+            None => pass_over(name, bring_up_one(self.tree, name, name).await),
+        }
+    }
+
+    /// Brings up what stands among the delayed under a name that no queue writes: it says of no time, so it is due.
+    async fn bring_up_unnamed(&self) -> Result<(), Error> {
+        for name in self.tree.client.children(self.tree.directory(DELAYED), ReadLevel::Local).await? {
+            if DelayedName::parse(&name).is_none() {
+                pass_over(&name, bring_up_one(self.tree, &name, &name).await)?;
+            }
         }
         Ok(())
     }
@@ -231,7 +280,7 @@ impl Keeper<'_> {
                 // The writer's guess in the name may be off; the server's stamp is not.
                 let due_ms = stat.ctime.saturating_add(name.delay_ms);
                 if due_ms <= now_ms {
-                    bring_up_one(self.tree, &child.name, name.id).await?;
+                    pass_over(name.id, bring_up_one(self.tree, &child.name, name.id).await)?;
                     continue;
                 }
                 next_ms = Some(next_ms.map_or(due_ms, |other| other.min(due_ms)));
@@ -259,29 +308,42 @@ pub(super) async fn give_back(tree: &Tree, id: &str, end: ClaimEnd) -> Result<bo
     let client: &Client = &tree.client;
     let (claim, running) = (tree.node(CLAIMS, id), tree.node(RUNNING, id));
     let Some((data, stat)) = found(client.get(&running, ReadLevel::Local).await)? else { return Ok(false) };
-    let multi = match end {
-        ClaimEnd::Gone => client.multi().check(Check::absent(claim)),
-        ClaimEnd::Silent(Held { epoch, version, .. }) => {
-            client.multi().check(Check::epoch(&claim, epoch)).delete(claim, Some(version))
-        }
-        ClaimEnd::Taken { epoch } => client.multi().check(Check::epoch(&claim, epoch)).delete(claim, None),
+    let begin = || {
+        let multi = client.multi();
+        let multi = match end {
+            ClaimEnd::Gone => multi.check(Check::absent(&*claim)),
+            ClaimEnd::Silent(Held { epoch, version, .. }) => {
+                multi.check(Check::epoch(&*claim, epoch)).delete(&*claim, Some(version))
+            }
+            ClaimEnd::Taken { epoch } => multi.check(Check::epoch(&*claim, epoch)).delete(&*claim, None),
+        };
+        Ok(multi.check(Check::epoch(&*running, stat.czxid)).delete(&*running, None))
     };
-    let multi = multi.check(Check::epoch(&running, stat.czxid)).delete(running, None);
-    let multi = match Record::parse(&data) {
+    let (directory, data) = match Record::parse(&data) {
         Some(record) => {
             let cause = if matches!(end, ClaimEnd::Silent(_)) { SILENT } else { DIED };
             let record = record.failed(cause);
             // Its worker is to blame and not the task: no pause.
-            let directory = if record.is_exhausted() { DEAD } else { PENDING };
-            multi.create(tree.node(directory, id), record.to_bytes(), crate::CreateMode::Persistent)
+            (if record.is_exhausted() { DEAD } else { PENDING }, record.to_bytes())
         }
-        None => multi.create(tree.node(DEAD, id), data, crate::CreateMode::Persistent),
+        None => (DEAD, data),
     };
-    let is_first = unless_changed(multi.commit().await)?.is_some();
+    let is_first = tree.move_to(begin, (directory, id), data).await?.is_some();
     if is_first {
         tracing::info!(queue = %tree.root, id, "a task came back");
     }
     Ok(is_first)
+}
+
+/// What cannot be done with one task must not hold up the others. It is tried again with the next look at all.
+fn pass_over(id: &str, done: Result<(), Error>) -> Result<(), Error> {
+    match done {
+        Err(error) if !error.is_terminal() && !error.is_retryable() => {
+            tracing::warn!(id, %error, "a task stays where it is for now");
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// When it will be so late at the ensemble; in a minute at the latest.

@@ -7,9 +7,10 @@ use tokio::task::AbortHandle;
 use super::claim::{Claim, Undelivered};
 use super::keeper;
 use super::record::{DelayedName, Record, holder, millis};
-use super::tree::{CLAIMS, DEAD, DELAYED, PENDING, RUNNING, Tree};
+use super::tree::{ATTEMPTS, CLAIMS, DEAD, DELAYED, PENDING, RUNNING, Tree};
 use super::{TaskOptions, TaskQueueOptions};
 use crate::recipes::grant::{Grant, wait_for_lease};
+use crate::recipes::parents::clear_below;
 use crate::recipes::waiting_line::{Position, WaitingLine, no_result, owned};
 use crate::recipes::znode::{is_changed, name_of};
 use crate::{Check, Client, CreateMode, Error, ErrorKind, ListOptions, ListPage, MultiResult, ReadLevel};
@@ -255,35 +256,32 @@ impl TaskQueue {
             return Ok(None);
         };
         wait_for_lease(&tree.client, self.inner.options.grace).await?;
-        let (queue, name) = (self.clone(), self.inner.options.worker.clone());
+        let (queue, name, mut id) = (self.clone(), self.inner.options.worker.clone(), id);
         let undelivered = owned(async move {
-            let (pending, running) = (tree.node(PENDING, &id), tree.node(RUNNING, &id));
             let holder = holder(&name, &record, None);
-            let step = || {
-                let multi = tree.client.multi().check(Check::epoch(&pending, stat.czxid));
-                multi
-                    .delete(&*pending, None)
-                    .create(&*running, data.clone(), CreateMode::Persistent)
-                    .create(tree.node(CLAIMS, &id), holder.clone(), CreateMode::Ephemeral)
-                    .commit()
-            };
-            let mut result = step().await;
-            if let Err(error) = &result
-                && error.kind == ErrorKind::NoNode
-                && error.path != pending
-            {
-                tree.mend(error.clone()).await?;
-                result = step().await;
-            }
-            let created = match result {
-                Ok(results) => results.into_iter().next_back(),
-                Err(error) if is_changed(&error) => {
-                    if error.kind == ErrorKind::NodeExists {
-                        tracing::warn!(%error, "a pending task cannot be claimed");
+            let (mut czxid, mut attempt) = (stat.czxid, 1);
+            let created = loop {
+                let pending = tree.node(PENDING, &id);
+                let multi = tree.client.multi().check(Check::epoch(&pending, czxid)).delete(&*pending, None);
+                let multi = multi.create(tree.node(RUNNING, &id), data.clone(), CreateMode::Persistent);
+                let multi = multi.create(tree.node(CLAIMS, &id), holder.clone(), CreateMode::Ephemeral);
+                let error = match multi.commit().await {
+                    Ok(results) => break results.into_iter().next_back(),
+                    Err(error) => error,
+                };
+                attempt += 1;
+                match (error.op_index, error.kind) {
+                    _ if attempt > ATTEMPTS => return Err(error),
+                    // The task was in its place, and another one of its name is running, or was.
+                    (Some(2 | 3), ErrorKind::NodeExists) => {
+                        let Some(renamed) = tree.rename_pending(&id, czxid).await? else { return Ok(None) };
+                        (id, czxid) = renamed;
                     }
-                    return Ok(None);
+                    (Some(2 | 3), ErrorKind::NoNode) => tree.mend(error).await?,
+                    (_, ErrorKind::NotEmpty) => clear_below(&tree.client, &pending).await?,
+                    (Some(0 | 1), _) if is_changed(&error) => return Ok(None),
+                    _ => return Err(error),
                 }
-                Err(error) => return Err(error),
             };
             let Some(MultiResult::Create(created)) = created else {
                 return Err(no_result());

@@ -11,9 +11,9 @@ use super::mirror::{Ask, Mirror, Scope};
 use super::view::CacheView;
 use super::{CacheStats, Published};
 use crate::recipes::Sessions;
+use crate::recipes::znode::{Found, get_all};
 use crate::{
-    Client, Error, ErrorKind, ListOptions, PersistentWatcher, ReadLevel, ReadResult, Stat, WatchEvent,
-    WatchMode, WatchOptions,
+    Client, Error, ErrorKind, ListOptions, PersistentWatcher, ReadLevel, WatchEvent, WatchMode, WatchOptions,
 };
 
 /// Reads under way while loading.
@@ -71,12 +71,10 @@ impl From<Error> for Broken {
     }
 }
 
-type Found = (Arc<str>, Result<(bytes::Bytes, Stat), Error>);
-
 /// The answer to an [`Ask`].
 enum Answer {
     List(Arc<str>, Box<Result<crate::ListPage, Error>>),
-    Values(Vec<Found>),
+    Values(Vec<Found<Arc<str>>>),
 }
 
 impl CacheTask {
@@ -92,6 +90,10 @@ impl CacheTask {
                 let error = self.follow_session(&client).await;
                 if !error.is_terminal() {
                     break error;
+                }
+                // After the sessions were closed there is no next one.
+                if let Err(closed) = sessions.newest() {
+                    break closed;
                 }
                 tracing::info!(top = %self.scope.top, %error, "a cache waits for the next session");
             },
@@ -189,8 +191,7 @@ impl CacheTask {
             while reads.len() < READS_MAX
                 && let Some(ask) = mirror.next_ask()
             {
-                self.counters.add_request();
-                reads.push(read(client, ask));
+                reads.push(read(client, ask, &self.counters));
             }
             tokio::select! {
                 event = watcher.next() => self.take(mirror, event?)?,
@@ -240,9 +241,8 @@ impl CacheTask {
         if missing.is_empty() {
             return Ok(false);
         }
-        self.counters.add_request();
         let paths = missing.iter().map(|(path, _)| path.clone()).collect();
-        let found = read_values(client, paths).await?;
+        let found = get_all(client, paths, || self.counters.add_request()).await?;
         self.drain(watcher, mirror)?;
         for ((path, zxid), (_, found)) in missing.into_iter().zip(found) {
             mirror.on_found(&path, zxid, found);
@@ -282,36 +282,19 @@ impl CacheTask {
     }
 }
 
-fn read(client: &Client, ask: Ask) -> BoxFuture<'static, Result<Answer, Error>> {
+fn read(client: &Client, ask: Ask, counters: &Arc<Counters>) -> BoxFuture<'static, Result<Answer, Error>> {
     match ask {
         Ask::List { path, after } => {
+            counters.add_request();
             let options = ListOptions { after, limit: 0, with_stat: true };
             let call = client.list_page(&*path, ReadLevel::Local, options);
             async move { Ok(Answer::List(path, Box::new(call.await))) }.boxed()
         }
         Ask::Values(paths) => {
-            let found = read_values(client, paths);
-            async move { Ok(Answer::Values(found.await?)) }.boxed()
+            let (client, counters) = (client.clone(), counters.clone());
+            async move { Ok(Answer::Values(get_all(&client, paths, || counters.add_request()).await?)) }
+                .boxed()
         }
-    }
-}
-
-fn read_values(
-    client: &Client,
-    paths: Vec<Arc<str>>,
-) -> impl Future<Output = Result<Vec<Found>, Error>> + Send + 'static {
-    let reads = client.multi_read(ReadLevel::Local);
-    let call = paths.iter().fold(reads, |reads, path| reads.get(&**path)).send();
-    async move {
-        let answers = call.await?;
-        let found = paths.into_iter().zip(answers).map(|(path, answer)| {
-            let answer = answer.and_then(|answer| match answer {
-                ReadResult::Get(data, stat) => Ok((data, stat)),
-                _ => Err(Error::new(ErrorKind::Protocol, "another read was answered than asked for")),
-            });
-            (path, answer)
-        });
-        Ok(found.collect())
     }
 }
 

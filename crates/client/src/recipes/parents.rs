@@ -1,0 +1,155 @@
+//! Where recipes put their znodes: parents that go when nobody uses them, room for names, and znodes that belong to nobody.
+
+use bytes::Bytes;
+
+use super::znode::found;
+use crate::{
+    AclEntry, Check, Client, CreateMode, CreateOptions, Created, Error, ErrorKind, ReadLevel, ReadResult,
+    Stat,
+};
+
+/// The longest path that a server takes, in bytes.
+const PATH_BYTES_MAX: usize = 4096;
+/// The digits that a server appends to the name of a sequential znode.
+pub(crate) const NUMBER_BYTES: usize = 10;
+
+/// Refuses a path below which a recipe could not create its znodes, before it has created the first one. `longest` is the
+/// number of bytes of the longest name, or path, that the recipe adds, without the slash before it.
+///
+/// # Errors
+///
+/// `BadArguments`.
+pub(crate) fn check_room(path: &str, longest: usize) -> Result<(), Error> {
+    let needed = path.len() + 1 + longest;
+    if needed <= PATH_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "a path of {} bytes is too long for this recipe: it adds {} bytes below it, and a path has at most \
+         {PATH_BYTES_MAX} bytes. Use a path of at most {} bytes",
+        path.len(),
+        longest + 1,
+        PATH_BYTES_MAX.saturating_sub(longest + 1),
+    );
+    Err(Error { path: path.to_owned(), ..Error::new(ErrorKind::BadArguments, message) })
+}
+
+/// Creates a container, if there is no znode at this path. Missing parents become containers, too.
+///
+/// # Errors
+///
+/// Those of a create; then nothing was created.
+pub(crate) async fn make_container(client: &Client, path: &str) -> Result<(), Error> {
+    make_containers(client, path, &[]).await
+}
+
+/// The same with an ACL for each of the containers.
+pub(crate) async fn make_containers(client: &Client, path: &str, acl: &[AclEntry]) -> Result<(), Error> {
+    let options = CreateOptions::new(CreateMode::Container).acl(acl.iter().cloned());
+    let slashes = path.match_indices('/').map(|(slash, _)| slash).filter(|slash| *slash > 0);
+    let lineage: Vec<&str> = slashes.map(|slash| &path[..slash]).chain([path]).collect();
+    loop {
+        let look = lineage.iter().fold(client.multi_read(ReadLevel::Local), |look, path| look.exists(*path));
+        let mut multi = client.multi();
+        for (path, answer) in lineage.iter().zip(look.send().await?) {
+            if let ReadResult::Exists(None) = answer? {
+                multi = multi.create(*path, "", options.clone());
+            }
+        }
+        if multi.is_empty() {
+            return Ok(());
+        }
+        match multi.commit().await {
+            // Somebody else creates or deletes one of them at this moment. The next look shows it.
+            Err(error) if matches!(error.kind, ErrorKind::NodeExists | ErrorKind::NoNode) => {}
+            made => return made.map(drop),
+        }
+    }
+}
+
+/// Creates a znode. Missing parents become containers with the same ACL.
+///
+/// # Errors
+///
+/// Those of a create but `NoNode`.
+pub(crate) async fn create_in_container(
+    client: &Client,
+    path: &str,
+    data: Bytes,
+    options: &CreateOptions,
+) -> Result<Created, Error> {
+    loop {
+        match client.create(path, data.clone(), options.clone()).await {
+            Err(error) if error.kind == ErrorKind::NoNode => {
+                make_containers(client, parent_of(path), &options.acl).await?;
+            }
+            created => return created,
+        }
+    }
+}
+
+/// The path without its last element; `/` for a path of one.
+pub(crate) fn parent_of(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some((parent, _)) if !parent.is_empty() => parent,
+        _ => "/",
+    }
+}
+
+/// Whether a znode is not ephemeral. Where a recipe creates ephemerals only, such a znode stands for nobody: somebody has
+/// created it by hand, or has copied it from another tree.
+pub(crate) fn is_ownerless(stat: &Stat) -> bool {
+    stat.ephemeral_owner == 0
+}
+
+/// Deletes an ownerless znode that stands where a recipe has to create its own, with what is below it. Another znode at
+/// the same path is left alone.
+///
+/// # Errors
+///
+/// Those of a delete.
+pub(crate) async fn remove_ownerless(client: &Client, path: &str, stat: &Stat) -> Result<(), Error> {
+    tracing::warn!(path, "a znode that is not ephemeral stands for nobody here; it is deleted");
+    match client.guarded([Check::epoch(path, stat.czxid)]).delete_tree(path, None).await {
+        Err(error) if error.kind == ErrorKind::GuardFailed && error.path == path => Ok(()),
+        Err(error) if error.kind == ErrorKind::NoNode => Ok(()),
+        removed => removed.map(drop),
+    }
+}
+
+/// Deletes what somebody has put below a znode that a recipe has to move or delete. The recipe puts nothing there.
+///
+/// # Errors
+///
+/// Those of a delete; some of it may be deleted then.
+pub(crate) async fn clear_below(client: &Client, path: &str) -> Result<(), Error> {
+    tracing::warn!(path, "this znode has no children; what is below it is deleted");
+    for name in found(client.children(path, ReadLevel::Local).await)?.unwrap_or_default() {
+        found(client.delete_tree(format!("{path}/{name}"), None).await)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parents_of_paths() {
+        for (path, parent) in [("/a/b/c", "/a/b"), ("/a/b/", "/a/b"), ("/a", "/"), ("/", "/")] {
+            assert_eq!(parent_of(path), parent, "{path}");
+        }
+    }
+
+    /// The refusal names the length of the path, what the recipe adds, and the longest path that fits.
+    #[test]
+    fn room_for_names() {
+        let longest = "write-".len() + NUMBER_BYTES;
+        assert_eq!(check_room(&"x".repeat(4079), longest), Ok(()));
+        let error = check_room(&"x".repeat(4080), longest).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::BadArguments);
+        for part in ["4080 bytes", "17 bytes", "4096", "at most 4079 bytes"] {
+            assert!(error.message.contains(part), "{error}");
+        }
+    }
+}
