@@ -207,6 +207,7 @@ impl From<v1::ErrorCode> for ErrorKind {
             v1::ErrorCode::NoWatcher => ErrorKind::NoWatcher,
             v1::ErrorCode::SessionMoved => ErrorKind::SessionMoved,
             v1::ErrorCode::NoSpace => ErrorKind::NoSpace,
+            v1::ErrorCode::LimitExceeded => ErrorKind::LimitExceeded,
             // A code that this version does not know: what it means for a retry is not known either.
             v1::ErrorCode::Protocol | v1::ErrorCode::Unspecified => ErrorKind::Protocol,
         }

@@ -71,6 +71,9 @@ pub enum ErrorKind {
     /// The disks of the ensemble are almost full: writes that may make something larger are refused until there is room;
     /// deletes, reads and sessions go on.
     NoSpace,
+    /// A limit whose use depends on the tree would be exceeded: a subtree that is too large for one step, too many ephemerals
+    /// of one session, too many quotas or ACLs. The message names it and the remedy.
+    LimitExceeded,
     /// The write may or may not have taken effect. A [`Client`](crate::Client)'s writes never fail so.
     OutcomeUnknown,
     /// A frame or message breaks the protocol, or the node answered with something that is not an answer.
@@ -114,6 +117,7 @@ impl ErrorKind {
             ErrorKind::NotServing => "NotServing",
             ErrorKind::Throttled => "Throttled",
             ErrorKind::NoSpace => "NoSpace",
+            ErrorKind::LimitExceeded => "LimitExceeded",
             ErrorKind::OutcomeUnknown => "OutcomeUnknown",
             ErrorKind::Protocol => "Protocol",
             ErrorKind::NoWatcher => "NoWatcher",
@@ -156,6 +160,7 @@ impl Error {
             // Answers: they stay true until somebody changes the tree.
             ErrorKind::NoNode
             | ErrorKind::NodeExists
+            | ErrorKind::LimitExceeded
             | ErrorKind::BadVersion
             | ErrorKind::NotEmpty
             | ErrorKind::NoChildrenForEphemerals

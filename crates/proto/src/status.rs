@@ -45,7 +45,8 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         ErrorCode::QuotaExceeded
         | ErrorCode::TooManyUnacknowledged
         | ErrorCode::Throttled
-        | ErrorCode::NoSpace => Code::ResourceExhausted,
+        | ErrorCode::NoSpace
+        | ErrorCode::LimitExceeded => Code::ResourceExhausted,
         ErrorCode::SequenceGap | ErrorCode::SessionMoved => Code::Aborted,
         ErrorCode::AuthFailed => Code::Unauthenticated,
         ErrorCode::NotServing => Code::Unavailable,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf as _, Bytes};
 use coordd_proto::peer;
-use coordd_tree::{Batch, Entry};
+use coordd_tree::{Batch, Entry, RULES};
 use openraft::EntryPayload;
 use prost::Message;
 
@@ -104,7 +104,7 @@ fn forward(frame: peer::ForwardFrame) {
     drop(check(frame.header));
     let passed: Vec<Bytes> =
         frame.batches.into_iter().filter(|batch| check_batch(2, batch).is_ok()).collect();
-    let entry = Entry::encode_from_parts(7, &passed);
+    let entry = Entry::encode_from_parts(RULES, 7, &passed);
     let entry = Entry::decode(&entry).expect("an entry of batches that were checked");
     let batches: Vec<Batch> = passed.iter().map(|batch| Batch::decode(batch).expect("checked")).collect();
     assert_eq!(entry.batches, batches);
@@ -147,7 +147,7 @@ mod tests {
         let log_id = |index| Some(peer::LogId { term: 3, node_id: 2, index });
         let commands = vec![Command::EndSession { session: 9, reason: EndReason::Closed }; 2];
         let batch = Batch { origin: Origin { node: 2, incarnation: 1 }, first_seq: 1, commands }.encode();
-        let data = Entry::encode_from_parts(1000, std::slice::from_ref(&batch));
+        let data = Entry::encode_from_parts(RULES, 1000, std::slice::from_ref(&batch));
         let payloads = [Payload::Blank(true), Payload::Data(data), Payload::Membership(membership())];
         let entries = payloads
             .into_iter()
@@ -180,6 +180,7 @@ mod tests {
             batches: vec![batch; 2],
             touched: vec![1, 2],
             disk_is_low: false,
+            rules: RULES,
         };
         let partial = peer::append_reply::Result::Partial(peer::PartialSuccess { log_id: log_id(5) });
         let form = peer::FormRequest { header: header(), node_ids: vec![1, 2, 3] };

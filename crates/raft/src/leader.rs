@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::StampClock;
 use crate::observer::Observer;
 use crate::replica::RaftNode;
+use crate::rules::Rules;
 use crate::type_config::{Payload, TypeConfig};
 
 /// An entry is closed when it has so many bytes of batches.
@@ -60,7 +61,9 @@ pub(crate) async fn run_leader<O: Observer>(
     leader: Arc<LeaderQueue>,
     mut queue: mpsc::Receiver<Bytes>,
     clock: Arc<StampClock>,
+    rules: Arc<Rules>,
 ) {
+    let mut raised = rules.changes();
     let mut in_flight = FuturesUnordered::new();
     let mut batches = Vec::new();
     loop {
@@ -78,16 +81,16 @@ pub(crate) async fn run_leader<O: Observer>(
                     leader.report_loss();
                 }
             }
-            received = queue.recv(), if in_flight.len() < ENTRIES_IN_FLIGHT => {
+            received = next(&mut queue, &mut raised), if in_flight.len() < ENTRIES_IN_FLIGHT => {
                 let Some(first) = received else { return };
-                let mut bytes = first.len();
-                batches.push(first);
-                while bytes < ENTRY_BYTES {
-                    let Ok(next) = queue.try_recv() else { break };
-                    bytes += next.len();
-                    batches.push(next);
+                let mut bytes = 0;
+                let mut more = first;
+                while let Some(batch) = more {
+                    bytes += batch.len();
+                    batches.push(batch);
+                    more = if bytes < ENTRY_BYTES { queue.try_recv().ok() } else { None };
                 }
-                let entry = Entry::encode_from_parts(clock.now_ms(), &batches);
+                let entry = Entry::encode_from_parts(rules.stamp(), clock.now_ms(), &batches);
                 batches.clear();
                 let (responder, committed, outcome) = ProgressResponder::new();
                 if raft.client_write_ff(Payload(entry), Some(responder)).await.is_err() {
@@ -101,5 +104,14 @@ pub(crate) async fn run_leader<O: Observer>(
                 });
             }
         }
+    }
+}
+
+/// The next batch; or none, where an entry is due that does nothing but follow newer rules. `None` when the queue is closed.
+async fn next(queue: &mut mpsc::Receiver<Bytes>, raised: &mut watch::Receiver<u32>) -> Option<Option<Bytes>> {
+    tokio::select! {
+        biased;
+        received = queue.recv() => received.map(Some),
+        Ok(()) = raised.changed() => Some(None),
     }
 }

@@ -34,6 +34,7 @@ mod proposer;
 mod read_index;
 mod replica;
 mod retention;
+mod rules;
 mod state_machine;
 pub mod storage;
 mod type_config;

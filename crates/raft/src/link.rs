@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coordd_proto::peer;
-use coordd_tree::SessionId;
+use coordd_tree::{RULES, SessionId};
 use openraft::raft::TransferLeaderRequest;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -124,6 +124,7 @@ async fn lead<O: Observer>(
     reign: Leadership,
 ) -> End {
     node.clock.lead(reign.term, node.shared.read().tree.time_ms());
+    node.rules.lead();
     let mut losses = node.leader.losses();
     let mut tick = interval(TOUCH_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -159,7 +160,7 @@ async fn follow<O: Observer>(
     let (frames_tx, frames_rx) = tokio::sync::mpsc::channel(8);
     let mut told_low = node.disk.is_low();
     let header = Some(node.peers.header(leader));
-    let first = peer::ForwardFrame { header, disk_is_low: told_low, ..Default::default() };
+    let first = peer::ForwardFrame { header, disk_is_low: told_low, rules: RULES, ..Default::default() };
     if frames_tx.send(first).await.is_err() {
         return End::Broken;
     }

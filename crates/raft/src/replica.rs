@@ -27,6 +27,7 @@ use crate::options::ReplicaOptions;
 use crate::proposer::{Overloaded, Proposer};
 use crate::read_index::{self, NoQuorum, run_read_index};
 use crate::retention::run_retention;
+use crate::rules::Rules;
 use crate::state_machine::{Replicated, Shared, StateMachine};
 use crate::storage::{DataDir, DataDirError, LogOptions, LogStore, OpenError, SnapshotStore};
 use crate::{Member, NodeId, TypeConfig, types};
@@ -77,6 +78,7 @@ pub(crate) struct Node<O: Observer> {
     pub(crate) shared: Arc<Shared<O>>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) leader: Arc<LeaderQueue>,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) clock: Arc<StampClock>,
     pub(crate) contact: Contact,
     pub(crate) disk: Arc<DiskRoom>,
@@ -241,7 +243,8 @@ impl<O: Observer> Replica<O> {
         formation.join(&peers, new_cluster_id).await?;
         log.set_cluster_id(peers.cluster_id());
 
-        let shared = Arc::new(Shared::new(observer(origin), Proposer::new(origin)));
+        let rules = Arc::new(Rules::new(peers.others()));
+        let shared = Arc::new(Shared::new(observer(origin), Proposer::new(origin), rules.clone()));
         let disk = DiskRoom::new(options.data_dir.clone(), options.disk_reserve_bytes);
         let (state_machine_shared, state_machine_disk) = (shared.clone(), disk.clone());
         let (snapshots, state_machine) = blocking(move || {
@@ -264,6 +267,7 @@ impl<O: Observer> Replica<O> {
             shared,
             peers,
             leader: leader.clone(),
+            rules: rules.clone(),
             clock: Arc::new(StampClock::new()),
             contact: Contact::new(),
             disk,
@@ -282,7 +286,7 @@ impl<O: Observer> Replica<O> {
         let tasks = vec![
             server,
             tokio::spawn(follow_leadership(raft.clone(), node.leadership.clone())),
-            tokio::spawn(run_leader(raft.clone(), leader, queue, node.clock.clone())),
+            tokio::spawn(run_leader(raft.clone(), leader, queue, node.clock.clone(), rules)),
             tokio::spawn(run_link(node.clone())),
             tokio::spawn(run_read_index(node.clone(), waiting_reads)),
             tokio::spawn(run_retention(node.clone())),
@@ -315,6 +319,11 @@ impl<O: Observer> Replica<O> {
     /// Who is told of what is applied.
     pub fn observer(&self) -> &O {
         &self.node.shared.observer
+    }
+
+    /// The newest rules that the tree has followed. All members know them, and the commands that came with them.
+    pub fn rules(&self) -> u32 {
+        self.node.rules.in_force()
     }
 
     /// Puts commands into this node's stream, in order, each with what waits for its result. They are sent to whoever

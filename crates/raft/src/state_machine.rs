@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::disk::{DiskRoom, snapshot_bytes};
 use crate::observer::Observer;
 use crate::proposer::Proposer;
+use crate::rules::Rules;
 use crate::storage::{SnapshotFile, SnapshotStore, is_full_disk};
 use crate::type_config::types::{LeaderId, LogId, SnapshotMeta, StoredMembership};
 use crate::type_config::{Member, NodeId, TypeConfig};
@@ -49,6 +50,7 @@ pub(crate) struct Shared<O: Observer> {
     replicated: RwLock<Replicated>,
     pub(crate) observer: O,
     pub(crate) proposer: Proposer<O::Waiter>,
+    rules: Arc<Rules>,
     /// The index of the last applied entry.
     pub(crate) applied: watch::Sender<u64>,
 }
@@ -65,14 +67,15 @@ pub(crate) enum DigestVerdict {
 }
 
 impl<O: Observer> Shared<O> {
-    pub(crate) fn new(observer: O, proposer: Proposer<O::Waiter>) -> Self {
+    pub(crate) fn new(observer: O, proposer: Proposer<O::Waiter>, rules: Arc<Rules>) -> Self {
         let replicated = Replicated {
             tree: Tree::new(),
             last_applied: None,
             membership: StoredMembership::default(),
             digests: VecDeque::new(),
         };
-        Shared { replicated: RwLock::new(replicated), observer, proposer, applied: watch::Sender::new(0) }
+        let replicated = RwLock::new(replicated);
+        Shared { replicated, observer, proposer, rules, applied: watch::Sender::new(0) }
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Replicated> {
@@ -126,6 +129,7 @@ impl<O: Observer> Shared<O> {
             replicated.remember_digest(last_index);
         }
         self.observer.settled(&replicated.tree);
+        self.rules.applied(replicated.tree.rules());
         drop(guard);
         self.applied.send_replace(last_index);
     }
@@ -149,6 +153,7 @@ impl<O: Observer> Shared<O> {
             None => Vec::new(),
         };
         self.observer.installed(&replicated.tree, skipped);
+        self.rules.applied(replicated.tree.rules());
         drop(guard);
         self.applied.send_replace(index);
         // Freeing millions of znodes takes long enough to be felt.

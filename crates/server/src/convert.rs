@@ -2,7 +2,7 @@
 
 use coordd_proto::v1::{self, ErrorCode};
 use coordd_tree as tree;
-use coordd_tree::{ErrorKind, OpError, Outcome, WriteOp};
+use coordd_tree::{ErrorKind, OpError, Outcome, Refusal, WriteOp};
 
 /// Anything that is answered with an error.
 pub(crate) fn error(code: ErrorCode, message: impl Into<String>) -> v1::Error {
@@ -36,10 +36,12 @@ pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
         ErrorKind::SequenceGap => ErrorCode::SequenceGap,
         ErrorKind::TooManyUnacknowledged => ErrorCode::TooManyUnacknowledged,
         ErrorKind::NoSpace => ErrorCode::NoSpace,
+        ErrorKind::LimitExceeded => ErrorCode::LimitExceeded,
+        ErrorKind::SessionMoved => ErrorCode::SessionMoved,
     };
     v1::Error {
         code: code as i32,
-        message: refused.message,
+        message: refused.message(),
         path: refused.path,
         op_index: refused.op_index,
         retry_after_ms: 0,
@@ -47,7 +49,7 @@ pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
 }
 
 /// A refusal at the door in the tree's form, for a write that needs its place in its session all the same.
-fn refusal_from_wire(refused: &v1::Error) -> OpError {
+fn refusal_from_wire(refused: &v1::Error) -> Refusal {
     let kind = match refused.code() {
         ErrorCode::InvalidAcl => ErrorKind::InvalidAcl,
         ErrorCode::NoSpace => ErrorKind::NoSpace,
@@ -55,7 +57,7 @@ fn refusal_from_wire(refused: &v1::Error) -> OpError {
     };
     // What was too long must not be proposed after all, as a part of its own refusal.
     let path = shorten(&refused.path, 256);
-    OpError { kind, path, op_index: refused.op_index, message: shorten(&refused.message, 1024) }
+    Refusal { kind, path, op_index: refused.op_index, message: shorten(&refused.message, 1024) }
 }
 
 fn shorten(text: &str, bytes: usize) -> String {
@@ -281,7 +283,7 @@ pub(crate) fn outcome_to_wire(outcome: Outcome, zxid: u64) -> v1::reply::Result 
         Outcome::QuotaSet => Wire::SetQuota(v1::SetQuotaReply { zxid }),
         Outcome::QuotaDeleted => Wire::DeleteQuota(v1::DeleteQuotaReply { zxid }),
         Outcome::SessionEnded(ephemerals) => Wire::Close(v1::CloseReply { ephemerals }),
-        Outcome::Checked | Outcome::SessionOpened | Outcome::ZnodesExpired(_) => {
+        Outcome::Checked | Outcome::SessionOpened | Outcome::SessionAttached | Outcome::ZnodesExpired(_) => {
             Wire::Error(error(ErrorCode::Protocol, "an answer that no request asks for"))
         }
     }

@@ -21,6 +21,8 @@ const RECONCILE_TICKS: u64 = 50;
 const GROWTH: u64 = 16 << 20;
 /// A full disk that somebody makes room on soon is nothing that clients need to hear of.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+/// A container that never had a child is deleted after so many sweep intervals.
+const UNUSED_SWEEPS: u32 = 10;
 /// Due znodes of one command.
 const SWEEP_BATCH: usize = 1000;
 
@@ -60,7 +62,7 @@ async fn lead(service: &Service, leadership: &mut watch::Receiver<Leadership>) {
         expire_sessions(replica, term);
         if Instant::now() >= next_sweep {
             next_sweep = Instant::now() + service.options().sweep_interval;
-            sweep(replica);
+            sweep(replica, service.options().sweep_interval);
         }
     }
 }
@@ -128,11 +130,17 @@ fn expire_sessions(replica: &Replica<Hub>, term: u64) {
     }
 }
 
-fn sweep(replica: &Replica<Hub>) {
-    let due = replica.tree().expired_znodes(replica.now_ms(), SWEEP_BATCH);
+fn sweep(replica: &Replica<Hub>, interval: Duration) {
+    let unused = interval.saturating_mul(UNUSED_SWEEPS);
+    let unused_ms = (replica.rules() >= 2).then_some(u64::try_from(unused.as_millis()).unwrap_or(u64::MAX));
+    let due = replica.tree().expired_znodes(replica.now_ms(), unused_ms, SWEEP_BATCH);
     if !due.is_empty() {
         tracing::debug!(znodes = due.len(), "sweeping TTL znodes and empty containers");
-        if let Err(overloaded) = replica.submit([(Command::ExpireZnodes(due), Waiter::Nobody)]) {
+        let command = match unused_ms {
+            Some(unused_ms) => Command::Sweep { candidates: due, unused_ms },
+            None => Command::ExpireZnodes(due),
+        };
+        if let Err(overloaded) = replica.submit([(command, Waiter::Nobody)]) {
             tracing::warn!(%overloaded, "due znodes were not deleted");
         }
     }

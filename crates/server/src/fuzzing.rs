@@ -179,7 +179,7 @@ impl Node {
         self.proposed += 1;
         let origin = Origin { node: 1, incarnation: 1 };
         let batch = Batch { origin, first_seq: self.proposed, commands: vec![command] };
-        let entry = Entry { time_ms: 1000, batches: vec![batch] };
+        let entry = Entry { time_ms: 1000, batches: vec![batch], ..Entry::default() };
         let entry = Entry::decode(&entry.encode()).expect("what is proposed can be decoded");
         let (mut all, watches) = (Vec::new(), &mut self.watches);
         self.tree.apply(&entry, |tree, _, _, applied| {

@@ -237,6 +237,9 @@ impl Observer for Hub {
                 watches.fire(tree, event);
             }
         }
+        if applied.events_dropped {
+            resync_all(tree, &self.watches());
+        }
         let Applied { zxid, result, ended, .. } = applied;
         // Of commands of this node; the others count theirs.
         if waiter.is_some() {
@@ -330,13 +333,16 @@ impl Hub {
                     watches.fire(tree, event);
                 }
             }
-            None => {
-                for (outbox, watch_ids) in watches.streams() {
-                    outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
-                    outbox.wake();
-                }
-            }
+            None => resync_all(tree, &watches),
         }
+    }
+}
+
+/// Tells all streams that have watches to read again.
+fn resync_all(tree: &Tree, watches: &WatchTable) {
+    for (outbox, watch_ids) in watches.streams() {
+        outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
+        outbox.wake();
     }
 }
 
@@ -366,7 +372,7 @@ mod tests {
             first_seq: 1,
             commands: (0..znodes).map(create).collect(),
         };
-        tree.apply(&Entry { time_ms: 1, batches: vec![batch] }, |_, _, _, _| {});
+        tree.apply(&Entry { time_ms: 1, batches: vec![batch], ..Entry::default() }, |_, _, _, _| {});
         (tree, before)
     }
 

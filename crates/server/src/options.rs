@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 use coordd_raft::{Member, NodeId, Timing};
-use coordd_tree::Limits;
+use coordd_tree::{Ceilings, Limits};
 use serde::Deserialize;
 
 use crate::announce::AnnounceGroup;
@@ -101,6 +101,27 @@ pub struct GivenOptions {
     /// Most requests of one session that are worked on; more wait in the connection. [default: 1000]
     #[arg(long, env = "COORDD_OUTSTANDING_MAX", value_name = "N")]
     pub outstanding_max: Option<usize>,
+
+    /// Most components of the path of a znode that is created. [default: 128]
+    #[arg(long, env = "COORDD_DEPTH_MAX", value_name = "N")]
+    pub depth_max: Option<usize>,
+
+    /// Most znodes that one recursive delete removes in one step; larger trees go in batches. Applying 5000 takes up to 50 ms,
+    /// in which this node answers nobody. [default: 5000]
+    #[arg(long, env = "COORDD_TREE_ZNODES_MAX", value_name = "N")]
+    pub tree_znodes_max: Option<usize>,
+
+    /// Most ephemeral znodes of one session; its end removes them in one step. [default: 5000]
+    #[arg(long, env = "COORDD_EPHEMERALS_MAX", value_name = "N")]
+    pub ephemerals_max: Option<usize>,
+
+    /// Most quotas of the ensemble. [default: 10000]
+    #[arg(long, env = "COORDD_QUOTAS_MAX", value_name = "N")]
+    pub quotas_max: Option<usize>,
+
+    /// Most bytes of all different ACLs of the ensemble. [default: 64MiB]
+    #[arg(long, env = "COORDD_ACL_BYTES_MAX", value_name = "SIZE")]
+    pub acl_bytes_max: Option<ByteSize>,
 
     /// Most live sessions of the ensemble; a new one is refused beyond it. [default: 100000]
     #[arg(long, env = "COORDD_SESSIONS_MAX", value_name = "N")]
@@ -220,6 +241,10 @@ pub struct ServerLimits {
     pub frame_bytes: usize,
     /// Requests of a session under way.
     pub outstanding: usize,
+    /// Components of a path that is created.
+    pub depth: usize,
+    /// What commands carry, because it depends on the tree.
+    pub ceilings: Ceilings,
     /// Live sessions.
     pub sessions: usize,
     /// Watches of a session.
@@ -233,7 +258,8 @@ pub struct ServerLimits {
 impl ServerLimits {
     /// Those of a single write.
     pub(crate) fn of_writes(&self) -> Limits {
-        Limits { value_bytes: self.value_bytes, path_bytes: PATH_BYTES_MAX, ..Limits::default() }
+        let &ServerLimits { value_bytes, depth, ceilings, .. } = self;
+        Limits { value_bytes, path_bytes: PATH_BYTES_MAX, depth, ceilings, ..Limits::default() }
     }
 }
 
@@ -283,6 +309,11 @@ impl GivenOptions {
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
             frame_bytes_max: self.frame_bytes_max.or(file.frame_bytes_max),
             outstanding_max: self.outstanding_max.or(file.outstanding_max),
+            depth_max: self.depth_max.or(file.depth_max),
+            tree_znodes_max: self.tree_znodes_max.or(file.tree_znodes_max),
+            ephemerals_max: self.ephemerals_max.or(file.ephemerals_max),
+            quotas_max: self.quotas_max.or(file.quotas_max),
+            acl_bytes_max: self.acl_bytes_max.or(file.acl_bytes_max),
             sessions_max: self.sessions_max.or(file.sessions_max),
             watches_max: self.watches_max.or(file.watches_max),
             connections_max: self.connections_max.or(file.connections_max),
@@ -416,9 +447,22 @@ impl GivenOptions {
             n if n > most => wrong(option, format!("at most {most}")),
             n => Ok(n),
         };
+        let acl_bytes = size(self.acl_bytes_max, ByteSize::mib(64));
+        if !(64 << 10..=1 << 30).contains(&acl_bytes) {
+            return wrong("--acl-bytes-max", "from 64KiB to 1GiB");
+        }
+        let ceilings = Ceilings {
+            tree_znodes: count("--tree-znodes-max", self.tree_znodes_max, 5000, 100_000)? as u32,
+            ephemerals: count("--ephemerals-max", self.ephemerals_max, 5000, 100_000)? as u32,
+            quotas: count("--quotas-max", self.quotas_max, 10_000, 1_000_000)? as u32,
+            acl_bytes: acl_bytes as u32,
+            ..Ceilings::default()
+        };
         Ok(ServerLimits {
             value_bytes: value as usize,
             frame_bytes: frame as usize,
+            depth: count("--depth-max", self.depth_max, 128, 2048)?,
+            ceilings,
             outstanding: count("--outstanding-max", self.outstanding_max, 1000, 10_000)?,
             sessions: count("--sessions-max", self.sessions_max, 100_000, 10_000_000)?,
             watches: count("--watches-max", self.watches_max, 100_000, 10_000_000)?,
@@ -539,6 +583,11 @@ mod tests {
             ("--frame-bytes-max", Box::new(|o| o.frame_bytes_max = Some(ByteSize::mib(13)))),
             ("--outbox-bytes-max", Box::new(|o| o.outbox_bytes_max = Some(ByteSize::mib(1)))),
             ("--outstanding-max", Box::new(|o| o.outstanding_max = Some(0))),
+            ("--depth-max", Box::new(|o| o.depth_max = Some(2049))),
+            ("--tree-znodes-max", Box::new(|o| o.tree_znodes_max = Some(0))),
+            ("--ephemerals-max", Box::new(|o| o.ephemerals_max = Some(100_001))),
+            ("--quotas-max", Box::new(|o| o.quotas_max = Some(0))),
+            ("--acl-bytes-max", Box::new(|o| o.acl_bytes_max = Some(ByteSize::kib(1)))),
             ("--sessions-max", Box::new(|o| o.sessions_max = Some(0))),
             ("--watches-max", Box::new(|o| o.watches_max = Some(0))),
             ("--connections-max", Box::new(|o| o.connections_max = Some(0))),

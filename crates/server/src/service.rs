@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use coordd_proto::v1::{self, ErrorCode};
 use coordd_raft::Replica;
 use coordd_tree::planted::Bug;
-use coordd_tree::{Auth, Command, Limits, OpResult, OpenSession, SessionId, WriteSeq, Zxid};
+use coordd_tree::{
+    Auth, Bounds, Ceilings, Command, Limits, OpResult, OpenSession, SessionId, Write, WriteSeq, Zxid,
+};
 use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -104,6 +106,17 @@ impl Service {
 
     pub(crate) fn write_limits(&self) -> Limits {
         self.options.limits.of_writes()
+    }
+
+    /// The command for a write, with what bounds it where it is applied. `generation` is that of the stream it came by, 0 for
+    /// none. Until all members know bounded writes it goes without.
+    pub(crate) fn command(&self, write: Write, generation: Zxid) -> Command {
+        if self.replica.rules() < 2 {
+            return Command::Write(write);
+        }
+        let ceilings = self.options.limits.ceilings;
+        let ceilings = (ceilings != Ceilings::default()).then_some(ceilings);
+        Command::Bounded(write, Bounds { generation, ceilings })
     }
 
     /// Refuses what may make something larger while the disks are full (G9). What was accepted before goes through: the reserve

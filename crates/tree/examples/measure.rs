@@ -102,6 +102,7 @@ impl Stream {
         let entry = Entry {
             time_ms: self.next_command,
             batches: vec![Batch { origin, first_seq: self.next_command, commands }],
+            ..Entry::default()
         };
         let start = Instant::now();
         let mut applied = 0;

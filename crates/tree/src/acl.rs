@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
-use crate::{ErrorKind, OpError};
+use crate::{Detail, ErrorKind, OpError};
 
 /// The permissions of one [`AclEntry`], ZooKeeper's bits: read 1, write 2, create 4, delete 8, admin 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -105,9 +105,9 @@ pub fn digest_id(user: &str, password: &str) -> String {
 /// `InvalidAcl`: it is empty, a scheme is unknown, an id is malformed, a permission does not exist, or `auth` is
 /// asked for by somebody who has added no identity.
 pub(crate) fn resolve(acl: &Acl, auth: &Auth, path: &str) -> Result<Acl, OpError> {
-    let invalid = |message: String| Err(OpError::new(ErrorKind::InvalidAcl, path, message));
+    let invalid = |detail| Err(OpError::new(ErrorKind::InvalidAcl, path, detail));
     if acl.is_empty() {
-        return invalid(format!("the ACL for {path:?} is empty"));
+        return invalid(Detail::AclEmpty);
     }
     let mut resolved = Acl::with_capacity(acl.len());
     let mut push = |entry: AclEntry| {
@@ -117,7 +117,7 @@ pub(crate) fn resolve(acl: &Acl, auth: &Auth, path: &str) -> Result<Acl, OpError
     };
     for entry in acl {
         if !Perms::ALL.contains(entry.perms) {
-            return invalid(format!("the ACL for {path:?} has unknown permissions {:#x}", entry.perms.0));
+            return invalid(Detail::AclPerms(entry.perms.0));
         }
         let well_formed = match entry.scheme.as_str() {
             "world" => entry.id == "anyone",
@@ -126,24 +126,17 @@ pub(crate) fn resolve(acl: &Acl, auth: &Auth, path: &str) -> Result<Acl, OpError
             "auth" => {
                 let mut own = auth.ids.iter().filter(|id| id.scheme == "digest").peekable();
                 if own.peek().is_none() {
-                    return invalid(format!(
-                        "the ACL for {path:?} has scheme auth, but no identity was added"
-                    ));
+                    return invalid(Detail::AclWithoutIdentity);
                 }
                 own.for_each(|id| {
                     push(AclEntry { perms: entry.perms, scheme: id.scheme.clone(), id: id.id.clone() })
                 });
                 continue;
             }
-            _ => {
-                return invalid(format!("the ACL for {path:?} has an unknown scheme {:?}", entry.scheme));
-            }
+            _ => return invalid(Detail::AclScheme(entry.scheme.clone())),
         };
         if !well_formed {
-            return invalid(format!(
-                "the ACL for {path:?} has a malformed id {:?} of scheme {}",
-                entry.id, entry.scheme
-            ));
+            return invalid(Detail::AclId { scheme: entry.scheme.clone(), id: entry.id.clone() });
         }
         push(entry.clone());
     }

@@ -17,6 +17,8 @@ pub(crate) struct AclTable {
     /// Where the search for an unused index begins. Indices are handed out in a circle, so that one which was just
     /// dropped is not given to another ACL at once.
     next: u32,
+    /// Of all ACLs, as [`bytes_of`] counts.
+    bytes: u64,
     digest: Digest,
 }
 
@@ -36,8 +38,13 @@ impl AclTable {
 
     /// A table with these rows, none of them referred to yet.
     pub(crate) fn restore(next: u32, rows: impl IntoIterator<Item = (u32, Acl)>) -> AclTable {
-        let mut table =
-            AclTable { by_index: OrdMap::new(), by_acl: OrdMap::new(), next, digest: Digest::default() };
+        let mut table = AclTable {
+            by_index: OrdMap::new(),
+            by_acl: OrdMap::new(),
+            next,
+            bytes: 0,
+            digest: Digest::default(),
+        };
         for (index, acl) in rows {
             table.put(index, Arc::new(acl));
         }
@@ -62,6 +69,26 @@ impl AclTable {
 
     pub(crate) fn get(&self, index: u32) -> Option<&Acl> {
         self.by_index.get(&index).map(|row| &*row.acl)
+    }
+
+    /// How many ACLs there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_index.len()
+    }
+
+    /// Bytes of all ACLs.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Only the ACL that is open to the world is in use: everybody may do everything.
+    pub(crate) fn is_open(&self) -> bool {
+        self.by_index.len() == 1
+    }
+
+    /// How many bytes `acl` would add to the table: none if it is there already.
+    pub(crate) fn bytes_added_by(&self, acl: &Acl) -> u64 {
+        if self.by_acl.contains_key(acl) { 0 } else { bytes_of(acl) }
     }
 
     /// The index of `acl`, with one reference for the caller.
@@ -100,6 +127,7 @@ impl AclTable {
         let Some(row) = self.by_index.get_mut(&index) else { return };
         row.references = row.references.saturating_sub(1);
         if row.references == 0 {
+            self.bytes -= bytes_of(&row.acl);
             self.digest.remove(hash(index, &row.acl));
             self.by_acl.remove(&row.acl);
             self.by_index.remove(&index);
@@ -129,6 +157,7 @@ impl AclTable {
         if self.by_index.contains_key(&index) || self.by_acl.contains_key(&acl) {
             return false;
         }
+        self.bytes += bytes_of(&acl);
         self.digest.add(hash(index, &acl));
         self.by_acl.insert(acl.clone(), index);
         self.by_index.insert(index, Row { acl, references: 0 });
@@ -138,6 +167,11 @@ impl AclTable {
 
 fn open() -> Acl {
     vec![AclEntry::world(Perms::ALL)]
+}
+
+/// What an ACL counts for where ACLs are bounded.
+fn bytes_of(acl: &Acl) -> u64 {
+    acl.iter().map(|entry| entry.scheme.len() + entry.id.len() + 64).sum::<usize>() as u64 + 128
 }
 
 fn hash(index: u32, acl: &Acl) -> u64 {

@@ -1,25 +1,34 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 
-use crate::{Batch, DecodeError, Entry};
+use crate::{Batch, DecodeError, Entry, RULES};
 
-/// The one format of entries there is so far.
-const VERSION: u8 = 1;
+/// The format of entries of rules 1.
+const VERSION_1: u8 = 1;
+/// The format of all later ones.
+const VERSION: u8 = 2;
+/// The rules of entries that do not name theirs.
+const RULES_1: u32 = 1;
 
 impl Entry {
     /// The entry's encoded form; see the layout on [`Entry`].
     pub fn encode(&self) -> Bytes {
         let batches: Vec<Bytes> = self.batches.iter().map(Batch::encode).collect();
-        Entry::encode_from_parts(self.time_ms, &batches)
+        Entry::encode_from_parts(self.rules, self.time_ms, &batches)
     }
 
     /// The same from batches that are encoded already, in the order in which they are to take effect. The batches
     /// are not looked at: whoever received them from elsewhere decodes them first.
-    pub fn encode_from_parts(time_ms: u64, batches: &[Bytes]) -> Bytes {
+    pub fn encode_from_parts(rules: u32, time_ms: u64, batches: &[Bytes]) -> Bytes {
         let size: usize = batches.iter().map(Bytes::len).sum();
-        // A version byte and two varints of at most ten bytes each.
-        let mut entry = BytesMut::with_capacity(size + 21);
-        entry.put_u8(VERSION);
+        // A version byte, a varint of at most five bytes, and two of at most ten.
+        let mut entry = BytesMut::with_capacity(size + 26);
+        if rules == RULES_1 {
+            entry.put_u8(VERSION_1);
+        } else {
+            entry.put_u8(VERSION);
+            put_varint(&mut entry, rules.into());
+        }
         put_varint(&mut entry, time_ms);
         put_varint(&mut entry, batches.len() as u64);
         batches.iter().for_each(|batch| entry.put_slice(batch));
@@ -30,14 +39,25 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// Another version, bytes that are cut short, damaged, or left over.
+    /// Another version, rules that this build does not know, bytes that are cut short, damaged, or left over.
     pub fn decode(bytes: &[u8]) -> Result<Entry, DecodeError> {
         const WHAT: &str = "an entry";
         let Some((&version, mut rest)) = bytes.split_first() else {
             return Err(DecodeError::malformed(WHAT, "it is empty"));
         };
-        if version != VERSION {
-            return Err(DecodeError::Version { what: WHAT, found: version, known: VERSION });
+        let rules = match version {
+            VERSION_1 => RULES_1,
+            VERSION => take(WHAT, &mut rest)?,
+            _ => return Err(DecodeError::Version { what: WHAT, found: version, known: VERSION }),
+        };
+        if rules > RULES {
+            return Err(DecodeError::Rules { found: rules, known: RULES });
+        }
+        if rules < u32::from(version) {
+            return Err(DecodeError::inconsistent(
+                WHAT,
+                format!("rules {rules} in format version {version}"),
+            ));
         }
         let time_ms = take(WHAT, &mut rest)?;
         let count: u64 = take(WHAT, &mut rest)?;
@@ -48,7 +68,7 @@ impl Entry {
             batches.push(take(WHAT, &mut rest)?);
         }
         finish(WHAT, rest)?;
-        Ok(Entry { time_ms, batches })
+        Ok(Entry { rules, time_ms, batches })
     }
 }
 
@@ -106,20 +126,22 @@ mod tests {
             first_seq,
             commands: vec![end.clone(); 3],
         };
-        Entry { time_ms: 1_700_000_000_000, batches: vec![batch(1, 1), batch(2, u64::MAX)] }
+        Entry { rules: RULES, time_ms: 1_700_000_000_000, batches: vec![batch(1, 1), batch(2, u64::MAX)] }
     }
 
     #[test]
     fn an_entry_is_read_back() {
         assert_eq!(Entry::decode(&entry().encode()).unwrap(), entry());
-        let empty = Entry { time_ms: u64::MAX, batches: vec![] };
-        assert_eq!(Entry::decode(&empty.encode()).unwrap(), empty);
+        for rules in 1..=RULES {
+            let empty = Entry { rules, time_ms: u64::MAX, batches: vec![] };
+            assert_eq!(Entry::decode(&empty.encode()).unwrap(), empty);
+        }
     }
 
     #[test]
     fn batches_stand_in_the_entry_as_their_origins_encoded_them() {
         let parts: Vec<Bytes> = entry().batches.iter().map(Batch::encode).collect();
-        assert_eq!(Entry::encode_from_parts(entry().time_ms, &parts), entry().encode());
+        assert_eq!(Entry::encode_from_parts(RULES, entry().time_ms, &parts), entry().encode());
         assert_eq!(Batch::decode(&parts[1]).unwrap(), entry().batches[1]);
     }
 
@@ -135,7 +157,25 @@ mod tests {
     #[test]
     fn another_version_is_told_apart_from_damage() {
         let mut bytes = entry().encode().to_vec();
-        bytes[0] = 2;
-        assert!(matches!(Entry::decode(&bytes), Err(DecodeError::Version { found: 2, known: 1, .. })));
+        bytes[0] = 3;
+        assert!(matches!(Entry::decode(&bytes), Err(DecodeError::Version { found: 3, known: 2, .. })));
+    }
+
+    #[test]
+    fn newer_rules_are_refused_by_name() {
+        let newer = Entry { rules: RULES + 1, time_ms: 1, batches: vec![] };
+        let error = Entry::decode(&newer.encode()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "an entry follows rules 3; this build knows them up to 2: start a newer build"
+        );
+    }
+
+    /// An entry of rules 1 is written as builds before rules 2 wrote it.
+    #[test]
+    fn rules_1_keep_their_format() {
+        let entry = Entry { rules: 1, time_ms: 5, batches: vec![] };
+        assert_eq!(entry.encode(), [1, 5, 0].as_slice());
+        assert!(Entry::decode(&[2, 1, 5, 0]).is_err(), "a second form for the same entry");
     }
 }

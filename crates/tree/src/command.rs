@@ -1,20 +1,36 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Acl, Auth, OpError, SessionId, WriteSeq, Zxid};
+use crate::{Acl, Auth, Ceilings, Refusal, SessionId, WriteSeq, Zxid};
+
+/// The newest version of the rules that this build applies entries by; it knows all older ones, too.
+///
+/// * 1: builds up to 62ff85c.
+/// * 2: recorded answers hold values instead of sentences; commands that carry no [`Ceilings`] have the default ones;
+///   a sequential name takes the next free number; a count that does not match is told before the ACLs are looked at.
+pub const RULES: u32 = 2;
 
 /// What one Raft entry carries: the batches of one or more nodes, and the time they were proposed at.
 ///
-/// Encoded form (format version 1): a version byte, `time_ms` and the number of batches as postcard varints,
-/// then each batch as postcard. A batch stands in the entry as the very bytes its origin encoded, so the leader
-/// merges batches without decoding them (`Entry::encode_from_parts`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Encoded form: a version byte, `rules` (absent in version 1, which is written for rules 1), `time_ms` and the number of
+/// batches as postcard varints, then each batch as postcard. A batch stands in the entry as the very bytes its origin
+/// encoded, so the leader merges batches without decoding them (`Entry::encode_from_parts`).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// By which rules all nodes apply the entry, whatever newer ones they know: from 1 to [`RULES`]. The leader stamps the
+    /// newest that all members know.
+    pub rules: u32,
     /// The leader's clock in milliseconds since the Unix epoch. The tree takes `max(last, this)`, so time never
     /// goes back.
     pub time_ms: u64,
     /// In the order in which they take effect.
     pub batches: Vec<Batch>,
+}
+
+impl Default for Entry {
+    fn default() -> Entry {
+        Entry { rules: RULES, time_ms: 0, batches: Vec::new() }
+    }
 }
 
 /// A node's life: which node, and which start of its process.
@@ -61,6 +77,44 @@ pub enum Command {
     /// Deletes the TTL znodes and empty containers among these (path, czxid) that are due by the tree's time.
     /// Proposed by the leader from [`crate::Tree::expired_znodes`]; what is no longer due is left alone.
     ExpireZnodes(Vec<(String, Zxid)>),
+    /// A client's write with what bounds it. From rules 2 on.
+    Bounded(Write, Bounds),
+    /// A stream takes the session over: later writes of older streams are refused with `SessionMoved`. The zxid of this command
+    /// is the stream's generation. From rules 2 on.
+    Attach {
+        /// Which. `SessionExpired` or `NoSession` where it does not live.
+        session: SessionId,
+    },
+    /// As [`Command::ExpireZnodes`]; of containers that never had a child, those that are older than `unused_ms` are due, too.
+    /// From rules 2 on.
+    Sweep {
+        /// Paths and czxids.
+        candidates: Vec<(String, Zxid)>,
+        /// How long a container may wait for its first child, in milliseconds of the tree's time.
+        unused_ms: u64,
+    },
+}
+
+impl Command {
+    /// The rules that the command came with: entries that hold it follow them at least.
+    pub(crate) fn rules(&self) -> u32 {
+        match self {
+            Command::Write(_)
+            | Command::OpenSession(_)
+            | Command::EndSession { .. }
+            | Command::ExpireZnodes(_) => 1,
+            Command::Bounded(..) | Command::Attach { .. } | Command::Sweep { .. } => 2,
+        }
+    }
+}
+
+/// What bounds a write where it is applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// The generation of the stream that the write came by: the zxid of its attach. 0 is not checked.
+    pub generation: Zxid,
+    /// The ceilings of the node that proposes the write; `None` for the default ones.
+    pub ceilings: Option<Ceilings>,
 }
 
 /// Starts a session.
@@ -191,7 +245,7 @@ pub enum WriteOp {
     CloseSession,
     /// Does nothing and answers with this: a write that its node refused at the door (too large, malformed), and that
     /// needs its number taken so that the writes after it are in order.
-    Refused(OpError),
+    Refused(Refusal),
 }
 
 impl WriteOp {

@@ -1,8 +1,11 @@
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use crate::{Detail, LimitName};
+
 /// Why an operation was refused. Every one is deterministic: each node that applies the command refuses it alike.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{kind}: {message}")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpError {
     /// What a program looks at.
     pub kind: ErrorKind,
@@ -10,18 +13,72 @@ pub struct OpError {
     pub path: String,
     /// The index of the operation in a multi that failed it; `None` outside a multi.
     pub op_index: Option<u32>,
-    /// What a person reads: names the path and the expected and actual values.
-    pub message: String,
+    /// The expected and actual values.
+    pub detail: Detail,
 }
 
 impl OpError {
     /// A refusal outside a multi.
-    pub fn new(kind: ErrorKind, path: impl Into<String>, message: impl Into<String>) -> OpError {
-        OpError { kind, path: path.into(), op_index: None, message: message.into() }
+    pub fn new(kind: ErrorKind, path: impl Into<String>, detail: Detail) -> OpError {
+        OpError { kind, path: path.into(), op_index: None, detail }
+    }
+
+    /// What a person reads: names the path and the expected and actual values.
+    pub fn message(&self) -> String {
+        Message(self).to_string()
     }
 
     pub(crate) fn no_node(path: &str) -> OpError {
-        OpError::new(ErrorKind::NoNode, path, format!("no znode {path:?}"))
+        OpError::new(ErrorKind::NoNode, path, Detail::NoZnode)
+    }
+
+    /// A refusal for want of room under a limit whose use depends on the tree.
+    pub(crate) fn limit(path: &str, limit: LimitName, max: u64, actual: u64) -> OpError {
+        OpError::new(ErrorKind::LimitExceeded, path, Detail::Limit { limit, max, actual })
+    }
+}
+
+struct Message<'a>(&'a OpError);
+
+impl fmt::Display for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.detail.fmt(&self.0.path, f)
+    }
+}
+
+impl fmt::Display for OpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, Message(self))
+    }
+}
+
+impl std::error::Error for OpError {}
+
+/// A refusal with its sentence: what a node puts into its log for a write that it refuses at the door, and what was recorded
+/// under rules 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What a program looks at.
+    pub kind: ErrorKind,
+    /// The path it is about; empty if none.
+    pub path: String,
+    /// The index of the operation in a multi that failed it; `None` outside a multi.
+    pub op_index: Option<u32>,
+    /// What a person reads.
+    pub message: String,
+}
+
+impl From<Refusal> for OpError {
+    fn from(refusal: Refusal) -> OpError {
+        let Refusal { kind, path, op_index, message } = refusal;
+        OpError { kind, path, op_index, detail: Detail::Text(message) }
+    }
+}
+
+impl From<&OpError> for Refusal {
+    fn from(error: &OpError) -> Refusal {
+        let OpError { kind, path, op_index, .. } = error;
+        Refusal { kind: *kind, path: path.clone(), op_index: *op_index, message: error.message() }
     }
 }
 
@@ -79,6 +136,12 @@ pub enum ErrorKind {
     /// The node that took the write refused it for want of room on the disks: it would have made something larger.
     #[error("NoSpace")]
     NoSpace,
+    /// A limit whose use depends on the tree would be exceeded; the write changed nothing.
+    #[error("LimitExceeded")]
+    LimitExceeded,
+    /// A later stream has attached to the session; the write was not executed, and its number is free.
+    #[error("SessionMoved")]
+    SessionMoved,
 }
 
 /// Bytes that are not what they should be. For an entry of the log this is fatal: the node must stop.
@@ -93,6 +156,14 @@ pub enum DecodeError {
         found: u8,
         /// The newest one known.
         known: u8,
+    },
+    /// An entry that follows newer rules than this build knows.
+    #[error("an entry follows rules {found}; this build knows them up to {known}: start a newer build")]
+    Rules {
+        /// The rules that it says.
+        found: u32,
+        /// The newest ones known.
+        known: u32,
     },
     /// Not decodable.
     #[error("{what} cannot be decoded: {cause}")]

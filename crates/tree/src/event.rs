@@ -21,6 +21,13 @@ pub struct Event {
     pub parent_acl: u32,
 }
 
+impl Event {
+    /// The bytes that an event stands for where events are bounded: those of its path, and 64 for the rest.
+    pub(crate) fn cost(path: &str) -> usize {
+        path.len() + 64
+    }
+}
+
 /// What happened to a znode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {

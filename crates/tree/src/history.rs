@@ -3,7 +3,7 @@ use imbl::Vector;
 use crate::digest::{Digest, Element};
 use crate::{Event, EventKind, Zxid};
 
-/// How much of the past is kept, counted as [`cost`] does.
+/// How much of the past is kept, counted as [`Event::cost`] does.
 const BYTES_MAX: u64 = 8 << 20;
 
 /// The latest events, so that a watch can resume from a zxid (G5). Whole commands only: of each zxid, all events are
@@ -35,6 +35,14 @@ impl History {
         self.events.iter().map(hash).collect()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Event> {
         self.events.iter()
     }
@@ -44,7 +52,7 @@ impl History {
     }
 
     pub(crate) fn push(&mut self, event: Event) {
-        self.bytes += cost(&event);
+        self.bytes += Event::cost(&event.path) as u64;
         self.digest.add(hash(&event));
         self.events.push_back(event);
     }
@@ -59,11 +67,17 @@ impl History {
         let mut popped = Vec::new();
         while self.events.front().is_some_and(|event| event.zxid == self.start) {
             let event = self.events.pop_front()?;
-            self.bytes -= cost(&event);
+            self.bytes -= Event::cost(&event.path) as u64;
             self.digest.remove(hash(&event));
             popped.push(event);
         }
         Some(popped)
+    }
+
+    /// Takes out everything, and begins anew after `zxid`: a command whose events are too many to be kept.
+    pub(crate) fn start_after(&mut self, zxid: Zxid) -> impl Iterator<Item = Event> + use<> {
+        let past = std::mem::replace(self, History::starting_at(zxid));
+        past.events.into_iter()
     }
 
     /// The events after `from`, or `None` where some of them are gone.
@@ -79,11 +93,6 @@ impl History {
         };
         Some(self.events.focus().narrow(first..).into_iter())
     }
-}
-
-/// The bytes an event stands for: its path and a constant for the rest.
-fn cost(event: &Event) -> u64 {
-    event.path.len() as u64 + 64
 }
 
 fn hash(event: &Event) -> u64 {

@@ -22,6 +22,7 @@ mod change;
 mod codec;
 mod command;
 mod command_codec;
+mod detail;
 mod digest;
 mod due;
 mod error;
@@ -44,26 +45,28 @@ mod session;
 mod sessions;
 mod snapshot;
 mod stat;
+mod tally;
 mod tree;
 mod znode;
 mod znodes;
 
 pub use acl::{Acl, AclEntry, Auth, AuthId, Perms, digest_id};
 pub use command::{
-    Batch, Check, CheckKind, Command, Create, CreateMode, EndReason, Entry, MultiOp, OpenSession, Origin,
-    Quota, Write, WriteOp,
+    Batch, Bounds, Check, CheckKind, Command, Create, CreateMode, EndReason, Entry, MultiOp, OpenSession,
+    Origin, Quota, RULES, Write, WriteOp,
 };
-pub use error::{DecodeError, ErrorKind, OpError};
+pub use detail::{Detail, PathFault, QuotaUnit, VersionField};
+pub use error::{DecodeError, ErrorKind, OpError, Refusal};
 pub use event::{Event, EventKind};
-pub use limits::Limits;
+pub use limits::{Ceilings, LimitName, Limits};
 pub use outcome::{Applied, OpResult, Outcome, WriteOutcome};
 pub use path::validate_path;
 pub use quota::QuotaReport;
-pub use read::{Child, ChildrenPage};
+pub use read::{Child, ChildrenPage, TableSizes};
 pub use session::{EndedSession, Session};
 pub use snapshot::TreeLoader;
 pub use stat::Stat;
-pub use tree::Tree;
+pub use tree::{Cursor, Tree};
 
 /// The stamp of one command's place in history. 0 is "before everything"; the first command gets 1.
 pub type Zxid = u64;

@@ -1,19 +1,32 @@
-use crate::{Acl, Create, ErrorKind, MultiOp, OpError, OpenSession, Write, WriteOp};
+use std::collections::{HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Acl, Create, Detail, ErrorKind, MultiOp, OpError, OpenSession, Write, WriteOp};
 
 /// Bytes of a client's name, of the scheme and id of an identity, and of those of an ACL entry.
 const NAME_BYTES_MAX: usize = 256;
 const ID_BYTES_MAX: usize = 1024;
+/// Digits that a sequential name gets, while its number is below ten thousand million.
+const SEQUENCE_DIGITS: usize = 10;
+/// What an event counts for beside its path, as in the history.
+const EVENT_BYTES: usize = 64;
+/// What an answer takes beside a path: a stat, and the frame around both.
+const REPLY_BYTES: usize = 96;
 
-/// What a node admits from its clients (G9).
+/// What a node admits from its clients (G9): the one table of what a command may cost.
 ///
-/// They are checked before a write is proposed and never where it is applied: nodes may be configured differently,
-/// and all must apply alike.
+/// What the command alone decides is checked before it is proposed and never where it is applied: nodes may be configured
+/// differently, and all must apply alike. Where the cost depends on the tree, the command carries the ceiling of the
+/// node that proposes it ([`Ceilings`]), and applying refuses what is above by looking at counts that the tree keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one value.
     pub value_bytes: usize,
-    /// Bytes of a path.
+    /// Bytes of a path, with the digits of a sequential one.
     pub path_bytes: usize,
+    /// Components of the path of a znode that is created.
+    pub depth: usize,
     /// Operations of a multi.
     pub multi_ops: usize,
     /// Bytes of all values of a multi together.
@@ -24,6 +37,14 @@ pub struct Limits {
     pub guards: usize,
     /// Identities of a connection.
     pub auth_ids: usize,
+    /// Znodes that one command makes, with the missing parents that it may have to make.
+    pub created_znodes: usize,
+    /// Bytes of the events of one command: their paths, and 64 bytes each for the rest.
+    pub event_bytes: usize,
+    /// Bytes of the answer to one command: the paths in it, and 96 bytes for each operation.
+    pub reply_bytes: usize,
+    /// What is checked where the command is applied.
+    pub ceilings: Ceilings,
 }
 
 impl Default for Limits {
@@ -31,11 +52,125 @@ impl Default for Limits {
         Limits {
             value_bytes: 1 << 20,
             path_bytes: 4096,
+            depth: 128,
             multi_ops: 1000,
             multi_bytes: 4 << 20,
             acl_entries: 64,
             guards: 64,
             auth_ids: 64,
+            created_znodes: 5000,
+            event_bytes: 5 << 20,
+            reply_bytes: 3 << 20,
+            ceilings: Ceilings::default(),
+        }
+    }
+}
+
+/// Limits whose use depends on the tree. Commands carry them, so that all nodes apply a command alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ceilings {
+    /// Znodes that one `DeleteTree` removes.
+    pub tree_znodes: u32,
+    /// Bytes of the events of one command that removes many znodes: their paths, and 64 bytes each for the rest.
+    pub removed_event_bytes: u32,
+    /// Ephemeral znodes of one session; its end removes them in one step (G6).
+    pub ephemerals: u32,
+    /// Quotas of the tree.
+    pub quotas: u32,
+    /// Bytes of all distinct ACLs of the tree.
+    pub acl_bytes: u32,
+}
+
+impl Ceilings {
+    /// No ceiling at all: for entries of rules 1.
+    pub(crate) const NONE: Ceilings = Ceilings {
+        tree_znodes: u32::MAX,
+        removed_event_bytes: u32::MAX,
+        ephemerals: u32::MAX,
+        quotas: u32::MAX,
+        acl_bytes: u32::MAX,
+    };
+    /// The default, which is part of rules 2: commands that carry no ceilings have these.
+    pub(crate) const RULES_2: Ceilings = Ceilings {
+        tree_znodes: 5000,
+        removed_event_bytes: 5 << 20,
+        ephemerals: 5000,
+        quotas: 10_000,
+        acl_bytes: 64 << 20,
+    };
+}
+
+impl Default for Ceilings {
+    fn default() -> Ceilings {
+        Ceilings::RULES_2
+    }
+}
+
+/// The name of a limit, as refusals tell it. The order is part of the format of recorded answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "they are named as the fields of `Limits` and `Ceilings` are")]
+pub enum LimitName {
+    ValueBytes,
+    PathBytes,
+    Depth,
+    MultiOps,
+    MultiBytes,
+    AclEntries,
+    AclIdBytes,
+    Guards,
+    AuthIds,
+    IdentityBytes,
+    ClientNameBytes,
+    CreatedZnodes,
+    EventBytes,
+    ReplyBytes,
+    TreeZnodes,
+    RemovedEventBytes,
+    Ephemerals,
+    EphemeralBytes,
+    Quotas,
+    AclTableBytes,
+}
+
+impl LimitName {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            LimitName::ValueBytes => "value_bytes",
+            LimitName::PathBytes => "path_bytes",
+            LimitName::Depth => "depth",
+            LimitName::MultiOps => "multi_ops",
+            LimitName::MultiBytes => "multi_bytes",
+            LimitName::AclEntries => "acl_entries",
+            LimitName::AclIdBytes => "bytes of an ACL's id",
+            LimitName::Guards => "guards",
+            LimitName::AuthIds => "auth_ids",
+            LimitName::IdentityBytes => "bytes of an identity",
+            LimitName::ClientNameBytes => "bytes of a client's name",
+            LimitName::CreatedZnodes => "created_znodes",
+            LimitName::EventBytes => "event_bytes",
+            LimitName::ReplyBytes => "reply_bytes",
+            LimitName::TreeZnodes => "tree_znodes",
+            LimitName::RemovedEventBytes => "removed_event_bytes",
+            LimitName::Ephemerals => "ephemerals of the session",
+            LimitName::EphemeralBytes => "event bytes of the session's ephemerals",
+            LimitName::Quotas => "quotas",
+            LimitName::AclTableBytes => "acl_bytes",
+        }
+    }
+
+    /// What to do about it, as the end of a sentence.
+    pub(crate) fn remedy(self) -> &'static str {
+        match self {
+            LimitName::TreeZnodes | LimitName::RemovedEventBytes => {
+                "; delete the subtree in batches, children first (`coordctl delete -r` does)"
+            }
+            LimitName::CreatedZnodes | LimitName::EventBytes | LimitName::ReplyBytes => {
+                "; split the write into smaller ones"
+            }
+            LimitName::Ephemerals | LimitName::EphemeralBytes => "; open another session",
+            LimitName::Quotas => "; remove quotas that are not needed (`coordctl quota list`)",
+            LimitName::AclTableBytes => "; use fewer different ACLs",
+            _ => "",
         }
     }
 }
@@ -47,21 +182,26 @@ impl Write {
     ///
     /// `BadArguments` that names the limit and the actual size.
     pub fn validate(&self, limits: &Limits) -> Result<(), OpError> {
-        at_most("guards", limits.guards, self.guards.len(), "")?;
-        at_most("auth_ids", limits.auth_ids, self.auth.ids.len(), "")?;
+        at_most(LimitName::Guards, limits.guards, self.guards.len(), "")?;
+        at_most(LimitName::AuthIds, limits.auth_ids, self.auth.ids.len(), "")?;
         for id in &self.auth.ids {
-            at_most("bytes of an identity", ID_BYTES_MAX, id.scheme.len() + id.id.len(), "")?;
+            at_most(LimitName::IdentityBytes, ID_BYTES_MAX, id.scheme.len() + id.id.len(), "")?;
         }
-        self.guards.iter().try_for_each(|guard| limits.path(&guard.path))?;
+        self.guards.iter().try_for_each(|guard| limits.existing_path(&guard.path))?;
         match &self.op {
-            WriteOp::Create(create) => limits.create(create),
+            WriteOp::Create(create) => {
+                limits.create(create)?;
+                limits.cost(Cost::of_create(create))
+            }
             WriteOp::SetData { path, data, .. } => limits.value(path, data.len()),
-            WriteOp::SetAcl { path, acl, .. } => limits.path(path).and_then(|()| limits.acl(path, acl)),
+            WriteOp::SetAcl { path, acl, .. } => {
+                limits.existing_path(path).and_then(|()| limits.acl(path, acl))
+            }
             WriteOp::Multi(ops) => limits.multi(ops),
             WriteOp::Delete { path, .. }
             | WriteOp::DeleteTree { path, .. }
             | WriteOp::SetQuota { path, .. }
-            | WriteOp::DeleteQuota { path } => limits.path(path),
+            | WriteOp::DeleteQuota { path } => limits.existing_path(path),
             WriteOp::CloseSession | WriteOp::Refused(_) => Ok(()),
         }
     }
@@ -75,20 +215,104 @@ impl OpenSession {
     /// `BadArguments`: the id is 0, or the client's name is longer than 256 bytes.
     pub fn validate(&self) -> Result<(), OpError> {
         if self.session == 0 {
-            return Err(OpError::new(ErrorKind::BadArguments, "", "0 is no id of a session"));
+            return Err(OpError::new(ErrorKind::BadArguments, "", Detail::SessionZero));
         }
-        at_most("bytes of a client's name", NAME_BYTES_MAX, self.client_name.len(), "")
+        at_most(LimitName::ClientNameBytes, NAME_BYTES_MAX, self.client_name.len(), "")
     }
+}
+
+/// What a write costs at most, as far as the write alone tells.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cost {
+    created: usize,
+    event_bytes: usize,
+    reply_bytes: usize,
+}
+
+impl Cost {
+    /// A create by itself.
+    fn of_create(create: &Create) -> Cost {
+        let path_bytes = stored_bytes(create);
+        let parents = if create.parents { components(&create.path).saturating_sub(1) } else { 0 };
+        Cost {
+            created: 1 + parents,
+            event_bytes: (path_bytes + EVENT_BYTES) * (1 + parents),
+            reply_bytes: path_bytes + REPLY_BYTES,
+        }
+    }
+
+    /// All operations of a multi, each as if it were alone.
+    fn of_multi(ops: &[MultiOp]) -> Cost {
+        ops.iter().map(Cost::of_op).fold(Cost::default(), |sum, cost| Cost {
+            created: sum.created + cost.created,
+            event_bytes: sum.event_bytes + cost.event_bytes,
+            reply_bytes: sum.reply_bytes + cost.reply_bytes,
+        })
+    }
+
+    fn of_op(op: &MultiOp) -> Cost {
+        match op {
+            MultiOp::Create(create) => Cost::of_create(create),
+            MultiOp::Delete { path, .. } | MultiOp::SetData { path, .. } => {
+                Cost { created: 0, event_bytes: path.len() + EVENT_BYTES, reply_bytes: REPLY_BYTES }
+            }
+            MultiOp::Check(_) => Cost { reply_bytes: REPLY_BYTES, ..Cost::default() },
+        }
+    }
+
+    /// The same, where parents that several operations share count once. Takes time and memory in proportion to the paths.
+    fn of_multi_exact(ops: &[MultiOp]) -> Cost {
+        let mut total = Cost::default();
+        // Every directory once, by its parent's number and its own name.
+        let mut known: HashMap<(usize, &str), usize> = HashMap::new();
+        let mut targets = HashSet::new();
+        for op in ops {
+            let mut cost = Cost::of_op(op);
+            if let MultiOp::Create(create) = op {
+                let (mut above, mut bytes) = (0, 0);
+                let (parents, name) = create.path.rsplit_once('/').unwrap_or(("", &create.path));
+                cost.created = 1;
+                cost.event_bytes = stored_bytes(create) + EVENT_BYTES;
+                for component in parents.split('/').skip(1).filter(|_| create.parents) {
+                    bytes += 1 + component.len();
+                    let next = known.len() + 1;
+                    let number = *known.entry((above, component)).or_insert(next);
+                    if number == next && !targets.contains(&(above, component)) {
+                        cost.created += 1;
+                        cost.event_bytes += bytes + EVENT_BYTES;
+                    }
+                    above = number;
+                }
+                targets.insert((above, name));
+            }
+            total.created += cost.created;
+            total.event_bytes += cost.event_bytes;
+            total.reply_bytes += cost.reply_bytes;
+        }
+        total
+    }
+}
+
+/// Bytes of the path that is stored for a create.
+fn stored_bytes(create: &Create) -> usize {
+    create.path.len() + if create.mode.is_sequential() { SEQUENCE_DIGITS } else { 0 }
+}
+
+/// Names between the slashes of a path.
+fn components(path: &str) -> usize {
+    path.bytes().filter(|byte| *byte == b'/').count()
 }
 
 impl Limits {
     fn create(&self, create: &Create) -> Result<(), OpError> {
-        self.value(&create.path, create.data.len())?;
+        at_most(LimitName::PathBytes, self.path_bytes, stored_bytes(create), "")?;
+        at_most(LimitName::Depth, self.depth, components(&create.path), &create.path)?;
+        at_most(LimitName::ValueBytes, self.value_bytes, create.data.len(), &create.path)?;
         self.acl(&create.path, &create.acl)
     }
 
     fn multi(&self, ops: &[MultiOp]) -> Result<(), OpError> {
-        at_most("multi_ops", self.multi_ops, ops.len(), "")?;
+        at_most(LimitName::MultiOps, self.multi_ops, ops.len(), "")?;
         let mut bytes = 0;
         for (index, op) in ops.iter().enumerate() {
             let within = match op {
@@ -100,37 +324,54 @@ impl Limits {
                     bytes += data.len();
                     self.value(path, data.len())
                 }
-                MultiOp::Delete { path, .. } => self.path(path),
-                MultiOp::Check(check) => self.path(&check.path),
+                MultiOp::Delete { path, .. } => self.existing_path(path),
+                MultiOp::Check(check) => self.existing_path(&check.path),
             };
             within.map_err(|error| OpError { op_index: Some(index as u32), ..error })?;
         }
-        at_most("multi_bytes", self.multi_bytes, bytes, "")
+        at_most(LimitName::MultiBytes, self.multi_bytes, bytes, "")?;
+        let cost = Cost::of_multi(ops);
+        match self.cost(cost) {
+            Err(_) if cost.created > ops.len() => self.cost(Cost::of_multi_exact(ops)),
+            within => within,
+        }
+    }
+
+    fn cost(&self, cost: Cost) -> Result<(), OpError> {
+        at_most(LimitName::CreatedZnodes, self.created_znodes, cost.created, "")?;
+        at_most(LimitName::EventBytes, self.event_bytes, cost.event_bytes, "")?;
+        at_most(LimitName::ReplyBytes, self.reply_bytes, cost.reply_bytes, "")
     }
 
     fn value(&self, path: &str, bytes: usize) -> Result<(), OpError> {
-        self.path(path)?;
-        at_most("value_bytes", self.value_bytes, bytes, path)
+        self.existing_path(path)?;
+        at_most(LimitName::ValueBytes, self.value_bytes, bytes, path)
     }
 
-    fn path(&self, path: &str) -> Result<(), OpError> {
+    /// A path of what may be there already. Builds before rules 2 stored sequential names that were longer than the limit by
+    /// their digits: those can still be named.
+    fn existing_path(&self, path: &str) -> Result<(), OpError> {
         // The path is not repeated in the answer: it is too long.
-        at_most("path_bytes", self.path_bytes, path.len(), "")
+        match path.len() {
+            bytes if bytes <= self.path_bytes + SEQUENCE_DIGITS => Ok(()),
+            bytes => at_most(LimitName::PathBytes, self.path_bytes, bytes, ""),
+        }
     }
 
     fn acl(&self, path: &str, acl: &Acl) -> Result<(), OpError> {
-        at_most("acl_entries", self.acl_entries, acl.len(), path)?;
+        at_most(LimitName::AclEntries, self.acl_entries, acl.len(), path)?;
         acl.iter().try_for_each(|entry| {
-            at_most("bytes of an ACL's id", ID_BYTES_MAX, entry.scheme.len() + entry.id.len(), path)
+            at_most(LimitName::AclIdBytes, ID_BYTES_MAX, entry.scheme.len() + entry.id.len(), path)
         })
     }
 }
 
-fn at_most(limit: &str, max: usize, actual: usize, path: &str) -> Result<(), OpError> {
+fn at_most(limit: LimitName, max: usize, actual: usize, path: &str) -> Result<(), OpError> {
     if actual <= max {
         return Ok(());
     }
-    Err(OpError::new(ErrorKind::BadArguments, path, format!("{limit}: {actual} is above the limit of {max}")))
+    let detail = Detail::Limit { limit, max: max as u64, actual: actual as u64 };
+    Err(OpError::new(ErrorKind::BadArguments, path, detail))
 }
 
 #[cfg(test)]
@@ -147,6 +388,7 @@ mod tests {
             acl_entries: 1,
             guards: 1,
             auth_ids: 1,
+            ..Limits::default()
         }
     }
 
@@ -168,7 +410,7 @@ mod tests {
     fn refusal(write: &Write) -> String {
         let error = write.validate(&small()).unwrap_err();
         assert_eq!(error.kind, ErrorKind::BadArguments);
-        error.message
+        error.message()
     }
 
     #[test]

@@ -29,6 +29,10 @@ impl Origins {
         self.by_node.get(&node).copied()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.by_node.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Progress)> {
         self.by_node.iter().map(|(node, progress)| (*node, *progress))
     }

@@ -37,6 +37,8 @@ pub enum Outcome {
     SessionEnded(u64),
     /// [`crate::Command::ExpireZnodes`]: how many went.
     ZnodesExpired(u64),
+    /// [`crate::Command::Attach`]: the stream has the session.
+    SessionAttached,
 }
 
 /// What `apply` says of one command.
@@ -48,8 +50,12 @@ pub struct Applied {
     pub result: OpResult,
     /// What changed, in order; empty for a refused or repeated command.
     pub events: Vec<Event>,
+    /// There were so many events that they were not kept: whoever watches anything has to read again.
+    pub events_dropped: bool,
     /// The session that this command ended.
     pub ended: Option<SessionId>,
+    /// The session that this command gave to another stream; its generation is `zxid`.
+    pub attached: Option<SessionId>,
 }
 
 /// The fate of a numbered write, as `outcome(session, seq)` tells it.

@@ -1,4 +1,4 @@
-use crate::{ErrorKind, OpError};
+use crate::{Detail, ErrorKind, OpError, PathFault};
 
 /// Whether `path` can name a znode, by ZooKeeper's rules: absolute, no empty, `.` or `..` component, no trailing
 /// slash except for the root itself, and none of the characters ZooKeeper refuses (control characters, private use,
@@ -10,36 +10,35 @@ use crate::{ErrorKind, OpError};
 pub fn validate_path(path: &str) -> Result<(), OpError> {
     match fault(path) {
         None => Ok(()),
-        Some((at, reason)) => Err(OpError::new(
-            ErrorKind::BadArguments,
-            path,
-            format!("invalid path {path:?}: {reason} at byte {at}"),
-        )),
+        Some((at, fault)) => {
+            let detail = Detail::InvalidPath { at: at as u32, fault };
+            Err(OpError::new(ErrorKind::BadArguments, path, detail))
+        }
     }
 }
 
-fn fault(path: &str) -> Option<(usize, &'static str)> {
+fn fault(path: &str) -> Option<(usize, PathFault)> {
     if path.is_empty() {
-        return Some((0, "empty path"));
+        return Some((0, PathFault::Empty));
     }
     if !path.starts_with('/') {
-        return Some((0, "path must start with /"));
+        return Some((0, PathFault::NotAbsolute));
     }
     if path == "/" {
         return None;
     }
     if path.ends_with('/') {
-        return Some((path.len() - 1, "path must not end with /"));
+        return Some((path.len() - 1, PathFault::TrailingSlash));
     }
     let mut at = 1;
     for name in path[1..].split('/') {
         match name {
-            "" => return Some((at, "empty component")),
-            "." | ".." => return Some((at, "relative component")),
+            "" => return Some((at, PathFault::EmptyComponent)),
+            "." | ".." => return Some((at, PathFault::RelativeComponent)),
             _ => {}
         }
         if let Some((offset, _)) = name.char_indices().find(|&(_, c)| is_refused(c)) {
-            return Some((at + offset, "character that is not allowed"));
+            return Some((at + offset, PathFault::Character));
         }
         at += name.len() + 1;
     }
@@ -117,7 +116,7 @@ mod tests {
     #[test]
     fn a_bad_path_is_told_with_its_position() {
         let error = validate_path("/abc/../d").unwrap_err();
-        assert_eq!(error.message, r#"invalid path "/abc/../d": relative component at byte 5"#);
+        assert_eq!(error.message(), r#"invalid path "/abc/../d": relative component at byte 5"#);
     }
 
     #[test]

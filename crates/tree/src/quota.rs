@@ -1,10 +1,11 @@
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 
 use crate::digest::{Digest, Element};
 use crate::path::lineage;
-use crate::{ErrorKind, OpError, Quota};
+use crate::{Detail, ErrorKind, OpError, Quota, QuotaUnit};
 
 /// A quota and what counts against it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,15 @@ pub(crate) struct Usage {
     pub(crate) bytes: u64,
 }
 
+impl Usage {
+    pub(crate) fn report(&self) -> QuotaReport {
+        let &Usage { quota, count, bytes } = self;
+        let exceeded_soft = quota.count_soft.is_some_and(|limit| count > limit)
+            || quota.bytes_soft.is_some_and(|limit| bytes > limit);
+        QuotaReport { quota, count, bytes, exceeded_soft }
+    }
+}
+
 impl Quotas {
     pub(crate) fn digest(&self) -> Digest {
         self.digest
@@ -44,6 +54,15 @@ impl Quotas {
 
     pub(crate) fn recompute_digest(&self) -> Digest {
         self.by_path.iter().map(|(path, usage)| hash(path, usage)).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_path.len()
+    }
+
+    /// In the order of their paths, from after `after` on.
+    pub(crate) fn after(&self, after: &str) -> impl Iterator<Item = (&Arc<str>, &Usage)> {
+        self.by_path.range::<_, str>((Bound::Excluded(after), Bound::Unbounded))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Usage)> {
@@ -63,12 +82,10 @@ impl Quotas {
     }
 
     pub(crate) fn report(&self, path: &str) -> Result<QuotaReport, OpError> {
-        let Some(&Usage { quota, count, bytes }) = self.by_path.get(path) else {
-            return Err(OpError::new(ErrorKind::NoNode, path, format!("no quota for {path:?}")));
-        };
-        let exceeded_soft = quota.count_soft.is_some_and(|limit| count > limit)
-            || quota.bytes_soft.is_some_and(|limit| bytes > limit);
-        Ok(QuotaReport { quota, count, bytes, exceeded_soft })
+        match self.by_path.get(path) {
+            Some(usage) => Ok(usage.report()),
+            None => Err(OpError::new(ErrorKind::NoNode, path, Detail::NoQuota)),
+        }
     }
 
     /// Accounts for a change of the znode at `path`.
@@ -97,23 +114,22 @@ impl Quotas {
         for (above, top) in lineage(path).enumerate() {
             let Some(usage) = self.by_path.get(top) else { continue };
             let count = created.min(depth - above) as u64;
-            let exceeded = |what: &str, used: u64, limit: u64| {
-                let message =
-                    format!("{used} {what} would exceed the hard quota of {limit} {what} on {top:?}");
-                Err(OpError::new(ErrorKind::QuotaExceeded, path, message))
+            let exceeded = |unit, used, limit| {
+                let detail = Detail::Quota { unit, used, limit, top_bytes: top.len() as u32 };
+                Err(OpError::new(ErrorKind::QuotaExceeded, path, detail))
             };
             if let Some(limit) = usage.quota.count_hard
                 && count > 0
                 && usage.count.saturating_add(count) > limit
             {
-                return exceeded("znodes", usage.count.saturating_add(count), limit);
+                return exceeded(QuotaUnit::Znodes, usage.count.saturating_add(count), limit);
             }
             let grown = usage.bytes.saturating_add_signed(bytes);
             if let Some(limit) = usage.quota.bytes_hard
                 && bytes > 0
                 && grown > limit
             {
-                return exceeded("bytes", grown, limit);
+                return exceeded(QuotaUnit::Bytes, grown, limit);
             }
         }
         Ok(())

@@ -5,8 +5,8 @@ use crate::path::{join, validate_path};
 use crate::znode::Znode;
 use crate::znodes::Place;
 use crate::{
-    Acl, Auth, EndedSession, ErrorKind, Event, OpError, OpResult, Perms, QuotaReport, Session, SessionId,
-    Stat, Tree, WriteOutcome, WriteSeq, Zxid,
+    Acl, Auth, Detail, EndedSession, ErrorKind, Event, OpError, OpResult, Perms, QuotaReport, Session,
+    SessionId, Stat, Tree, WriteOutcome, WriteSeq, Zxid,
 };
 
 /// One page of a znode's children.
@@ -27,6 +27,33 @@ pub struct Child {
     pub name: String,
     /// Where it was asked for.
     pub stat: Option<Stat>,
+}
+
+/// How much there is in each table beside the znodes that a client can make grow. Each has a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableSizes {
+    /// Distinct ACLs; at most [`crate::Ceilings::acl_bytes`] of them. An ACL goes with the last znode and event that has it.
+    pub acls: u64,
+    /// Their bytes.
+    pub acl_bytes: u64,
+    /// Quotas, at most [`crate::Ceilings::quotas`]; they stay until they are deleted.
+    pub quotas: u64,
+    /// Live sessions; the nodes bound them.
+    pub sessions: u64,
+    /// Ended sessions that are remembered: for an hour, and at most 100,000 of 64 MiB.
+    pub ended_sessions: u64,
+    /// Their bytes.
+    pub ended_session_bytes: u64,
+    /// Answers of live sessions that are kept until they are acknowledged: at most 16,384 of 16 MiB a session.
+    pub recorded_answers: u64,
+    /// Their bytes.
+    pub recorded_answer_bytes: u64,
+    /// Nodes that ever proposed something.
+    pub origins: u64,
+    /// Events of the recent past: at most 8 MiB.
+    pub history_events: u64,
+    /// Their bytes.
+    pub history_bytes: u64,
 }
 
 /// # Reads
@@ -92,12 +119,12 @@ impl Tree {
         from.take_while(|path| path.starts_with(prefix)).map(|path| path.to_string()).collect()
     }
 
-    /// How many znodes are below `path`, itself not counted: ZooKeeper's `getAllChildrenNumber`. It visits them
-    /// all. Needs `READ` on `path`.
+    /// How many znodes are below `path`, itself not counted: ZooKeeper's `getAllChildrenNumber`. The counts are kept, so
+    /// asking costs no more than finding the znode. Needs `READ` on `path`.
     pub fn descendant_count(&self, path: &str, auth: &Auth) -> Result<u64, OpError> {
         let znode = self.find(path)?.znode;
         self.permit(path, znode.acl, Perms::READ, auth)?;
-        Ok(self.measure(znode).0 - 1)
+        Ok(self.below(znode).znodes)
     }
 
     /// The quota of the subtree at `path` and what is in use. It needs no permission, as in ZooKeeper.
@@ -108,6 +135,28 @@ impl Tree {
     pub fn quota(&self, path: &str) -> Result<QuotaReport, OpError> {
         validate_path(path)?;
         self.quotas.report(path)
+    }
+
+    /// The quotas in the order of their paths, from after the path `after` on. As [`Tree::quota`] it needs no permission.
+    pub fn quotas(&self, after: &str) -> impl Iterator<Item = (&str, QuotaReport)> {
+        self.quotas.after(after).map(|(path, usage)| (&**path, usage.report()))
+    }
+
+    /// How much there is of what clients can make grow.
+    pub fn table_sizes(&self) -> TableSizes {
+        TableSizes {
+            acls: self.acls.len() as u64,
+            acl_bytes: self.acls.bytes(),
+            quotas: self.quotas.len() as u64,
+            sessions: self.sessions.live_count() as u64,
+            ended_sessions: self.sessions.ended_count() as u64,
+            ended_session_bytes: self.sessions.ended_bytes(),
+            recorded_answers: self.sessions.recorded_count(),
+            recorded_answer_bytes: self.sessions.recorded_bytes(),
+            origins: self.origins.len() as u64,
+            history_events: self.history.len() as u64,
+            history_bytes: self.history.bytes(),
+        }
     }
 
     /// Whether `auth` may read what has the ACL with this index, as an [`Event`] names it. `false` for an index
@@ -148,9 +197,12 @@ impl Tree {
     }
 
     /// The path and czxid of up to `limit` TTL znodes and empty containers that are due at `now_ms`: what the
-    /// leader proposes as [`crate::Command::ExpireZnodes`]. Costs nothing while there are none.
-    pub fn expired_znodes(&self, now_ms: u64, limit: usize) -> Vec<(String, Zxid)> {
-        self.due.until(now_ms).take(limit).map(|(path, czxid)| (path.to_owned(), czxid)).collect()
+    /// leader proposes as [`crate::Command::ExpireZnodes`] or [`crate::Command::Sweep`]. Costs nothing while there are none.
+    /// With `unused_ms`, containers that were made so long ago and never had a child come last.
+    pub fn expired_znodes(&self, now_ms: u64, unused_ms: Option<u64>, limit: usize) -> Vec<(String, Zxid)> {
+        let unused_since_ms = unused_ms.and_then(|unused_ms| now_ms.checked_sub(unused_ms));
+        let due = self.due.until(now_ms, unused_since_ms);
+        due.take(limit).map(|(path, czxid)| (path.to_owned(), czxid)).collect()
     }
 
     /// All events with a zxid above this one are in the history.
@@ -174,20 +226,7 @@ impl Tree {
         if self.acls.allows(acl, wanted, auth) {
             return Ok(());
         }
-        let message = format!("the ACL of {path:?} does not allow {}", names(wanted));
-        Err(OpError::new(ErrorKind::NoAuth, path, message))
-    }
-
-    /// The number of znodes and the bytes of data of a subtree, its top included.
-    pub(crate) fn measure(&self, top: &Znode) -> (u64, u64) {
-        let (mut count, mut bytes) = (0, 0);
-        let mut pending = vec![top];
-        while let Some(znode) = pending.pop() {
-            count += 1;
-            bytes += znode.data.len() as u64;
-            pending.extend(self.znodes.children(znode, None).map(|(_, child)| child));
-        }
-        (count, bytes)
+        Err(OpError::new(ErrorKind::NoAuth, path, Detail::Denied(wanted)))
     }
 
     /// The znodes of a subtree, each before its parent, in the order of their names.
@@ -206,18 +245,4 @@ impl Tree {
             }
         }
     }
-}
-
-fn names(perms: Perms) -> String {
-    [
-        (Perms::READ, "READ"),
-        (Perms::WRITE, "WRITE"),
-        (Perms::CREATE, "CREATE"),
-        (Perms::DELETE, "DELETE"),
-        (Perms::ADMIN, "ADMIN"),
-    ]
-    .into_iter()
-    .filter_map(|(perm, name)| perms.contains(perm).then_some(name))
-    .collect::<Vec<_>>()
-    .join(" or ")
 }

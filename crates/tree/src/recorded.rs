@@ -1,15 +1,18 @@
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+
 use crate::digest::Element;
-use crate::{DecodeError, OpError, OpResult, Outcome, SessionId, WriteSeq, Zxid};
+use crate::{DecodeError, OpError, OpResult, Outcome, Refusal, SessionId, WriteSeq, Zxid};
 
 const WHAT: &str = "a recorded result";
 
 /// The answer to a numbered write, kept until the client says that it has it (G4).
 ///
 /// It is kept encoded: most answers are never looked at again, and a session may have thousands. Layout: a byte
-/// (0 error, 1 outcome, 2 multi), then the error, the outcome, or the outcomes one after the other, as postcard.
-/// The outcomes of a multi are written flat, because decoding a recursive type follows the input as deep as it goes.
+/// (0 error of rules 1, 1 outcome, 2 multi, 3 error), then the error, the outcome, or the outcomes one after the other, as
+/// postcard. Under rules 1 an error is kept with its sentence, from rules 2 on with the values that the sentence is made
+/// from. The outcomes of a multi are written flat, because decoding a recursive type follows the input as deep as it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Recorded {
     pub(crate) zxid: Zxid,
@@ -17,11 +20,15 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    pub(crate) fn new(zxid: Zxid, result: &OpResult) -> Recorded {
+    pub(crate) fn new(zxid: Zxid, rules: u32, result: &OpResult) -> Recorded {
         let mut bytes = Vec::with_capacity(96);
         match result {
-            Err(error) => {
+            Err(error) if rules == 1 => {
                 bytes.push(0);
+                append(&Refusal::from(error), &mut bytes);
+            }
+            Err(error) => {
+                bytes.push(3);
                 append(error, &mut bytes);
             }
             Ok(Outcome::Multi(outcomes)) => {
@@ -52,12 +59,8 @@ impl Recorded {
         let (form, mut rest) =
             self.bytes.split_first().ok_or_else(|| DecodeError::malformed(WHAT, "it is empty"))?;
         let result = match form {
-            0 => {
-                let (error, after) = postcard::take_from_bytes::<OpError>(rest)
-                    .map_err(|error| DecodeError::malformed(WHAT, error))?;
-                rest = after;
-                Err(error)
-            }
+            0 => Err(take::<Refusal>(&mut rest)?.into()),
+            3 => Err(take::<OpError>(&mut rest)?),
             1 => Ok(take_flat(&mut rest)?),
             2 => {
                 let mut outcomes = Vec::new();
@@ -87,21 +90,36 @@ fn append(value: &impl serde::Serialize, bytes: &mut Vec<u8>) {
 /// The ordinal of [`Outcome::Multi`], the one variant that contains outcomes.
 const MULTI: u32 = 5;
 
+fn take<T: DeserializeOwned>(rest: &mut &[u8]) -> Result<T, DecodeError> {
+    let (value, after) =
+        postcard::take_from_bytes(rest).map_err(|error| DecodeError::malformed(WHAT, error))?;
+    *rest = after;
+    Ok(value)
+}
+
 fn take_flat(rest: &mut &[u8]) -> Result<Outcome, DecodeError> {
     let malformed = |error| DecodeError::malformed(WHAT, error);
     let (variant, _) = postcard::take_from_bytes::<u32>(rest).map_err(malformed)?;
     if variant == MULTI {
         return Err(DecodeError::malformed(WHAT, "a multi within an outcome"));
     }
-    let (outcome, after) = postcard::take_from_bytes(rest).map_err(malformed)?;
-    *rest = after;
-    Ok(outcome)
+    take(rest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ErrorKind, Stat};
+    use crate::{Detail, ErrorKind, Stat};
+
+    /// Under rules 1 an error keeps its sentence, and the bytes are those of builds that knew no others.
+    #[test]
+    fn rules_1_record_sentences() {
+        let error = OpError::new(ErrorKind::NoNode, "/a", Detail::NoZnode);
+        let recorded = Recorded::new(3, 1, &Err(error.clone()));
+        assert_eq!(&*recorded.bytes, b"\0\0\x02/a\0\x0dno znode \"/a\"");
+        let read = recorded.decode().unwrap().unwrap_err();
+        assert_eq!((read.message(), read.detail), (error.message(), Detail::Text(error.message())));
+    }
 
     #[test]
     fn what_was_recorded_is_read_back() {
@@ -110,9 +128,9 @@ mod tests {
             Ok(created.clone()),
             Ok(Outcome::Multi(vec![])),
             Ok(Outcome::Multi(vec![created, Outcome::Deleted, Outcome::Checked])),
-            Err(OpError::new(ErrorKind::NoNode, "/a", "no znode")),
+            Err(OpError::new(ErrorKind::NoNode, "/a", Detail::NoZnode)),
         ] {
-            assert_eq!(Recorded::new(3, &result).decode().unwrap(), result);
+            assert_eq!(Recorded::new(3, 2, &result).decode().unwrap(), result);
         }
     }
 

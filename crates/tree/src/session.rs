@@ -17,8 +17,12 @@ pub struct Session {
     pub(crate) opened_ms: u64,
     pub(crate) last_seq: WriteSeq,
     pub(crate) acked: WriteSeq,
+    /// The zxid of the latest attach; 0 while the stream that opened it is the only one.
+    pub(crate) attached_zxid: Zxid,
     /// Paths of its ephemeral znodes. They follow from the znodes, so they are in neither snapshot nor digest.
     pub(crate) ephemerals: OrdSet<Arc<str>>,
+    /// What the events count for that tell of the end of all of them.
+    pub(crate) ephemeral_bytes: usize,
     pub(crate) results: VecDeque<Recorded>,
     pub(crate) result_bytes: usize,
 }
@@ -31,7 +35,9 @@ impl Session {
             opened_ms,
             last_seq: 0,
             acked: 0,
+            attached_zxid: 0,
             ephemerals: OrdSet::new(),
+            ephemeral_bytes: 0,
             results: VecDeque::new(),
             result_bytes: 0,
         }
@@ -62,6 +68,12 @@ impl Session {
         self.opened_zxid
     }
 
+    /// The zxid by which the stream took the session that has it now: later writes of others are refused. Streams of builds
+    /// before rules 2 draw none.
+    pub fn generation(&self) -> Zxid {
+        self.attached_zxid.max(self.opened_zxid)
+    }
+
     /// The tree's time then, in milliseconds since the Unix epoch.
     pub fn opened_ms(&self) -> u64 {
         self.opened_ms
@@ -82,13 +94,19 @@ impl Session {
         self.results.len()
     }
 
+    /// Bytes of the answers that are kept.
+    pub fn unacknowledged_bytes(&self) -> usize {
+        self.result_bytes
+    }
+
     /// Its ephemeral znodes.
     pub fn ephemeral_count(&self) -> usize {
         self.ephemerals.len()
     }
 
     pub(crate) fn fields_hash(&self) -> u64 {
-        Element::new(b's')
+        let mut element = Element::new(b's');
+        element
             .bytes(&self.opening.password)
             .bytes(self.opening.client_name.as_bytes())
             .u64(self.id())
@@ -96,8 +114,12 @@ impl Session {
             .u64(self.opened_zxid)
             .u64(self.opened_ms)
             .u64(self.last_seq)
-            .u64(self.acked)
-            .hash()
+            .u64(self.acked);
+        // Builds before rules 2 know no attach, and hash none.
+        if self.attached_zxid != 0 {
+            element.u64(self.attached_zxid);
+        }
+        element.hash()
     }
 }
 

@@ -5,7 +5,7 @@ use imbl::OrdMap;
 use crate::digest::Digest;
 use crate::recorded::Recorded;
 use crate::session::{fate, result_at};
-use crate::{EndReason, EndedSession, OpResult, Session, SessionId, WriteOutcome, WriteSeq, Zxid};
+use crate::{EndReason, EndedSession, Event, OpResult, Session, SessionId, WriteOutcome, WriteSeq, Zxid};
 
 /// How long an ended session is remembered, in the tree's time.
 const RETENTION_MS: u64 = 60 * 60 * 1000;
@@ -22,6 +22,8 @@ pub(crate) struct Sessions {
     /// The ended ones, oldest first. A command ends one session at most, so the zxid names it.
     by_end: OrdMap<Zxid, SessionId>,
     ended_bytes: u64,
+    /// Answers of live sessions, and their bytes.
+    recorded: (u64, u64),
     digest: Digest,
 }
 
@@ -50,6 +52,22 @@ impl Sessions {
 
     pub(crate) fn live_count(&self) -> usize {
         self.live.len()
+    }
+
+    pub(crate) fn recorded_count(&self) -> u64 {
+        self.recorded.0
+    }
+
+    pub(crate) fn recorded_bytes(&self) -> u64 {
+        self.recorded.1
+    }
+
+    pub(crate) fn ended_count(&self) -> usize {
+        self.ended.len()
+    }
+
+    pub(crate) fn ended_bytes(&self) -> u64 {
+        self.ended_bytes
     }
 
     /// In the order of their ids.
@@ -85,6 +103,8 @@ impl Sessions {
     pub(crate) fn insert_live(&mut self, session: Session) {
         self.digest.add(session.fields_hash());
         results_hashes(session.id(), session.acked, &session.results).for_each(|hash| self.digest.add(hash));
+        self.recorded.0 += session.results.len() as u64;
+        self.recorded.1 += session.result_bytes as u64;
         self.live.insert(session.id(), Arc::new(session));
     }
 
@@ -109,10 +129,15 @@ impl Sessions {
         });
     }
 
-    /// Keeps the answer to the session's next write.
-    pub(crate) fn record(&mut self, id: SessionId, zxid: Zxid, result: &OpResult) {
+    /// Gives the session to the stream that attached at `zxid`.
+    pub(crate) fn attach(&mut self, id: SessionId, zxid: Zxid) {
+        self.change(id, |session, _| session.attached_zxid = zxid);
+    }
+
+    /// Keeps the answer to the session's next write, in the form of `rules`.
+    pub(crate) fn record(&mut self, id: SessionId, zxid: Zxid, rules: u32, result: &OpResult) {
         self.change(id, |session, digest| {
-            let recorded = Recorded::new(zxid, result);
+            let recorded = Recorded::new(zxid, rules, result);
             session.last_seq += 1;
             session.result_bytes += recorded.bytes.len();
             digest.add(recorded.hash(id, session.last_seq));
@@ -122,13 +147,16 @@ impl Sessions {
 
     pub(crate) fn add_ephemeral(&mut self, id: SessionId, path: Arc<str>) {
         if let Some(session) = self.live.get_mut(&id) {
-            Arc::make_mut(session).ephemerals.insert(path);
+            let session = Arc::make_mut(session);
+            session.ephemeral_bytes += Event::cost(&path);
+            session.ephemerals.insert(path);
         }
     }
 
     pub(crate) fn remove_ephemeral(&mut self, id: SessionId, path: &str) {
         if let Some(session) = self.live.get_mut(&id) {
-            Arc::make_mut(session).ephemerals.remove(path);
+            let session = Arc::make_mut(session);
+            session.ephemeral_bytes -= session.ephemerals.remove(path).map_or(0, |path| Event::cost(&path));
         }
     }
 
@@ -137,6 +165,8 @@ impl Sessions {
         let Some(session) = self.live.remove(&id) else { return };
         self.digest.remove(session.fields_hash());
         results_hashes(id, session.acked, &session.results).for_each(|hash| self.digest.remove(hash));
+        self.recorded.0 -= session.results.len() as u64;
+        self.recorded.1 -= session.result_bytes as u64;
         let session = Arc::unwrap_or_clone(session);
         self.insert_ended(EndedSession {
             id,
@@ -171,7 +201,10 @@ impl Sessions {
         let Some(session) = self.live.get_mut(&id) else { return };
         let session = Arc::make_mut(session);
         self.digest.remove(session.fields_hash());
+        let (count, bytes) = (session.results.len(), session.result_bytes);
         change(session, &mut self.digest);
+        self.recorded.0 = self.recorded.0 - count as u64 + session.results.len() as u64;
+        self.recorded.1 = self.recorded.1 - bytes as u64 + session.result_bytes as u64;
         self.digest.add(session.fields_hash());
     }
 }

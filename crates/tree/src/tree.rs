@@ -1,3 +1,4 @@
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::acl_table::AclTable;
@@ -8,10 +9,12 @@ use crate::history::History;
 use crate::origins::Origins;
 use crate::quota::Quotas;
 use crate::sessions::Sessions;
+use crate::tally::{Slot, Sum, Tallies};
 use crate::znode::{Dir, Kind, Znode};
 use crate::znodes::{KeyRef, ROOT_ID, Znodes};
 use crate::{
-    AclEntry, Applied, Command, EndReason, Entry, ErrorKind, OpError, Origin, Perms, Write, WriteOp, Zxid,
+    AclEntry, Applied, Bounds, Ceilings, Command, Detail, EndReason, Entry, ErrorKind, OpError, Origin,
+    Perms, WriteOp, Zxid,
 };
 
 /// The state of the whole ensemble as of one zxid: znodes, ACLs, quotas, sessions, and the latest events.
@@ -23,8 +26,8 @@ use crate::{
 /// * Two trees that were given the same entries in the same order have equal digests and equal snapshots, also
 ///   where one of them was loaded from a snapshot in between.
 /// * `digest()` is the one that [`Tree::recompute_digest`] finds; each part keeps its own up to date.
-/// * What follows from the znodes (a session's ephemerals, the times znodes are due at, references to ACLs) is
-///   neither stored nor hashed, but rebuilt by the loader.
+/// * What follows from the znodes (a session's ephemerals, the times znodes are due at, references to ACLs, how much is
+///   below a znode) is neither stored nor hashed, but rebuilt by the loader.
 #[derive(Clone)]
 pub struct Tree {
     pub(crate) last_zxid: Zxid,
@@ -36,6 +39,16 @@ pub struct Tree {
     pub(crate) origins: Origins,
     pub(crate) history: History,
     pub(crate) due: Due,
+    pub(crate) tallies: Tallies,
+    /// The newest rules of any entry.
+    pub(crate) rules: u32,
+}
+
+/// Where in an entry an apply stands: the batch, and the command in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    batch: usize,
+    command: usize,
 }
 
 impl Tree {
@@ -46,10 +59,15 @@ impl Tree {
         let mut acls = AclTable::new();
         let config_acl = acls.acquire(vec![AclEntry::world(Perms::READ)]);
         let mut znodes = Znodes::empty(ROOT_ID);
-        let mut insert = |key, children, acl| {
+        let mut tallies = Tallies::new();
+        let mut insert = |key, path: &str, above: Option<Slot>, children, acl| {
             // These creations are not counted, so cversion starts below zero. It does in ZooKeeper.
             let id = if children > 0 { znodes.draw_id() } else { 0 };
-            let dir = (children > 0).then(|| Box::new(Dir { id, creates: 0, children, pzxid: 0 }));
+            let slot = if children > 0 { tallies.open(above) } else { 0 };
+            let dir = (children > 0).then(|| Box::new(Dir { id, creates: 0, children, slot, pzxid: 0 }));
+            if let Some(above) = above {
+                tallies.add(above, Sum::of(0, path.len()));
+            }
             let znode = Znode {
                 czxid: 0,
                 mzxid: 0,
@@ -63,12 +81,13 @@ impl Tree {
                 acl,
             };
             znodes.insert(key, znode);
-            id
+            (id, Some(slot))
         };
-        let root = insert(KeyRef::ROOT, 1, AclTable::OPEN);
-        let system = insert(KeyRef { parent: root, name: "zookeeper" }, 2, AclTable::OPEN);
-        insert(KeyRef { parent: system, name: "quota" }, 0, AclTable::OPEN);
-        insert(KeyRef { parent: system, name: "config" }, 0, config_acl);
+        let (root, slot) = insert(KeyRef::ROOT, "/", None, 1, AclTable::OPEN);
+        let key = KeyRef { parent: root, name: "zookeeper" };
+        let (system, slot) = insert(key, "/zookeeper", slot, 2, AclTable::OPEN);
+        insert(KeyRef { parent: system, name: "quota" }, "/zookeeper/quota", slot, 0, AclTable::OPEN);
+        insert(KeyRef { parent: system, name: "config" }, "/zookeeper/config", slot, 0, config_acl);
         Tree {
             last_zxid: 0,
             time_ms: 0,
@@ -79,6 +98,8 @@ impl Tree {
             origins: Origins::default(),
             history: History::default(),
             due: Due::default(),
+            tallies,
+            rules: 1,
         }
     }
 
@@ -87,66 +108,126 @@ impl Tree {
     /// `f` is called after each command that was taken, with its origin and its number there, in the order of
     /// their zxids, while the tree is just past that command: what is read then is the state that the command's
     /// events tell of. Commands that were skipped (see [`crate::Batch`]) take no zxid, and `f` is not called.
-    pub fn apply(&mut self, entry: &Entry, f: impl FnMut(&Tree, Origin, u64, Applied)) {
-        self.apply_entry(None, entry, f);
+    pub fn apply(&mut self, entry: &Entry, mut f: impl FnMut(&Tree, Origin, u64, Applied)) {
+        self.apply_entry(None, entry, &mut Cursor::default(), |tree, origin, seq, applied| {
+            f(tree, origin, seq, applied);
+            ControlFlow::Continue(())
+        });
     }
 
     /// The same for an entry that a leader proposed in Raft's `term`: an expiry that an earlier leader decided is refused
     /// with [`ErrorKind::GuardFailed`], because every session has been granted a full timeout since (G6).
-    pub fn apply_in_term(&mut self, term: u64, entry: &Entry, f: impl FnMut(&Tree, Origin, u64, Applied)) {
-        self.apply_entry(Some(term), entry, f);
+    pub fn apply_in_term(
+        &mut self,
+        term: u64,
+        entry: &Entry,
+        mut f: impl FnMut(&Tree, Origin, u64, Applied),
+    ) {
+        self.apply_entry(Some(term), entry, &mut Cursor::default(), |tree, origin, seq, applied| {
+            f(tree, origin, seq, applied);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// The same from `cursor` on, until `f` breaks off after a command. Returns whether the entry is done; if it is not, the
+    /// next call goes on after that command. In between the tree may be read, and must not be changed by anything else.
+    pub fn apply_from(
+        &mut self,
+        term: u64,
+        entry: &Entry,
+        cursor: &mut Cursor,
+        f: impl FnMut(&Tree, Origin, u64, Applied) -> ControlFlow<()>,
+    ) -> bool {
+        self.apply_entry(Some(term), entry, cursor, f)
     }
 
     fn apply_entry(
         &mut self,
         term: Option<u64>,
         entry: &Entry,
-        mut f: impl FnMut(&Tree, Origin, u64, Applied),
-    ) {
+        cursor: &mut Cursor,
+        mut f: impl FnMut(&Tree, Origin, u64, Applied) -> ControlFlow<()>,
+    ) -> bool {
         self.time_ms = self.time_ms.max(entry.time_ms);
-        for batch in &entry.batches {
-            for (index, command) in batch.commands.iter().enumerate() {
-                let Some(seq) = batch.first_seq.checked_add(index as u64) else { break };
+        self.rules = self.rules.max(entry.rules);
+        while let Some(batch) = entry.batches.get(cursor.batch) {
+            while let Some(command) = batch.commands.get(cursor.command) {
+                let Some(seq) = batch.first_seq.checked_add(cursor.command as u64) else { break };
+                cursor.command += 1;
                 if !self.origins.take(batch.origin, seq) {
                     continue;
                 }
-                let applied = self.apply_command(term, command);
-                f(self, batch.origin, seq, applied);
+                let applied = self.apply_command(term, entry.rules, command);
+                let flow = f(self, batch.origin, seq, applied);
                 // Only now: `f` may ask about the ACLs of events that are dropped at once because they are many.
                 self.shorten_history();
+                if flow.is_break() {
+                    return false;
+                }
             }
+            *cursor = Cursor { batch: cursor.batch + 1, command: 0 };
         }
         self.sessions.forget(self.time_ms);
+        true
     }
 
-    fn apply_command(&mut self, term: Option<u64>, command: &Command) -> Applied {
+    fn apply_command(&mut self, term: Option<u64>, rules: u32, command: &Command) -> Applied {
         self.last_zxid += 1;
-        let mut step = Step { zxid: self.last_zxid, time_ms: self.time_ms, events: Vec::new() };
+        let rules = rules.max(command.rules());
+        self.rules = self.rules.max(rules);
+        let ceilings = match command {
+            Command::Bounded(_, Bounds { ceilings: Some(ceilings), .. }) => *ceilings,
+            _ if rules == 1 => Ceilings::NONE,
+            _ => Ceilings::RULES_2,
+        };
+        let mut step = Step::new(self.last_zxid, self.time_ms, rules, ceilings);
         let (zxid, result) = match command {
-            Command::Write(write) => self.write(&mut step, write),
+            Command::Write(write) => self.write(&mut step, write, 0),
+            Command::Bounded(write, bounds) => self.write(&mut step, write, bounds.generation),
             Command::OpenSession(opening) => self.open_session(&step, opening),
             Command::EndSession { session, reason: EndReason::Expired { term: decided, .. } }
                 if term.is_some_and(|term| term != *decided) =>
             {
-                let message = format!(
-                    "the expiry of session {session:#x} was decided in term {decided}, which is over"
-                );
-                (step.zxid, Err(OpError::new(ErrorKind::GuardFailed, "", message)))
+                let detail = Detail::StaleExpiry { session: *session, term: *decided };
+                (step.zxid, Err(OpError::new(ErrorKind::GuardFailed, "", detail)))
             }
             Command::EndSession { session, reason } => {
                 (step.zxid, self.end_session(&mut step, *session, reason))
             }
-            Command::ExpireZnodes(candidates) => (step.zxid, self.expire_znodes(&mut step, candidates)),
+            Command::ExpireZnodes(candidates) => (step.zxid, self.expire_znodes(&mut step, candidates, None)),
+            Command::Sweep { candidates, unused_ms } => {
+                (step.zxid, self.expire_znodes(&mut step, candidates, Some(*unused_ms)))
+            }
+            Command::Attach { session } => (step.zxid, self.attach_session(&step, *session)),
         };
-        step.events.iter().for_each(|event| self.history.push(event.clone()));
-        let ended = match command {
+        let events_dropped = self.remember(&mut step);
+        let is_first = result.is_ok() && zxid == step.zxid;
+        let (mut ended, mut attached) = (None, None);
+        match command {
             // A repeated close is answered from the record, at the place of the first one.
-            _ if result.is_err() || zxid != step.zxid => None,
-            Command::EndSession { session, .. } => Some(*session),
-            Command::Write(Write { session, op: WriteOp::CloseSession, .. }) => Some(*session),
-            _ => None,
-        };
-        Applied { zxid, result, events: step.events, ended }
+            _ if !is_first => {}
+            Command::EndSession { session, .. } => ended = Some(*session),
+            Command::Write(write) | Command::Bounded(write, _) if write.op == WriteOp::CloseSession => {
+                ended = Some(write.session);
+            }
+            Command::Attach { session } => attached = Some(*session),
+            _ => {}
+        }
+        Applied { zxid, result, events: step.events, events_dropped, ended, attached }
+    }
+
+    /// Puts the events into the history. Returns whether they were too many: then the history begins anew after them.
+    fn remember(&mut self, step: &mut Step) -> bool {
+        step.events.iter().for_each(|event| self.history.push(event.clone()));
+        let Some(dropped) = step.dropped.take() else { return false };
+        for event in self.history.start_after(step.zxid) {
+            self.acls.release(event.acl);
+            self.acls.release(event.parent_acl);
+        }
+        for (acl, references) in dropped {
+            (0..references).for_each(|_| self.acls.release(acl));
+        }
+        true
     }
 
     fn shorten_history(&mut self) {
@@ -156,6 +237,11 @@ impl Tree {
                 self.acls.release(event.parent_acl);
             }
         }
+    }
+
+    /// The newest rules that any entry followed. All members of the ensemble know them.
+    pub fn rules(&self) -> u32 {
+        self.rules
     }
 
     /// The zxid of the last command; 0 before the first.
@@ -204,6 +290,27 @@ impl Tree {
         ])
     }
 
+    /// Whether the kept counts of all subtrees are those found by looking at every znode. For tests.
+    #[doc(hidden)]
+    pub fn tallies_are_right(&self) -> bool {
+        let mut right = true;
+        let mut sums: Vec<Sum> = Vec::new();
+        let mut depth = 0;
+        let Some(root) = self.znodes.get(KeyRef::ROOT) else { return false };
+        self.descend("/", root, |path, znode| {
+            let level = path.matches('/').count() * usize::from(path != "/");
+            sums.resize((level + 2).max(sums.len()), Sum::default());
+            if level >= depth {
+                sums[level + 1] = Sum::default();
+            }
+            depth = level;
+            let below = std::mem::take(&mut sums[level + 1]);
+            right &= below == self.below(znode);
+            sums[level] = sums[level].plus(below).plus(Sum::of(znode.data.len(), path.len()));
+        });
+        right
+    }
+
     fn digest_with(&self, parts: [u64; 6]) -> u64 {
         let mut counters = Element::new(b'c');
         counters
@@ -212,6 +319,10 @@ impl Tree {
             .u64(self.znodes.next_id())
             .u32(self.acls.next())
             .u64(self.history.start());
+        // Builds that know only rules 1 hash none.
+        if self.rules > 1 {
+            counters.u32(self.rules);
+        }
         parts.into_iter().fold(counters.hash(), u64::wrapping_add)
     }
 

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Element;
+use crate::tally::Slot;
 use crate::{SessionId, Stat, Zxid};
 
 /// One element of the tree.
@@ -37,6 +38,15 @@ pub(crate) enum Kind {
     Ttl(u64),
 }
 
+/// When a znode may be swept away, in milliseconds of the tree's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// From then on.
+    From(u64),
+    /// It is a container that was made then and has had no child since: when it has waited long enough for the first one.
+    UnusedSince(u64),
+}
+
 /// What a znode has once it has had a child.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Dir {
@@ -45,6 +55,9 @@ pub(crate) struct Dir {
     /// Children ever created: the number of the next sequential one.
     pub(crate) creates: u64,
     pub(crate) children: u32,
+    /// Where its tally stands. It follows from the znodes, so it is in neither snapshot nor digest.
+    #[serde(skip)]
+    pub(crate) slot: Slot,
     pub(crate) pzxid: Zxid,
 }
 
@@ -83,13 +96,14 @@ impl Znode {
         }
     }
 
-    /// From when on the znode may be swept away; `None` as long as nothing makes it due.
-    pub(crate) fn due_ms(&self) -> Option<u64> {
+    /// When the znode may be swept away; `None` as long as nothing makes it due.
+    pub(crate) fn due(&self) -> Option<When> {
         match self.kind {
             _ if self.num_children() > 0 => None,
-            Kind::Ttl(ttl_ms) => Some(self.mtime.saturating_add(ttl_ms)),
-            Kind::Container if self.creates() > 0 => Some(0),
-            Kind::Container | Kind::Persistent | Kind::Ephemeral(_) => None,
+            Kind::Ttl(ttl_ms) => Some(When::From(self.mtime.saturating_add(ttl_ms))),
+            Kind::Container if self.creates() > 0 => Some(When::From(0)),
+            Kind::Container => Some(When::UnusedSince(self.ctime)),
+            Kind::Persistent | Kind::Ephemeral(_) => None,
         }
     }
 

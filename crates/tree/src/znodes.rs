@@ -3,8 +3,10 @@ use std::cmp::Ordering;
 use compact_str::CompactString;
 use equivalent::{Comparable, Equivalent};
 
+use crate::Zxid;
 use crate::digest::Digest;
 use crate::leaf_map::LeafMap;
+use crate::tally::Slot;
 use crate::znode::Znode;
 
 /// The [`crate::znode::Dir::id`] of the root.
@@ -45,6 +47,14 @@ impl Comparable<Key> for KeyRef<'_> {
     }
 }
 
+/// A znode that can get children.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spot<'p> {
+    pub(crate) key: KeyRef<'p>,
+    /// The tally of the directory that it is in; `None` for the root.
+    pub(crate) above: Option<Slot>,
+}
+
 /// A znode that was found, and what was seen on the way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'p, 'a> {
@@ -54,7 +64,17 @@ pub(crate) struct Place<'p, 'a> {
     pub(crate) parent: Option<(KeyRef<'p>, &'a Znode)>,
 }
 
-impl Place<'_, '_> {
+impl<'p> Place<'p, '_> {
+    /// Where the znode stands, for [`crate::Tree::link`] to put children under it.
+    pub(crate) fn spot(&self) -> Spot<'p> {
+        Spot { key: self.key, above: self.above() }
+    }
+
+    /// The tally of the directory that the znode is in; `None` for the root.
+    pub(crate) fn above(&self) -> Option<Slot> {
+        Some(self.parent?.1.dir.as_ref()?.slot)
+    }
+
     /// The ACL that decides who hears of the znode as a child; the root's own for the root.
     pub(crate) fn parent_acl(&self) -> u32 {
         self.parent.map_or(self.znode.acl, |(_, parent)| parent.acl)
@@ -81,11 +101,24 @@ pub(crate) struct Znodes {
 /// znodes in it; the journal touches only what is changed.
 #[derive(Clone, Debug)]
 struct Journal {
+    /// Znodes of this zxid are made since: to go back it is enough to take them out.
+    zxid: Zxid,
     /// What each changed key held before, in the order of the changes.
-    before: Vec<(Key, Option<Znode>)>,
+    before: Vec<(Key, Option<Box<Znode>>)>,
     next_id: u64,
     data_bytes: u64,
     digest: Digest,
+}
+
+impl Journal {
+    /// Notes what a key holds, if there is a journal, before it is changed.
+    fn keep(journal: &mut Option<Box<Journal>>, key: KeyRef<'_>, znode: &Znode) {
+        if let Some(journal) = journal
+            && znode.czxid != journal.zxid
+        {
+            journal.before.push((key.to_key(), Some(Box::new(znode.clone()))));
+        }
+    }
 }
 
 impl Znodes {
@@ -145,6 +178,24 @@ impl Znodes {
         Some(Place { key, znode, parent: Some(parent) })
     }
 
+    /// The lowest znode on the way to `path` that is there, and how many bytes of `path` are its own. The root for a path
+    /// that is not absolute.
+    pub(crate) fn locate_lowest<'p>(&self, path: &'p str) -> Option<(Place<'p, '_>, usize)> {
+        let mut place = Place { key: KeyRef::ROOT, znode: self.get(KeyRef::ROOT)?, parent: None };
+        let mut bytes = 1;
+        let mut start = 1;
+        while let Some(rest) = path.get(start..).filter(|rest| !rest.is_empty()) {
+            let name = rest.split('/').next().unwrap_or(rest);
+            let Some(dir) = place.znode.dir.as_ref() else { break };
+            let key = KeyRef { parent: dir.id, name };
+            let Some(znode) = self.get(key) else { break };
+            place = Place { key, znode, parent: Some((place.key, place.znode)) };
+            bytes = start + name.len();
+            start = bytes + 1;
+        }
+        Some((place, bytes))
+    }
+
     /// The child `name` of `parent`.
     pub(crate) fn child(&self, parent: &Znode, name: &str) -> Option<&Znode> {
         self.get(KeyRef { parent: parent.dir.as_ref()?.id, name })
@@ -184,9 +235,7 @@ impl Znodes {
 
     pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Znode> {
         let znode = self.map.remove(&key)?;
-        if let Some(journal) = &mut self.journal {
-            journal.before.push((key.to_key(), Some(znode.clone())));
-        }
+        Journal::keep(&mut self.journal, key, &znode);
         self.digest.remove(znode.fields_hash(key.parent, key.name));
         self.digest.remove(znode.data_hash(key.parent, key.name));
         self.data_bytes -= znode.data.len() as u64;
@@ -196,9 +245,7 @@ impl Znodes {
     /// Changes anything but the data. Returns what `change` returns, `None` where there is no such znode.
     pub(crate) fn update<T>(&mut self, key: KeyRef<'_>, change: impl FnOnce(&mut Znode) -> T) -> Option<T> {
         let znode = self.map.get_mut(&key)?;
-        if let Some(journal) = &mut self.journal {
-            journal.before.push((key.to_key(), Some(znode.clone())));
-        }
+        Journal::keep(&mut self.journal, key, znode);
         self.digest.remove(znode.fields_hash(key.parent, key.name));
         let changed = change(znode);
         self.digest.add(znode.fields_hash(key.parent, key.name));
@@ -213,9 +260,7 @@ impl Znodes {
         change: impl FnOnce(&mut Znode, usize) -> T,
     ) -> Option<T> {
         let znode = self.map.get_mut(&key)?;
-        if let Some(journal) = &mut self.journal {
-            journal.before.push((key.to_key(), Some(znode.clone())));
-        }
+        Journal::keep(&mut self.journal, key, znode);
         self.digest.remove(znode.fields_hash(key.parent, key.name));
         self.digest.remove(znode.data_hash(key.parent, key.name));
         let bytes_before = znode.data.len();
@@ -227,10 +272,11 @@ impl Znodes {
         Some(changed)
     }
 
-    /// From here on, until [`Znodes::commit`] or [`Znodes::roll_back`], changes can be taken back.
-    pub(crate) fn begin(&mut self) {
+    /// From here on, until [`Znodes::commit`] or [`Znodes::roll_back`], changes can be taken back. All of them are the
+    /// command `zxid`.
+    pub(crate) fn begin(&mut self, zxid: Zxid) {
         let &mut Znodes { next_id, data_bytes, digest, .. } = self;
-        self.journal = Some(Box::new(Journal { before: Vec::new(), next_id, data_bytes, digest }));
+        self.journal = Some(Box::new(Journal { zxid, before: Vec::new(), next_id, data_bytes, digest }));
     }
 
     /// Keeps the changes since [`Znodes::begin`].
@@ -241,10 +287,10 @@ impl Znodes {
     /// Takes the changes since [`Znodes::begin`] back.
     pub(crate) fn roll_back(&mut self) {
         let Some(journal) = self.journal.take() else { return };
-        let Journal { before, next_id, data_bytes, digest } = *journal;
+        let Journal { before, next_id, data_bytes, digest, .. } = *journal;
         for (key, znode) in before.into_iter().rev() {
             match znode {
-                Some(znode) => self.map.insert(key, znode),
+                Some(znode) => self.map.insert(key, *znode),
                 None => self.map.remove(&key),
             };
         }

@@ -41,6 +41,7 @@ impl Refusal {
             | ErrorKind::NoChildrenForEphemerals
             | ErrorKind::MarshallingError
             | ErrorKind::QuotaExceeded
+            | ErrorKind::LimitExceeded
             | ErrorKind::SessionClosed
             | ErrorKind::GuardFailed
             | ErrorKind::BadEpoch

@@ -219,6 +219,7 @@ impl<O: Observer> Peer for PeerService<O> {
         }
         let (replies_tx, replies_rx) = mpsc::channel(4);
         tokio::spawn(async move {
+            node.rules.report(from, first.rules);
             let disk_is_low = node.disk.follower(from);
             disk_is_low.store(first.disk_is_low, Ordering::Relaxed);
             let status = take_frames(&node, from, frames, &replies_tx, &disk_is_low).await;

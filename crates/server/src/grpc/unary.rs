@@ -111,7 +111,7 @@ impl CoorddApi {
         };
         // Where a snapshot takes the place of the log, only the answer to a numbered write can be looked up.
         let asked_in = if seq == 0 { 0 } else { id };
-        let answer = self.service.propose(Command::Write(write), asked_in, seq).await;
+        let answer = self.service.propose(self.service.command(write, 0), asked_in, seq).await;
         let (zxid, result) = answer.map_err(refuse)?;
         let outcome = result.map_err(|refused| refuse(error_to_wire(refused)))?;
         Ok(outcome_to_wire(outcome, zxid))
@@ -250,14 +250,11 @@ impl Coordd for CoorddApi {
         let command = match session.write_seq {
             // Without a number it cannot take a place among the writes, so it is not one.
             0 => Command::EndSession { session: id, reason: coordd_tree::EndReason::Closed },
-            seq => Command::Write(Write {
-                session: id,
-                seq,
-                acked: session.acked_write_seq,
-                auth: Auth::default(),
-                guards: Vec::new(),
-                op: WriteOp::CloseSession,
-            }),
+            seq => {
+                let (acked, auth) = (session.acked_write_seq, Auth::default());
+                let op = WriteOp::CloseSession;
+                self.service.command(Write { session: id, seq, acked, auth, guards: Vec::new(), op }, 0)
+            }
         };
         let (_, result) = self.service.propose(command, id, session.write_seq).await.map_err(refuse)?;
         match result.map_err(|refused| refuse(error_to_wire(refused)))? {

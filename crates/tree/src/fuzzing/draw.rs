@@ -4,8 +4,9 @@ use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 
 use crate::{
-    Acl, AclEntry, Auth, AuthId, Batch, Check, CheckKind, Command, Create, CreateMode, EndReason, Entry,
-    ErrorKind, MultiOp, OpError, OpenSession, Origin, Perms, Quota, Tree, Write, WriteOp, digest_id,
+    Acl, AclEntry, Auth, AuthId, Batch, Bounds, Ceilings, Check, CheckKind, Command, Create, CreateMode,
+    EndReason, Entry, ErrorKind, MultiOp, OpenSession, Origin, Perms, Quota, RULES, Refusal, Tree, Write,
+    WriteOp, digest_id,
 };
 
 /// The term in which everything is applied.
@@ -50,7 +51,8 @@ impl Drawn {
         };
         let batches =
             (0..from.int_in_range(1..=2)?).map(|_| self.batch(from, tree)).collect::<Result<_>>()?;
-        Ok(Entry { time_ms: self.now_ms, batches })
+        let rules = if from.ratio(1, 4)? { 1 } else { RULES };
+        Ok(Entry { rules, time_ms: self.now_ms, batches })
     }
 
     fn batch(&mut self, from: &mut Unstructured<'_>, tree: &Tree) -> Result<Batch> {
@@ -93,14 +95,38 @@ fn command(from: &mut Unstructured<'_>, tree: &Tree) -> Result<Command> {
             Command::EndSession { session, reason }
         }
         5 => {
-            let mut candidates = tree.expired_znodes(tree.time_ms().saturating_add(from.arbitrary()?), 3);
+            let unused_ms = from.arbitrary::<bool>()?.then_some(from.int_in_range(0..=500)?);
+            let now_ms = tree.time_ms().saturating_add(from.arbitrary()?);
+            let mut candidates = tree.expired_znodes(now_ms, unused_ms, 3);
             if from.ratio(1, 4)? {
                 candidates.push((path(from)?, from.int_in_range(0..=40)?));
             }
-            Command::ExpireZnodes(candidates)
+            match unused_ms {
+                Some(unused_ms) => Command::Sweep { candidates, unused_ms },
+                None => Command::ExpireZnodes(candidates),
+            }
         }
+        6 => Command::Attach { session: from.int_in_range(0..=SESSIONS)? },
+        7..=24 => Command::Bounded(write(from, tree)?, bounds(from, tree)?),
         _ => Command::Write(write(from, tree)?),
     })
+}
+
+fn bounds(from: &mut Unstructured<'_>, tree: &Tree) -> Result<Bounds> {
+    let generation = match from.int_in_range(0..=3u8)? {
+        0 => 0,
+        1 => from.int_in_range(0..=tree.last_zxid())?,
+        _ => tree.last_zxid(),
+    };
+    let mut few = || from.int_in_range(0..=6u32);
+    let ceilings = Ceilings {
+        tree_znodes: few()?,
+        removed_event_bytes: few()? * 100,
+        ephemerals: few()?,
+        quotas: few()?,
+        acl_bytes: few()? * 200,
+    };
+    Ok(Bounds { generation, ceilings: from.ratio(1, 2)?.then_some(ceilings) })
 }
 
 fn write(from: &mut Unstructured<'_>, tree: &Tree) -> Result<Write> {
@@ -144,9 +170,13 @@ fn write_op(from: &mut Unstructured<'_>) -> Result<WriteOp> {
         17..=18 => WriteOp::SetQuota { path: path(from)?, quota: quota(from)? },
         19 => WriteOp::DeleteQuota { path: path(from)? },
         20 => WriteOp::CloseSession,
-        21 => WriteOp::Refused(OpError::new(ErrorKind::BadArguments, path(from)?, "refused at the door")),
+        21 => WriteOp::Refused(refused_at_the_door(path(from)?)),
         _ => WriteOp::Create(create(from)?),
     })
+}
+
+fn refused_at_the_door(path: String) -> Refusal {
+    Refusal { kind: ErrorKind::BadArguments, path, op_index: None, message: "refused at the door".into() }
 }
 
 fn multi_op(from: &mut Unstructured<'_>) -> Result<MultiOp> {
@@ -297,7 +327,8 @@ pub(super) fn tour(tree: &Tree) -> Vec<Command> {
         WriteOp::Create(Create { path, data, acl: vec![], mode, ttl_ms: 0, parents: true })
     };
     let mut commands = vec![
-        Command::ExpireZnodes(tree.expired_znodes(u64::MAX, 16)),
+        Command::ExpireZnodes(tree.expired_znodes(u64::MAX, None, 16)),
+        Command::Sweep { candidates: tree.expired_znodes(u64::MAX, Some(0), 16), unused_ms: 0 },
         write(create("/")),
         write(create("/a/b/n-")),
         write(WriteOp::SetData { path: "/a".into(), data: Bytes::from_static(b"new"), version: -1 }),
@@ -307,7 +338,10 @@ pub(super) fn tour(tree: &Tree) -> Vec<Command> {
         let (auth, guards) = (Auth::default(), vec![]);
         let (session, seq) = (session.id(), session.last_seq() + 1);
         let op = WriteOp::Delete { path: "/a/mine-0000000002".into(), version: -1 };
-        commands.push(Command::Write(Write { session, seq, acked: seq - 1, auth, guards, op }));
+        let write = Write { session, seq, acked: seq - 1, auth, guards, op };
+        let generation = tree.session(session).map_or(0, |session| session.generation());
+        commands.push(Command::Bounded(write, Bounds { generation, ceilings: None }));
+        commands.push(Command::Attach { session });
         commands.push(Command::EndSession { session, reason: EndReason::Closed });
     }
     commands.push(write(WriteOp::DeleteTree { path: "/a".into(), expected_count: None }));

@@ -3,11 +3,13 @@
 
 mod draw;
 
+use std::ops::ControlFlow;
+
 use arbitrary::Unstructured;
 use bytes::Bytes;
 
 use self::draw::Drawn;
-use crate::{Applied, Batch, Command, Entry, Origin, Tree, TreeLoader};
+use crate::{Applied, Batch, Command, Cursor, Entry, Origin, RULES, Tree, TreeLoader};
 
 /// Bytes as an entry and as a batch: what is one is written as it was understood, and can be applied whatever it says.
 pub fn entry(data: &[u8]) {
@@ -20,7 +22,7 @@ pub fn entry(data: &[u8]) {
     let Ok(entry) = Entry::decode(data) else { return };
     let parts: Vec<Bytes> = entry.batches.iter().map(Batch::encode).collect();
     let again = entry.encode();
-    assert_eq!(Entry::encode_from_parts(entry.time_ms, &parts), again);
+    assert_eq!(Entry::encode_from_parts(entry.rules, entry.time_ms, &parts), again);
     assert_eq!(Entry::decode(&again).expect("what was encoded can be decoded"), entry);
     // Limits are checked by the node that proposes: a tree applies whatever stands in its log.
     let mut tree = furnished();
@@ -39,7 +41,7 @@ pub fn commands(data: &[u8]) {
         if drawn.is_snapshot_due() {
             replica = reload(&replica);
         }
-        assert_eq!(apply(&mut replica, &rearranged(&entry)), told);
+        assert_eq!(apply_with_breaks(&mut replica, &rearranged(&entry)), told);
         assert_eq!(replica.digest(), tree.digest());
         if drawn.entries() >= 32 {
             break;
@@ -72,7 +74,8 @@ pub fn snapshot(data: &[u8]) {
     // It is a tree like any other: it goes on, and can be asked.
     let origin = Origin { node: u64::MAX, incarnation: u64::MAX };
     let batch = Batch { origin, first_seq: 1, commands: draw::tour(&tree) };
-    tree.apply(&Entry { time_ms: tree.time_ms().saturating_add(1), batches: vec![batch] }, |_, _, _, _| {});
+    let entry = Entry { time_ms: tree.time_ms().saturating_add(1), batches: vec![batch], ..Entry::default() };
+    tree.apply(&entry, |_, _, _, _| {});
     assert_sound(&tree);
 }
 
@@ -81,7 +84,7 @@ fn furnished() -> Tree {
     let mut tree = Tree::new();
     let batch =
         Batch { origin: Origin { node: 9, incarnation: 1 }, first_seq: 1, commands: draw::furniture() };
-    let told = apply(&mut tree, &Entry { time_ms: 1000, batches: vec![batch] });
+    let told = apply(&mut tree, &Entry { time_ms: 1000, batches: vec![batch], ..Entry::default() });
     assert!(told.iter().all(|(_, _, applied)| applied.result.is_ok()), "{told:?}");
     tree
 }
@@ -89,6 +92,7 @@ fn furnished() -> Tree {
 /// What holds after every command.
 fn assert_sound(tree: &Tree) {
     assert_eq!(tree.digest(), tree.recompute_digest(), "the running digest went astray");
+    assert!(tree.tallies_are_right(), "the counts of subtrees went astray");
     reload(tree);
 }
 
@@ -98,6 +102,17 @@ fn apply(tree: &mut Tree, entry: &Entry) -> Vec<(Origin, u64, Applied)> {
     assert_eq!(&decoded, entry);
     let mut told = Vec::new();
     tree.apply_in_term(draw::TERM, &decoded, |_, origin, seq, applied| told.push((origin, seq, applied)));
+    told
+}
+
+/// The same, given up after each command and taken up again.
+fn apply_with_breaks(tree: &mut Tree, entry: &Entry) -> Vec<(Origin, u64, Applied)> {
+    let mut told = Vec::new();
+    let mut cursor = Cursor::default();
+    while !tree.apply_from(draw::TERM, entry, &mut cursor, |_, origin, seq, applied| {
+        told.push((origin, seq, applied));
+        ControlFlow::Break(())
+    }) {}
     told
 }
 
@@ -112,7 +127,7 @@ fn rearranged(entry: &Entry) -> Entry {
             batches.extend(before.replace(one));
         }
     }
-    Entry { time_ms: entry.time_ms, batches }
+    Entry { rules: entry.rules, time_ms: entry.time_ms, batches }
 }
 
 /// The tree after a snapshot and its loading, which must be equal to the byte.
@@ -148,18 +163,20 @@ mod tests {
     #[test]
     fn the_seeds_are_what_is_written() {
         let batch = |commands| Batch { origin: Origin { node: 1, incarnation: 1 }, first_seq: 1, commands };
-        let entry = |commands| Entry { time_ms: 2000, batches: vec![batch(commands)] }.encode().to_vec();
+        let entry = |rules, commands| {
+            Entry { rules, time_ms: 2000, batches: vec![batch(commands)] }.encode().to_vec()
+        };
         keep_seeds(
             "tree_entry",
             &[
-                ("furniture", entry(draw::furniture())),
-                ("tour", entry(draw::tour(&furnished()))),
+                ("furniture", entry(1, draw::furniture())),
+                ("tour", entry(RULES, draw::tour(&furnished()))),
                 ("batch", batch(draw::furniture()).encode().to_vec()),
             ],
         );
         let mut toured = furnished();
         let tour = batch(draw::tour(&toured));
-        apply(&mut toured, &Entry { time_ms: 5000, batches: vec![tour] });
+        apply(&mut toured, &Entry { time_ms: 5000, batches: vec![tour], ..Entry::default() });
         keep_seeds(
             "tree_snapshot",
             &[

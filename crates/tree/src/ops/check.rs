@@ -1,7 +1,7 @@
 use super::Caller;
 use super::delete::expect_version;
 use crate::path::validate_path;
-use crate::{Check, CheckKind, ErrorKind, OpError, OpResult, Outcome, Perms, Tree};
+use crate::{Check, CheckKind, Detail, ErrorKind, OpError, OpResult, Outcome, Perms, Tree, VersionField};
 
 impl Tree {
     /// A check within a multi. To check a version or an epoch needs `READ`, as in ZooKeeper; that a znode is absent
@@ -12,7 +12,7 @@ impl Tree {
             CheckKind::Version(version) => {
                 let znode = self.find(path)?.znode;
                 self.permit(path, znode.acl, Perms::READ, caller.auth)?;
-                expect_version(path, "version", version, znode.version)?;
+                expect_version(path, VersionField::Version, version, znode.version)?;
             }
             CheckKind::Epoch(epoch) => {
                 validate_path(path)?;
@@ -50,19 +50,8 @@ impl Tree {
     }
 
     /// What was expected and what there is instead.
-    fn mismatch(&self, check: &Check) -> String {
-        let expected = match check.kind {
-            CheckKind::Version(-1) => "expected it to exist".to_owned(),
-            CheckKind::Version(version) => format!("expected version {version}"),
-            CheckKind::Epoch(epoch) => format!("expected epoch {epoch}"),
-            CheckKind::Absent => "expected none".to_owned(),
-        };
-        match self.znodes.locate(&check.path) {
-            Some(place) => format!(
-                "{:?} has epoch {} and version {}, {expected}",
-                check.path, place.znode.czxid, place.znode.version
-            ),
-            None => format!("no znode {:?}, {expected}", check.path),
-        }
+    fn mismatch(&self, check: &Check) -> Detail {
+        let found = self.znodes.locate(&check.path).map(|place| (place.znode.czxid, place.znode.version));
+        Detail::Check { expected: check.kind, found }
     }
 }

@@ -2,7 +2,7 @@ use super::Caller;
 use crate::change::Step;
 use crate::path::{is_reserved, split, validate_path};
 use crate::znodes::KeyRef;
-use crate::{ErrorKind, OpError, OpResult, Outcome, Perms, Tree};
+use crate::{Detail, ErrorKind, OpError, OpResult, Outcome, Perms, Tree, VersionField};
 
 impl Tree {
     /// As in ZooKeeper the parent's ACL decides, and it does so before the znode is looked for.
@@ -20,13 +20,13 @@ impl Tree {
         self.permit(parent_path, parent.znode.acl, Perms::DELETE, caller.auth)?;
         let key = KeyRef { parent: parent.znode.dir.as_ref().ok_or_else(no_node)?.id, name };
         let znode = self.znodes.get(key).ok_or_else(no_node)?;
-        expect_version(path, "version", version, znode.version)?;
+        expect_version(path, VersionField::Version, version, znode.version)?;
         if znode.num_children() > 0 {
-            let message = format!("{path:?} has {} children", znode.num_children());
-            return Err(OpError::new(ErrorKind::NotEmpty, path, message));
+            return Err(OpError::new(ErrorKind::NotEmpty, path, Detail::Children(znode.num_children())));
         }
+        let above = parent.znode.dir.as_ref().map(|dir| dir.slot);
         let parent = parent.key;
-        self.unlink(step, parent, path.into(), key);
+        self.unlink(step, parent, above, path.into(), key);
         Ok(Outcome::Deleted)
     }
 }
@@ -35,17 +35,20 @@ impl Tree {
 pub(super) fn refuse_reserved(path: &str) -> Result<(), OpError> {
     validate_path(path)?;
     if is_reserved(path) {
-        let message = format!("{path:?} belongs to the system and cannot be deleted");
-        return Err(OpError::new(ErrorKind::BadArguments, path, message));
+        return Err(OpError::new(ErrorKind::BadArguments, path, Detail::Reserved));
     }
     Ok(())
 }
 
 /// Refuses with `BadVersion` unless `expected` is -1 or the actual one. `field` is the one of the stat.
-pub(super) fn expect_version(path: &str, field: &str, expected: i32, actual: i32) -> Result<(), OpError> {
+pub(super) fn expect_version(
+    path: &str,
+    field: VersionField,
+    expected: i32,
+    actual: i32,
+) -> Result<(), OpError> {
     if expected == -1 || expected == actual {
         return Ok(());
     }
-    let message = format!("{path:?} has {field} {actual}, expected {expected}");
-    Err(OpError::new(ErrorKind::BadVersion, path, message))
+    Err(OpError::new(ErrorKind::BadVersion, path, Detail::Version { field, actual, expected }))
 }

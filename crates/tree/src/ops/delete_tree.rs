@@ -4,12 +4,16 @@ use super::Caller;
 use super::delete::refuse_reserved;
 use crate::change::Step;
 use crate::path::split;
+use crate::tally::Sum;
+use crate::znode::Znode;
 use crate::znodes::KeyRef;
-use crate::{ErrorKind, OpError, OpResult, Outcome, Perms, Tree};
+use crate::{Detail, ErrorKind, LimitName, OpError, OpResult, Outcome, Perms, Tree};
 
 impl Tree {
     /// Deletes a subtree, children before their parents, in one step. It is allowed to whom ZooKeeper's recursive
     /// delete, which goes znode by znode, would be allowed: `DELETE` is asked of every znode that loses a child.
+    ///
+    /// What a refusal costs is bounded, too: the counts are looked at before any znode is. (Under rules 1 the ACLs come first.)
     pub(super) fn delete_tree(
         &mut self,
         step: &mut Step,
@@ -23,26 +27,18 @@ impl Tree {
         let parent = self.znodes.locate(parent_path).ok_or_else(no_node)?;
         self.permit(parent_path, parent.znode.acl, Perms::DELETE, caller.auth)?;
         let parent_key = parent.key;
-        let top_key = KeyRef { parent: parent.znode.dir.as_ref().ok_or_else(no_node)?.id, name };
+        let dir = parent.znode.dir.as_ref().ok_or_else(no_node)?;
+        let (top_key, above) = (KeyRef { parent: dir.id, name }, dir.slot);
         let top = self.znodes.get(top_key).ok_or_else(no_node)?;
 
-        let mut doomed: Vec<Arc<str>> = Vec::new();
-        let mut allowed = Ok(());
-        self.descend(path, top, |path, znode| {
-            if znode.num_children() > 0 && allowed.is_ok() {
-                allowed = self.permit(path, znode.acl, Perms::DELETE, caller.auth);
-            }
-            doomed.push(path.into());
-        });
-        allowed?;
-        let count = doomed.len() as u64;
-        if let Some(expected) = expected_count
-            && expected != count
-        {
-            let message = format!("the subtree of {path:?} has {count} znodes, expected {expected}");
-            return Err(OpError::new(ErrorKind::CountMismatch, path, message));
+        let subtree = self.subtree(path, top);
+        if step.rules > 1 || self.acls.is_open() {
+            expect_size(step, path, subtree, expected_count)?;
         }
+        let mut doomed = self.expect_deletable(caller, path, top)?;
+        expect_size(step, path, subtree, expected_count)?;
 
+        self.tallies.add(above, subtree.negated());
         // The top comes last and is the only one whose parent stays.
         doomed.pop();
         for path in doomed {
@@ -50,7 +46,45 @@ impl Tree {
             let (key, parent_acl) = (place.key, place.parent_acl());
             self.drop_znode(step, path.clone(), key, parent_acl);
         }
-        self.unlink(step, parent_key, path.into(), top_key);
-        Ok(Outcome::TreeDeleted(count))
+        self.unlink_counted(step, parent_key, path.into(), top_key);
+        Ok(Outcome::TreeDeleted(subtree.znodes))
     }
+
+    /// The paths of a subtree, children before their parents, if `caller` may delete all of them.
+    fn expect_deletable(
+        &self,
+        caller: Caller<'_>,
+        path: &str,
+        top: &Znode,
+    ) -> Result<Vec<Arc<str>>, OpError> {
+        let mut doomed = Vec::new();
+        let mut allowed = Ok(());
+        self.descend(path, top, |path, znode| {
+            if znode.num_children() > 0 && allowed.is_ok() {
+                allowed = self.permit(path, znode.acl, Perms::DELETE, caller.auth);
+            }
+            doomed.push(path.into());
+        });
+        allowed.map(|()| doomed)
+    }
+}
+
+/// Refuses a subtree that has another number of znodes than expected, or costs more than one command may.
+fn expect_size(step: &Step, path: &str, subtree: Sum, expected_count: Option<u64>) -> Result<(), OpError> {
+    let actual = subtree.znodes;
+    if let Some(expected) = expected_count
+        && expected != actual
+    {
+        let detail = Detail::SubtreeCount { actual, expected };
+        return Err(OpError::new(ErrorKind::CountMismatch, path, detail));
+    }
+    let max = u64::from(step.ceilings.tree_znodes);
+    if actual > max {
+        return Err(OpError::limit(path, LimitName::TreeZnodes, max, actual));
+    }
+    let (max, bytes) = (u64::from(step.ceilings.removed_event_bytes), subtree.event_bytes());
+    if bytes > max {
+        return Err(OpError::limit(path, LimitName::RemovedEventBytes, max, bytes));
+    }
+    Ok(())
 }

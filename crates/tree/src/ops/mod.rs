@@ -13,6 +13,9 @@ mod set_acl;
 mod set_data;
 mod write;
 
+pub(crate) use create::TTL_MS_MAX;
+pub(crate) use write::UNACKNOWLEDGED_MAX;
+
 use crate::{Auth, SessionId};
 
 /// On whose behalf an operation is done.

@@ -1,19 +1,18 @@
 use super::Caller;
 use crate::change::Step;
 use crate::planted::Bug;
-use crate::{EndReason, ErrorKind, OpError, OpResult, Tree, Write, WriteOp, Zxid};
+use crate::{Detail, EndReason, ErrorKind, OpError, OpResult, Tree, Write, WriteOp, Zxid};
 
 /// How many answers a session may have outstanding, and how many bytes of them.
-const UNACKNOWLEDGED_MAX: usize = 16_384;
-const UNACKNOWLEDGED_BYTES_MAX: usize = 16 << 20;
+pub(crate) const UNACKNOWLEDGED_MAX: (usize, usize) = (16_384, 16 << 20);
 
 impl Tree {
     /// A client's write, exactly once (G4). Returns the place in history of the time it was carried out.
-    pub(crate) fn write(&mut self, step: &mut Step, write: &Write) -> (Zxid, OpResult) {
+    pub(crate) fn write(&mut self, step: &mut Step, write: &Write, generation: Zxid) -> (Zxid, OpResult) {
         if write.session == 0 {
             return (step.zxid, self.execute(step, write));
         }
-        let is_numbered = match self.admit(write) {
+        let is_numbered = match self.admit(write, generation) {
             Err(refused) => return (step.zxid, Err(refused)),
             Ok(Turn::Repeated) => return self.answer_again(step, write),
             Ok(Turn::Next) => true,
@@ -21,7 +20,7 @@ impl Tree {
         };
         let result = self.execute(step, write);
         if is_numbered {
-            self.sessions.record(write.session, step.zxid, &result);
+            self.sessions.record(write.session, step.zxid, step.rules, &result);
         }
         if write.op == WriteOp::CloseSession && result.is_ok() {
             // After recording, so that `outcome` knows of the close itself.
@@ -31,16 +30,21 @@ impl Tree {
     }
 
     /// Whether it is the write's turn. The refusals here do not consume its number, so nothing is recorded.
-    fn admit(&mut self, write: &Write) -> Result<Turn, OpError> {
-        let refuse = |kind, message| Err(OpError::new(kind, "", message));
+    fn admit(&mut self, write: &Write, generation: Zxid) -> Result<Turn, OpError> {
+        let refuse = |kind, detail| Err(OpError::new(kind, "", detail));
         let Some(session) = self.session(write.session) else { return Err(self.no_session(write.session)) };
+        let current = session.generation();
+        if generation != 0 && generation < current {
+            let session = write.session;
+            return refuse(ErrorKind::SessionMoved, Detail::SessionMoved { session, generation, current });
+        }
         let next = session.last_seq() + 1;
         if write.seq == 0 {
             return Ok(Turn::Unnumbered);
         }
         if write.seq > next && !Bug::SessionGapAccepted.is_planted() {
-            let message = format!("write {} of session {:#x}: expected {next}", write.seq, write.session);
-            return refuse(ErrorKind::SequenceGap, message);
+            let detail = Detail::Gap { session: write.session, seq: write.seq, expected: next };
+            return refuse(ErrorKind::SequenceGap, detail);
         }
         let is_next = write.seq >= next || Bug::WritesExecutedTwice.is_planted();
         let (mut count, mut bytes) = (session.unacknowledged(), session.result_bytes);
@@ -52,24 +56,17 @@ impl Tree {
         if !is_next {
             return Ok(Turn::Repeated);
         }
-        if count >= UNACKNOWLEDGED_MAX || bytes >= UNACKNOWLEDGED_BYTES_MAX {
-            let message = format!(
-                "session {:#x} has {count} answers of {bytes} bytes outstanding; the limits are \
-                 {UNACKNOWLEDGED_MAX} and {UNACKNOWLEDGED_BYTES_MAX}",
-                write.session
-            );
-            return refuse(ErrorKind::TooManyUnacknowledged, message);
+        if count >= UNACKNOWLEDGED_MAX.0 || bytes >= UNACKNOWLEDGED_MAX.1 {
+            let (session, count, bytes) = (write.session, count as u64, bytes as u64);
+            return refuse(ErrorKind::TooManyUnacknowledged, Detail::Outstanding { session, count, bytes });
         }
         Ok(Turn::Next)
     }
 
     fn answer_again(&self, step: &Step, write: &Write) -> (Zxid, OpResult) {
         self.recorded(write.session, write.seq).unwrap_or_else(|| {
-            let message = format!(
-                "write {} of session {:#x} was carried out and its answer acknowledged; it is no longer kept",
-                write.seq, write.session
-            );
-            (step.zxid, Err(OpError::new(ErrorKind::BadArguments, "", message)))
+            let detail = Detail::AnswerForgotten { session: write.session, seq: write.seq };
+            (step.zxid, Err(OpError::new(ErrorKind::BadArguments, "", detail)))
         })
     }
 
@@ -82,15 +79,15 @@ impl Tree {
             WriteOp::Create(create) => self.create(step, caller, create),
             WriteOp::Delete { path, version } => self.delete(step, caller, path, *version),
             WriteOp::SetData { path, data, version } => self.set_data(step, caller, path, data, *version),
-            WriteOp::SetAcl { path, acl, version } => self.set_acl(caller, path, acl, *version),
+            WriteOp::SetAcl { path, acl, version } => self.set_acl(step, caller, path, acl, *version),
             WriteOp::Multi(ops) => self.multi(step, caller, ops),
             WriteOp::DeleteTree { path, expected_count } => {
                 self.delete_tree(step, caller, path, *expected_count)
             }
-            WriteOp::SetQuota { path, quota } => self.set_quota(caller, path, quota),
+            WriteOp::SetQuota { path, quota } => self.set_quota(step, caller, path, quota),
             WriteOp::DeleteQuota { path } => self.delete_quota(caller, path),
             WriteOp::CloseSession => self.close_session(step, caller),
-            WriteOp::Refused(refusal) => Err(refusal.clone()),
+            WriteOp::Refused(refusal) => Err(refusal.clone().into()),
         }
     }
 }

@@ -5,7 +5,7 @@ use compact_str::CompactString;
 use serde::Deserialize;
 
 use super::row;
-use super::{Section, VERSION};
+use super::{Section, VERSION, VERSION_1};
 use crate::acl_table::AclTable;
 use crate::due::Due;
 use crate::history::History;
@@ -16,9 +16,10 @@ use crate::quota::{Quotas, Usage};
 use crate::recorded::Recorded;
 use crate::session::{EndedSession, Session};
 use crate::sessions::Sessions;
+use crate::tally::{Slot, Sum, Tallies};
 use crate::znode::{Dir, Kind, Znode};
 use crate::znodes::{Key, KeyRef, ROOT_ID, Znodes};
-use crate::{Acl, AclEntry, DecodeError, Event, Perms, SessionId, Tree, Zxid};
+use crate::{Acl, AclEntry, DecodeError, Event, Perms, RULES, SessionId, Tree, Zxid};
 
 const WHAT: &str = "a snapshot";
 
@@ -28,6 +29,8 @@ const WHAT: &str = "a snapshot";
 /// their size. After an error it is of no further use.
 #[derive(Debug)]
 pub struct TreeLoader {
+    /// The format version of its chunks.
+    version: u8,
     section: Option<Section>,
     header: Option<row::Header>,
     acls: AclTable,
@@ -37,6 +40,7 @@ pub struct TreeLoader {
     ended: BTreeMap<SessionId, EndedSession>,
     znodes: Znodes,
     due: Due,
+    tallies: Tallies,
     /// The znodes that have had children, by their id.
     dirs: BTreeMap<u64, Location>,
     last_key: Option<Key>,
@@ -48,6 +52,9 @@ pub struct TreeLoader {
 struct Location {
     parent: u64,
     name: CompactString,
+    slot: Slot,
+    /// Bytes of its path; 0 of the root, which adds none to those below it.
+    path_bytes: usize,
     /// How many children are still to come.
     missing: u32,
 }
@@ -59,6 +66,7 @@ impl TreeLoader {
     /// Before the first chunk.
     pub fn new() -> TreeLoader {
         TreeLoader {
+            version: 0,
             section: None,
             header: None,
             acls: AclTable::restore(0, []),
@@ -68,6 +76,7 @@ impl TreeLoader {
             ended: BTreeMap::new(),
             znodes: Znodes::empty(ROOT_ID),
             due: Due::default(),
+            tallies: Tallies::new(),
             dirs: BTreeMap::new(),
             last_key: None,
             history: History::default(),
@@ -85,9 +94,13 @@ impl TreeLoader {
         let &[version, section, ref rows @ ..] = chunk else {
             return Err(DecodeError::malformed(WHAT, "a chunk is shorter than its head"));
         };
-        if version != VERSION {
+        if !(VERSION_1..=VERSION).contains(&version) {
             return Err(DecodeError::Version { what: WHAT, found: version, known: VERSION });
         }
+        if self.section.is_some() && version != self.version {
+            return Err(inconsistent(format!("a chunk of version {version} in one of {}", self.version)));
+        }
+        self.version = version;
         let section = Section::from_byte(section)
             .ok_or_else(|| DecodeError::malformed(WHAT, format!("unknown section {section}")))?;
         if self.section.is_some_and(|before| section < before) {
@@ -98,10 +111,16 @@ impl TreeLoader {
         }
         self.section = Some(section);
         match section {
+            Section::Header if version == VERSION_1 => {
+                each(rows, |common| self.header(row::Header { common, rules: 1 }))
+            }
             Section::Header => each(rows, |row| self.header(row)),
             Section::Acls => each(rows, |row| self.acl(row)),
             Section::Origins => each(rows, |row| self.origin(row)),
             Section::Quotas => each(rows, |row| self.quota(row)),
+            Section::Sessions if version == VERSION_1 => {
+                each(rows, |common| self.live(row::Live { common, attached_zxid: 0 }))
+            }
             Section::Sessions => each(rows, |row| self.live(row)),
             Section::Ended => each(rows, |row| self.ended(row)),
             Section::Results => each(rows, |row| self.result(row)),
@@ -156,8 +175,8 @@ impl TreeLoader {
         }
         let expected = trailer.digest;
         let tree = Tree {
-            last_zxid: header.last_zxid,
-            time_ms: header.time_ms,
+            last_zxid: header.common.last_zxid,
+            time_ms: header.common.time_ms,
             znodes: self.znodes,
             acls: self.acls,
             quotas: self.quotas,
@@ -165,17 +184,26 @@ impl TreeLoader {
             origins: self.origins,
             history: self.history,
             due: self.due,
+            tallies: self.tallies,
+            rules: header.rules,
         };
         Ok((tree, expected))
     }
 
     fn header(&mut self, row: row::Header) -> Result<(), DecodeError> {
-        if row.last_zxid.max(row.next_id) > COUNT_MAX || row.history_start > row.last_zxid {
+        let common = &row.common;
+        if common.last_zxid.max(common.next_id) > COUNT_MAX || common.history_start > common.last_zxid {
             return Err(inconsistent(format!("numbers that no history leads to: {row:?}")));
         }
-        self.acls = AclTable::restore(row.next_acl, []);
-        self.znodes = Znodes::empty(row.next_id);
-        self.history = History::starting_at(row.history_start);
+        if row.rules > RULES {
+            return Err(DecodeError::Rules { found: row.rules, known: RULES });
+        }
+        if row.rules < u32::from(self.version) {
+            return Err(inconsistent(format!("rules {} in format version {}", row.rules, self.version)));
+        }
+        self.acls = AclTable::restore(common.next_acl, []);
+        self.znodes = Znodes::empty(common.next_id);
+        self.history = History::starting_at(common.history_start);
         match self.header.replace(row) {
             None => Ok(()),
             Some(_) => Err(inconsistent("it has two headers")),
@@ -209,9 +237,11 @@ impl TreeLoader {
     }
 
     fn live(&mut self, row: row::Live) -> Result<(), DecodeError> {
-        self.past(row.opened_zxid)?;
+        let row::Live { common: row, attached_zxid } = row;
+        [row.opened_zxid, attached_zxid].into_iter().try_for_each(|zxid| self.past(zxid))?;
         let mut session = Session::new(row.opening, row.opened_zxid, row.opened_ms);
         (session.last_seq, session.acked) = (row.last_seq, row.acked);
+        session.attached_zxid = attached_zxid;
         match self.live.insert(session.id(), session) {
             None => Ok(()),
             Some(twice) => Err(inconsistent(format!("session {:#x} comes twice", twice.id()))),
@@ -253,11 +283,11 @@ impl TreeLoader {
             return Err(inconsistent(format!("znode {:?} of {} out of order", row.name, row.parent)));
         }
         [row.czxid, row.mzxid].into_iter().try_for_each(|zxid| self.past(zxid))?;
-        self.place(&row)?;
+        let slot = self.place(&row)?;
         self.refer(row.acl)?;
         let creates = |dir: Dir| match Bug::SequenceNotInSnapshots.is_planted() {
-            true => Dir { creates: dir.children.into(), ..dir },
-            false => dir,
+            true => Dir { creates: dir.children.into(), slot, ..dir },
+            false => Dir { slot, ..dir },
         };
         let znode = Znode {
             czxid: row.czxid,
@@ -271,8 +301,8 @@ impl TreeLoader {
             aversion: row.aversion,
             acl: row.acl,
         };
-        if let Some(due_ms) = znode.due_ms() {
-            self.due.shift(&self.path(key), znode.czxid, None, Some(due_ms));
+        if let Some(due) = znode.due() {
+            self.due.shift(&self.path(key), znode.czxid, None, Some(due));
         }
         if let Kind::Ephemeral(id) = znode.kind {
             let path = self.path(key);
@@ -281,6 +311,7 @@ impl TreeLoader {
                     "{path:?} belongs to session {id:#x}, which does not live"
                 )));
             };
+            session.ephemeral_bytes += Event::cost(&path);
             session.ephemerals.insert(path.into());
         }
         self.last_key = Some(Key { parent: row.parent, name: row.name.into() });
@@ -288,12 +319,14 @@ impl TreeLoader {
         Ok(())
     }
 
-    /// Checks that the znode has a parent that came before it, and remembers it as a parent itself.
-    fn place(&mut self, row: &row::Znode<'_>) -> Result<(), DecodeError> {
+    /// Checks that the znode has a parent that came before it, counts it at all above it, and remembers it as a parent
+    /// itself. Returns the slot of its tally then.
+    fn place(&mut self, row: &row::Znode<'_>) -> Result<Slot, DecodeError> {
         let is_root = self.last_key.is_none();
         if is_root != (row.parent == 0 && row.name.is_empty()) {
             return Err(inconsistent("the root is not the first znode"));
         }
+        let (mut above, mut path_bytes) = (None, 0);
         if !is_root {
             let is_name = !row.name.is_empty() && !row.name.contains('/');
             let parent = self.dirs.get_mut(&row.parent).filter(|dir| is_name && dir.missing > 0);
@@ -301,7 +334,11 @@ impl TreeLoader {
                 return Err(inconsistent(format!("no parent {} for a znode {:?}", row.parent, row.name)));
             };
             parent.missing -= 1;
+            path_bytes = parent.path_bytes + 1 + row.name.len();
+            above = Some(parent.slot);
+            self.tallies.add(parent.slot, Sum::of(row.data.0.len(), path_bytes));
         }
+        let mut slot = 0;
         if let Some(dir) = &row.dir {
             self.past(dir.pzxid)?;
             // A child's id is above its parent's, so the chain of parents ends.
@@ -311,12 +348,14 @@ impl TreeLoader {
             if dir.creates > COUNT_MAX {
                 return Err(inconsistent(format!("znode {:?} has had {} children", row.name, dir.creates)));
             }
-            let location = Location { parent: row.parent, name: row.name.into(), missing: dir.children };
+            slot = self.tallies.open(above);
+            let (parent, name) = (row.parent, row.name.into());
+            let location = Location { parent, name, slot, path_bytes, missing: dir.children };
             if self.dirs.insert(dir.id, location).is_some() {
                 return Err(inconsistent(format!("two znodes have the id {}", dir.id)));
             }
         }
-        Ok(())
+        Ok(slot)
     }
 
     fn event(&mut self, event: Event) -> Result<(), DecodeError> {
@@ -340,7 +379,7 @@ impl TreeLoader {
 
     /// Nothing in a tree is newer than its last command: what comes next would not be.
     fn past(&self, zxid: Zxid) -> Result<(), DecodeError> {
-        let last = self.header.as_ref().map_or(0, |header| header.last_zxid);
+        let last = self.header.as_ref().map_or(0, |header| header.common.last_zxid);
         match zxid <= last {
             true => Ok(()),
             false => Err(inconsistent(format!("something of {zxid}, after the last command's {last}"))),
@@ -415,7 +454,14 @@ mod tests {
     }
 
     fn header() -> row::Header {
-        row::Header { last_zxid: 7, time_ms: 0, next_id: 9, next_acl: 1, history_start: 0 }
+        let common = row::Header1 { last_zxid: 7, time_ms: 0, next_id: 9, next_acl: 1, history_start: 0 };
+        row::Header { common, rules: RULES }
+    }
+
+    fn header_with(change: impl FnOnce(&mut row::Header1)) -> row::Header {
+        let mut header = header();
+        change(&mut header.common);
+        header
     }
 
     fn znode<'a>(parent: u64, name: &'a str, dir: Option<(u64, u32)>) -> row::Znode<'a> {
@@ -430,7 +476,7 @@ mod tests {
             aversion: 0,
             acl: 0,
             kind: Kind::Persistent,
-            dir: dir.map(|(id, children)| Dir { id, creates: 0, children, pzxid: 1 }),
+            dir: dir.map(|(id, children)| Dir { id, creates: 0, children, slot: 0, pzxid: 1 }),
             data: row::Blob(b""),
         }
     }
@@ -462,16 +508,25 @@ mod tests {
         assert!(refused.contains("something of 8, after the last command's 7"), "{refused}");
         let newer = row::Znode { mzxid: 8, ..znode(0, "", None) };
         assert!(refusal(&header(), &[chunk(Section::Znodes, &newer)]).contains("something of 8"));
-        let refused = refusal(&row::Header { history_start: 8, ..header() }, &[]);
+        let refused = refusal(&header_with(|header| header.history_start = 8), &[]);
         assert!(refused.contains("no history leads to"), "{refused}");
     }
 
     #[test]
     fn counters_near_their_end_are_refused() {
-        for header in
-            [row::Header { last_zxid: u64::MAX, ..header() }, row::Header { next_id: u64::MAX, ..header() }]
-        {
+        for header in [
+            header_with(|header| header.last_zxid = u64::MAX),
+            header_with(|header| header.next_id = u64::MAX),
+        ] {
             assert!(refusal(&header, &[]).contains("no history leads to"));
+        }
+    }
+
+    #[test]
+    fn rules_fit_the_format_version() {
+        for (rules, says) in [(RULES + 1, "start a newer build"), (1, "rules 1 in format version 2")] {
+            let refused = refusal(&row::Header { rules, ..header() }, &[]);
+            assert!(refused.contains(says), "{refused}");
         }
     }
 

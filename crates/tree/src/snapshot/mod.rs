@@ -2,7 +2,7 @@
 //!
 //! The chunks follow from the state alone, so equal trees have equal snapshots.
 //!
-//! # Layout (format version 1)
+//! # Layout (format version 2)
 //!
 //! A chunk is a version byte, a [`Section`] byte, and rows of that section to its end, each as postcard. Sections
 //! come in the order of their numbers, each in as many chunks as it takes:
@@ -19,6 +19,9 @@
 //! | Znodes   | [`row::Znode`]           | one per znode                  | key: parents first        |
 //! | Events   | [`crate::Event`]         | one per event of the history   | zxid                      |
 //! | Trailer  | [`row::Trailer`]         | one                            |                           |
+//!
+//! Version 1, of builds that know only rules 1, has [`row::Header1`] and [`row::Live1`]. A tree that has followed no newer rules
+//! is written so, because a follower of such a build may need the snapshot.
 
 mod loader;
 mod row;
@@ -26,8 +29,10 @@ mod writer;
 
 pub use loader::TreeLoader;
 
-/// The one format there is so far.
-const VERSION: u8 = 1;
+/// The format of trees that have followed rules 1 only.
+const VERSION_1: u8 = 1;
+/// The format of all others.
+const VERSION: u8 = 2;
 
 /// What a chunk has rows of. The numbers are for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,8 +4,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::znode::{Dir, Kind};
 use crate::{EndReason, OpenSession, SessionId, WriteSeq, Zxid};
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Header {
+    pub(super) common: Header1,
+    pub(super) rules: u32,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Header1 {
     pub(super) last_zxid: Zxid,
     pub(super) time_ms: u64,
     pub(super) next_id: u64,
@@ -30,6 +36,12 @@ pub(super) struct Quota<'a> {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Live {
+    pub(super) common: Live1,
+    pub(super) attached_zxid: Zxid,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Live1 {
     pub(super) opening: OpenSession,
     pub(super) opened_zxid: Zxid,
     pub(super) opened_ms: u64,

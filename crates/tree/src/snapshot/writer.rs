@@ -1,7 +1,7 @@
 use serde::Serialize;
 
 use super::row::{self, Blob};
-use super::{Section, VERSION};
+use super::{Section, VERSION, VERSION_1};
 use crate::Tree;
 
 /// A chunk is closed once it is this large: it exceeds this by one row at most.
@@ -11,7 +11,9 @@ impl Tree {
     /// The tree as chunks of about half a mebibyte, made one by one as they are asked for. The caller stores them,
     /// in this order, with checksums of its own. [`crate::TreeLoader`] reads them.
     pub fn snapshot_chunks(&self) -> impl Iterator<Item = Vec<u8>> {
-        let header = row::Header {
+        let is_1 = self.rules == 1;
+        let version = if is_1 { VERSION_1 } else { VERSION };
+        let common = row::Header1 {
             last_zxid: self.last_zxid,
             time_ms: self.time_ms,
             next_id: self.znodes.next_id(),
@@ -30,25 +32,32 @@ impl Tree {
             count: usage.count,
             bytes: usage.bytes,
         });
-        chunks(Section::Header, std::iter::once(header))
-            .chain(chunks(Section::Acls, self.acls.iter()))
-            .chain(chunks(Section::Origins, origins))
-            .chain(chunks(Section::Quotas, quotas))
-            .chain(chunks(Section::Sessions, self.live_rows()))
-            .chain(chunks(Section::Ended, self.ended_rows()))
-            .chain(chunks(Section::Results, self.result_rows()))
-            .chain(chunks(Section::Znodes, self.znode_rows()))
-            .chain(chunks(Section::Events, self.history.iter()))
-            .chain(chunks(Section::Trailer, std::iter::once(trailer)))
+        let header = row::Header { common, rules: self.rules };
+        let live = move |wanted: bool| wanted.then(|| self.live_rows()).into_iter().flatten();
+        chunks(version, Section::Header, is_1.then_some(common).into_iter())
+            .chain(chunks(version, Section::Header, (!is_1).then_some(header).into_iter()))
+            .chain(chunks(version, Section::Acls, self.acls.iter()))
+            .chain(chunks(version, Section::Origins, origins))
+            .chain(chunks(version, Section::Quotas, quotas))
+            .chain(chunks(version, Section::Sessions, live(is_1).map(|live| live.common)))
+            .chain(chunks(version, Section::Sessions, live(!is_1)))
+            .chain(chunks(version, Section::Ended, self.ended_rows()))
+            .chain(chunks(version, Section::Results, self.result_rows()))
+            .chain(chunks(version, Section::Znodes, self.znode_rows()))
+            .chain(chunks(version, Section::Events, self.history.iter()))
+            .chain(chunks(version, Section::Trailer, std::iter::once(trailer)))
     }
 
     fn live_rows(&self) -> impl Iterator<Item = row::Live> {
         self.sessions.iter_live().map(|session| row::Live {
-            opening: session.opening.clone(),
-            opened_zxid: session.opened_zxid,
-            opened_ms: session.opened_ms,
-            last_seq: session.last_seq,
-            acked: session.acked,
+            common: row::Live1 {
+                opening: session.opening.clone(),
+                opened_zxid: session.opened_zxid,
+                opened_ms: session.opened_ms,
+                last_seq: session.last_seq,
+                acked: session.acked,
+            },
+            attached_zxid: session.attached_zxid,
         })
     }
 
@@ -96,13 +105,14 @@ impl Tree {
 }
 
 fn chunks<T: Serialize>(
+    version: u8,
     section: Section,
     mut rows: impl Iterator<Item = T>,
 ) -> impl Iterator<Item = Vec<u8>> {
     std::iter::from_fn(move || {
         let mut row = rows.next()?;
         let mut chunk = Vec::with_capacity(CHUNK_BYTES / 8);
-        chunk.extend([VERSION, section as u8]);
+        chunk.extend([version, section as u8]);
         loop {
             postcard::to_io(&row, &mut chunk)
                 .expect("a vector takes any bytes, and every row has an encoding");

@@ -2,14 +2,20 @@
 
 use bytes::Bytes;
 use coordd_tree::{
-    AclEntry, Auth, AuthId, Command, Create, CreateMode, EndReason, ErrorKind, OpenSession, Perms, Tree,
-    Write, WriteOp,
+    AclEntry, Auth, AuthId, Bounds, Ceilings, Command, Create, CreateMode, EndReason, ErrorKind, OpenSession,
+    Perms, Tree, Write, WriteOp,
 };
 
 use crate::driver::{Driver, ORIGIN, entry, reload};
 
 fn write(session: u64, seq: u64, acked: u64, op: WriteOp) -> Command {
     Command::Write(Write { session, seq, acked, auth: Auth::default(), guards: vec![], op })
+}
+
+/// A write outside any session, with these ceilings.
+fn bounded(op: WriteOp, ceilings: Ceilings) -> Command {
+    let write = Write { session: 0, seq: 0, acked: 0, auth: Auth::default(), guards: vec![], op };
+    Command::Bounded(write, Bounds { generation: 0, ceilings: Some(ceilings) })
 }
 
 fn create(path: &str, data: Bytes, acl: Vec<AclEntry>) -> WriteOp {
@@ -64,7 +70,9 @@ fn the_events_of_one_large_command_are_told_though_the_history_cannot_keep_them(
     let mut tree = driver.tree;
     assert!(tree.history_start() > 0, "creates alone are more than the history keeps");
 
-    let delete = write(0, 0, 0, WriteOp::DeleteTree { path: "/t".into(), expected_count: Some(2501) });
+    let ceilings = Ceilings { removed_event_bytes: u32::MAX, ..Ceilings::default() };
+    let delete = WriteOp::DeleteTree { path: "/t".into(), expected_count: Some(2501) };
+    let delete = bounded(delete, ceilings);
     let mut told = 0;
     tree.apply(&entry(1, ORIGIN, 2502, vec![delete]), |tree, _, _, applied| {
         told = applied.events.iter().filter(|event| tree.may_read(event.acl, &ann)).count();

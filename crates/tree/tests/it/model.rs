@@ -26,6 +26,7 @@ pub(crate) struct ModelZnode {
 pub(crate) struct ModelSession {
     password: [u8; 16],
     opened_zxid: u64,
+    attached_zxid: u64,
     pub(crate) last_seq: u64,
     pub(crate) acked: u64,
     pub(crate) answers: BTreeMap<u64, (u64, Answer)>,
@@ -76,7 +77,19 @@ impl Model {
         self.zxid += 1;
         self.time_ms = self.time_ms.max(now_ms);
         let (zxid, answer) = match command {
-            Command::Write(write) => return self.write(write),
+            Command::Write(write) => return self.write(write, 0),
+            Command::Bounded(write, bounds) => return self.write(write, bounds.generation),
+            Command::Attach { session } => match self.sessions.get_mut(session) {
+                Some(ModelSession { ended: Some(_), .. }) => (self.zxid, Err(ErrorKind::SessionExpired)),
+                Some(live) => {
+                    live.attached_zxid = self.zxid;
+                    (self.zxid, Ok(Outcome::SessionAttached))
+                }
+                None => (self.zxid, Err(ErrorKind::NoSession)),
+            },
+            Command::Sweep { candidates, unused_ms } => {
+                (self.zxid, Ok(self.expire(candidates, Some(*unused_ms))))
+            }
             Command::OpenSession(opening) => match self.sessions.get(&opening.session) {
                 Some(ModelSession { ended: Some(_), .. }) => (self.zxid, Err(ErrorKind::SessionExpired)),
                 Some(live) if live.password == opening.password => {
@@ -91,18 +104,28 @@ impl Model {
                 }
             },
             Command::EndSession { session, reason } => (self.zxid, self.end(*session, reason.clone())),
-            Command::ExpireZnodes(candidates) => {
-                let mut count = 0;
-                for (path, czxid) in candidates {
-                    if self.is_due(path) && self.znodes[path].stat.czxid == *czxid {
-                        self.remove(path);
-                        count += 1;
-                    }
-                }
-                (self.zxid, Ok(Outcome::ZnodesExpired(count)))
-            }
+            Command::ExpireZnodes(candidates) => (self.zxid, Ok(self.expire(candidates, None))),
         };
         (zxid, answer.map_err(|kind| (kind, None)))
+    }
+
+    fn expire(&mut self, candidates: &[(String, u64)], unused_ms: Option<u64>) -> Outcome {
+        let mut count = 0;
+        for (path, czxid) in candidates {
+            let is_due = self.is_due(path) || unused_ms.is_some_and(|unused| self.is_unused(path, unused));
+            if is_due && self.znodes[path].stat.czxid == *czxid {
+                self.remove(path);
+                count += 1;
+            }
+        }
+        Outcome::ZnodesExpired(count)
+    }
+
+    /// A container that is so old and never had a child.
+    fn is_unused(&self, path: &str, unused_ms: u64) -> bool {
+        let Some(znode) = self.znodes.get(path) else { return false };
+        let is_unused = znode.mode == CreateMode::Container && znode.creates == 0;
+        is_unused && znode.stat.ctime + unused_ms <= self.time_ms
     }
 
     pub(crate) fn is_due(&self, path: &str) -> bool {
@@ -126,7 +149,7 @@ impl Model {
         }
     }
 
-    fn write(&mut self, write: &Write) -> (u64, Answer) {
+    fn write(&mut self, write: &Write, generation: u64) -> (u64, Answer) {
         let refuse = |zxid, kind| (zxid, Err((kind, None)));
         if write.session == 0 {
             return (self.zxid, self.execute(write));
@@ -136,6 +159,9 @@ impl Model {
         };
         if session.ended.is_some() {
             return refuse(self.zxid, ErrorKind::SessionExpired);
+        }
+        if generation != 0 && generation < session.attached_zxid.max(session.opened_zxid) {
+            return refuse(self.zxid, ErrorKind::SessionMoved);
         }
         if write.seq == 0 {
             return (self.zxid, self.execute(write));
@@ -297,13 +323,13 @@ impl Model {
         }
         let mut doomed = vec![];
         self.collect(path, &mut doomed);
+        if expected.is_some_and(|expected| expected != doomed.len() as u64) {
+            return Err(ErrorKind::CountMismatch);
+        }
         for path in &doomed {
             if self.znodes[path].stat.num_children > 0 {
                 self.permit(auth, path, Perms::DELETE)?;
             }
-        }
-        if expected.is_some_and(|expected| expected != doomed.len() as u64) {
-            return Err(ErrorKind::CountMismatch);
         }
         doomed.iter().for_each(|path| self.remove(path));
         Ok(Outcome::TreeDeleted(doomed.len() as u64))

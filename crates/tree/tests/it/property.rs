@@ -1,8 +1,8 @@
 //! Random commands, and whether the tree does what the model does.
 
 use coordd_tree::{
-    AclEntry, Auth, AuthId, Check, CheckKind, Command, Create, CreateMode, EndReason, EventKind, MultiOp,
-    OpenSession, Perms, Tree, Write, WriteOp, WriteOutcome, digest_id,
+    AclEntry, Auth, AuthId, Bounds, Check, CheckKind, Command, Create, CreateMode, EndReason, EventKind,
+    MultiOp, OpenSession, Perms, Tree, Write, WriteOp, WriteOutcome, digest_id,
 };
 use proptest::prelude::*;
 
@@ -26,16 +26,23 @@ impl Draw {
     pub(crate) fn resolve(&self, tree: &Tree) -> Command {
         let mut command = self.command.clone();
         match &mut command {
-            Command::Write(write) if write.session != 0 => {
+            Command::Write(write) | Command::Bounded(write, _) if write.session != 0 => {
                 let last = tree.session(write.session).map_or(0, |session| session.last_seq());
                 write.seq = (last + 1).saturating_add_signed(self.seq_offset);
                 write.acked = last.saturating_sub(write.acked);
             }
             Command::ExpireZnodes(candidates) if candidates.is_empty() => {
-                *candidates = tree.expired_znodes(tree.time_ms() + self.pass_ms, 3);
+                *candidates = tree.expired_znodes(tree.time_ms() + self.pass_ms, None, 3);
             }
-            Command::Write(_) | Command::ExpireZnodes(_) => {}
-            Command::OpenSession(_) | Command::EndSession { .. } => {}
+            Command::Sweep { candidates, unused_ms } => {
+                *candidates = tree.expired_znodes(tree.time_ms() + self.pass_ms, Some(*unused_ms), 3);
+            }
+            Command::Write(_) | Command::Bounded(..) | Command::ExpireZnodes(_) => {}
+            Command::OpenSession(_) | Command::EndSession { .. } | Command::Attach { .. } => {}
+        }
+        if let (Command::Bounded(write, bounds), is_stale) = (&mut command, self.seq_offset > 0) {
+            let generation = tree.session(write.session).map_or(0, |session| session.generation());
+            bounds.generation = generation.saturating_sub(is_stale.into());
         }
         command
     }
@@ -142,10 +149,14 @@ fn command() -> impl Strategy<Value = Command> {
     let guards = prop_oneof![6 => Just(vec![]), 1 => prop::collection::vec(check(), 1..3)];
     let auth = prop::bool::weighted(0.3)
         .prop_map(|is_ann| Auth { ip: None, ids: if is_ann { vec![ann()] } else { vec![] } });
-    let write =
-        (0..=SESSIONS, 0..4u64, auth, guards, write_op()).prop_map(|(session, acked, auth, guards, op)| {
-            Command::Write(Write { session, seq: 0, acked, auth, guards, op })
-        });
+    let write = (0..=SESSIONS, 0..4u64, auth, guards, write_op())
+        .prop_map(|(session, acked, auth, guards, op)| Write { session, seq: 0, acked, auth, guards, op });
+    let write = (write, any::<bool>()).prop_map(|(write, is_bounded)| match is_bounded {
+        true => Command::Bounded(write, Bounds::default()),
+        false => Command::Write(write),
+    });
+    let attach = (1..=SESSIONS).prop_map(|session| Command::Attach { session });
+    let sweep = (0..300u64).prop_map(|unused_ms| Command::Sweep { candidates: vec![], unused_ms });
     let open = (1..=SESSIONS, 0..2u8).prop_map(|(session, password)| {
         let client_name = format!("client-{session}");
         Command::OpenSession(OpenSession { session, password: [password; 16], timeout_ms: 1000, client_name })
@@ -154,7 +165,8 @@ fn command() -> impl Strategy<Value = Command> {
         let reason = EndReason::Expired { silent_ms: 1000, term: 1, last_node: 1 };
         Command::EndSession { session, reason }
     });
-    prop_oneof![30 => write, 4 => open, 1 => end, 2 => Just(Command::ExpireZnodes(vec![]))]
+    let expire = Just(Command::ExpireZnodes(vec![]));
+    prop_oneof![30 => write, 4 => open, 1 => end, 2 => attach, 1 => expire, 1 => sweep]
 }
 
 proptest! {
@@ -206,7 +218,7 @@ fn compare(tree: &Tree, model: &Model) -> Result<(), TestCaseError> {
     }
     let due: Vec<String> = model.znodes.keys().filter(|path| model.is_due(path)).cloned().collect();
     let mut found: Vec<String> =
-        tree.expired_znodes(model.time_ms, usize::MAX).into_iter().map(|(path, _)| path).collect();
+        tree.expired_znodes(model.time_ms, None, usize::MAX).into_iter().map(|(path, _)| path).collect();
     found.sort();
     prop_assert_eq!(found, due);
     let history: Vec<_> = tree

@@ -25,7 +25,7 @@ fn entries(draws: &[Draw], sizes: &[(usize, u64, bool)]) -> Vec<Entry> {
         next[node as usize] += commands.len() as u64;
         let batch = Batch { origin: Origin { node, incarnation: 1 }, first_seq, commands };
         let batches = if is_repeated { vec![batch.clone(), batch] } else { vec![batch] };
-        let entry = Entry { time_ms: now_ms, batches };
+        let entry = Entry { time_ms: now_ms, batches, ..Entry::default() };
         tree.apply(&entry, |_, _, _, _| {});
         entries.push(entry);
     }

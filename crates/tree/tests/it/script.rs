@@ -9,7 +9,7 @@
 //!
 //! An OP is `create PATH [DATA] [MODE]`, `delete PATH [VERSION]`, `set PATH DATA [VERSION]`, or `check` followed by
 //! a condition. A condition is `PATH version N`, `PATH epoch N` or `PATH absent`.
-//! All writes take `session=ID` (they are numbered as they come, unless `seq=N` says otherwise), `acked=N`,
+//! All writes take `generation=N` and `ceilings=NAME:N[,NAME:N]` (the others are the default ones), `session=ID` (they are numbered as they come, unless `seq=N` says otherwise), `acked=N`,
 //! `auth=super|USER[,USER]` (the password is always `secret`), `ip=ADDRESS`, and `guard="CONDITION[;CONDITION]"`.
 //! An ACL is `PERMS:SCHEME:ID[,...]` with PERMS of the letters `rwcda`; `PERMS:digest:USER` stands for the hash.
 //!
@@ -17,12 +17,15 @@
 //!
 //!     open ID [timeout=MS] [name=NAME] [password=BYTE]
 //!     end ID [killed|expired]          expire [PATH CZXID]              (without arguments: all that are due)
+//!     attach ID                        another stream takes the session
+//!     sweep UNUSED_MS                  as expire; containers that never had a child go after so long
 //!     at MS                            the leader's clock from now on
+//!     rules N                          what entries are stamped with from now on
 //!     send NODE INCARNATION SEQ COUNT  a batch of COUNT commands that do nothing, from another origin
 //!     restart                          go on with the tree as loaded from a snapshot
 //!
 //! Reads, which take `auth` and `ip` too: `get PATH`, `stat PATH`, `ls PATH [after=NAME] [limit=N] [stats=true]`,
-//! `get_acl PATH`, `count PATH`, `quota PATH`, `ephemerals ID [PREFIX]`, `session ID`, `ended ID`, `sessions`,
+//! `get_acl PATH`, `count PATH`, `quota PATH`, `quotas [AFTER]`, `ephemerals ID [PREFIX]`, `session ID`, `ended ID`, `sessions`,
 //! `outcome ID SEQ`, `due [LIMIT]`, `history FROM`, `taken NODE`, `status`.
 
 use std::collections::BTreeMap;
@@ -32,13 +35,14 @@ use std::path::Path;
 
 use coordd_tree::{
     Applied, Command, CreateMode, EndReason, ErrorKind, Event, OpError, OpResult, OpenSession, Origin,
-    Outcome, Stat, Write, WriteOp,
+    Outcome, Refusal, Stat, Write, WriteOp,
 };
 use goldenscript::{ArgumentConsumer, Context};
 
 use crate::driver::{Driver, entry, reload};
 use crate::script_args::{
-    format_acl, optional, parse_acl, parse_auth, parse_check, parse_create, parse_op, parse_quota, required,
+    format_acl, optional, parse_acl, parse_auth, parse_bounds, parse_check, parse_create, parse_op,
+    parse_quota, required,
 };
 
 /// One test per directory of scripts, so that a failure names what it is about.
@@ -52,8 +56,8 @@ macro_rules! scripts {
 }
 
 scripts! {
-    acl, check, create, delete, delete_tree, expire, guard, history, multi, origin, quota, read, session, set_acl,
-    set_data, write,
+    acl, ceiling, check, create, delete, delete_tree, expire, guard, history, multi, origin, quota, read, rules, session,
+    set_acl, set_data, write,
 }
 
 fn run_all(directory: &str) {
@@ -84,16 +88,22 @@ impl goldenscript::Runner for Runner {
         let mut output = String::new();
         match command.name.as_str() {
             "at" => self.driver.now_ms = required(&mut args, "MS")?.parse()?,
+            "rules" => self.driver.rules = required(&mut args, "N")?.parse()?,
             "restart" => self.driver.restart(),
             "send" => self.send(&mut args, &mut output)?,
-            "open" | "end" | "expire" => {
+            "open" | "end" | "expire" | "attach" | "sweep" => {
                 let command = self.internal(&command.name, &mut args)?;
                 show_applied(&self.driver.apply(command), &mut output)?;
             }
             "create" | "delete" | "set" | "set_acl" | "delete_tree" | "set_quota" | "delete_quota"
             | "multi" | "close" | "refused" => {
+                let bounds = parse_bounds(&mut args)?;
                 let write = self.write(&command.name, &mut args)?;
-                show_applied(&self.driver.apply(Command::Write(write)), &mut output)?;
+                let command = match bounds {
+                    Some(bounds) => Command::Bounded(write, bounds),
+                    None => Command::Write(write),
+                };
+                show_applied(&self.driver.apply(command), &mut output)?;
             }
             name => match self.read(name, &mut args, &mut output)? {
                 Ok(()) => {}
@@ -147,11 +157,12 @@ impl Runner {
             }
             "delete_quota" => WriteOp::DeleteQuota { path: required(args, "PATH")?.into() },
             "close" => WriteOp::CloseSession,
-            "refused" => WriteOp::Refused(OpError::new(
-                ErrorKind::BadArguments,
-                "/a",
-                "value_bytes: 9 is above the limit",
-            )),
+            "refused" => WriteOp::Refused(Refusal {
+                kind: ErrorKind::BadArguments,
+                path: "/a".to_owned(),
+                op_index: None,
+                message: "value_bytes: 9 is above the limit".to_owned(),
+            }),
             _ => {
                 let mut ops = Vec::new();
                 while let Some(op) = args.next_pos() {
@@ -178,9 +189,16 @@ impl Runner {
                     Some(by) => EndReason::Killed { by: by.to_owned() },
                 },
             },
+            "attach" => Command::Attach { session: required(args, "ID")?.parse()? },
+            "sweep" => {
+                let unused_ms = required(args, "UNUSED_MS")?.parse()?;
+                let (tree, now_ms) = (&self.driver.tree, self.driver.now_ms);
+                let candidates = tree.expired_znodes(now_ms, Some(unused_ms), usize::MAX);
+                Command::Sweep { candidates, unused_ms }
+            }
             _ => Command::ExpireZnodes(match args.next_pos() {
                 Some(path) => vec![(path.to_owned(), required(args, "CZXID")?.parse()?)],
-                None => self.driver.tree.expired_znodes(self.driver.now_ms, usize::MAX),
+                None => self.driver.tree.expired_znodes(self.driver.now_ms, None, usize::MAX),
             }),
         })
     }
@@ -253,6 +271,11 @@ impl Runner {
                 )?,
                 Err(refused) => return Ok(Err(refused)),
             },
+            "quotas" => {
+                for (path, report) in tree.quotas(args.next_pos().unwrap_or("")) {
+                    writeln!(out, "{path} count={} bytes={}", report.count, report.bytes)?;
+                }
+            }
             _ => self.read_sessions(name, args, out)?,
         }
         Ok(Ok(()))
@@ -303,7 +326,7 @@ impl Runner {
             }
             "due" => {
                 let limit = args.next_pos().map_or(Ok(usize::MAX), str::parse)?;
-                writeln!(out, "{:?}", tree.expired_znodes(self.driver.now_ms, limit))?;
+                writeln!(out, "{:?}", tree.expired_znodes(self.driver.now_ms, None, limit))?;
             }
             "history" => match tree.history_since(required(args, "FROM")?.parse()?) {
                 Some(events) => events.for_each(|event| show_event(event, out)),
@@ -328,6 +351,9 @@ impl Runner {
 fn show_applied(applied: &Applied, out: &mut String) -> std::fmt::Result {
     writeln!(out, "{} {}", applied.zxid, show_result(&applied.result))?;
     applied.events.iter().for_each(|event| show_event(event, out));
+    if let Some(session) = applied.attached {
+        writeln!(out, "  session {session} attached")?;
+    }
     if let Some(session) = applied.ended {
         writeln!(out, "  session {session} ended")?;
     }
@@ -363,6 +389,7 @@ fn show_outcome(outcome: &Outcome) -> String {
         | Outcome::QuotaSet
         | Outcome::QuotaDeleted
         | Outcome::SessionOpened
+        | Outcome::SessionAttached
         | Outcome::SessionEnded(_)
         | Outcome::ZnodesExpired(_) => format!("{outcome:?}"),
     }

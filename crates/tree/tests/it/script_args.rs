@@ -4,7 +4,8 @@ use std::error::Error;
 use std::str::FromStr;
 
 use coordd_tree::{
-    Acl, AclEntry, Auth, AuthId, Check, CheckKind, Create, CreateMode, MultiOp, Perms, Quota, digest_id,
+    Acl, AclEntry, Auth, AuthId, Bounds, Ceilings, Check, CheckKind, Create, CreateMode, MultiOp, Perms,
+    Quota, digest_id,
 };
 use goldenscript::ArgumentConsumer;
 
@@ -125,4 +126,27 @@ pub(crate) fn parse_op(op: &str) -> Result<MultiOp> {
         ["check", condition @ ..] => MultiOp::Check(parse_check(condition)?),
         _ => return Err(format!("{op:?} is no operation").into()),
     })
+}
+
+/// `generation=N` and `ceilings=NAME:N[,NAME:N]`; `None` where there is neither.
+pub(crate) fn parse_bounds(args: &mut ArgumentConsumer<'_>) -> Result<Option<Bounds>> {
+    let generation: Option<u64> = optional(args, "generation")?;
+    let asked: Option<String> = optional(args, "ceilings")?;
+    if generation.is_none() && asked.is_none() {
+        return Ok(None);
+    }
+    let mut ceilings = Ceilings::default();
+    for one in asked.iter().flat_map(|asked| asked.split(',')) {
+        let (name, value) = one.split_once(':').ok_or("a ceiling is NAME:N")?;
+        let ceiling = match name {
+            "tree_znodes" => &mut ceilings.tree_znodes,
+            "removed_event_bytes" => &mut ceilings.removed_event_bytes,
+            "ephemerals" => &mut ceilings.ephemerals,
+            "quotas" => &mut ceilings.quotas,
+            "acl_bytes" => &mut ceilings.acl_bytes,
+            name => return Err(format!("unknown ceiling {name}").into()),
+        };
+        *ceiling = value.parse()?;
+    }
+    Ok(Some(Bounds { generation: generation.unwrap_or(0), ceilings: asked.map(|_| ceilings) }))
 }

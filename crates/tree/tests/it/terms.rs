@@ -4,7 +4,7 @@ use coordd_tree::{Batch, Command, EndReason, Entry, ErrorKind, OpenSession, Orig
 
 fn entry(first_seq: u64, command: Command) -> Entry {
     let batch = Batch { origin: Origin { node: 1, incarnation: 1 }, first_seq, commands: vec![command] };
-    Entry { time_ms: 1, batches: vec![batch] }
+    Entry { time_ms: 1, batches: vec![batch], ..Entry::default() }
 }
 
 fn expiry(term: u64) -> Command {
