@@ -130,6 +130,46 @@ async fn a_session_of_calls_lives_by_keep_alive() {
     assert_eq!(code_of(&refused), ErrorCode::SessionExpired);
 }
 
+/// G7: `KeepAlive` says how long the session surely lives, and nothing where no majority confirms it.
+#[tokio::test]
+async fn keep_alive_says_how_long() {
+    let mut ensemble = Ensemble::start(3).await;
+    let mut apis = Vec::new();
+    for id in ensemble.ids() {
+        apis.push(connect(&ensemble, id).await);
+    }
+    let session = open(&mut apis[0], 30_000).await;
+    let request = KeepAliveRequest { session: Some(session.clone()) };
+    for api in &mut apis {
+        let reply = api.keep_alive(request.clone()).await.expect("it is alive").into_inner();
+        assert_eq!((reply.timeout_ms, reply.alive_ms), (30_000, 30_000));
+    }
+    // Many at a time share the rounds to the leader.
+    let calls = (0..200).map(|_| apis[1].clone()).map(|mut api| {
+        let request = request.clone();
+        async move { api.keep_alive(request).await.expect("it is alive").into_inner().alive_ms }
+    });
+    assert!(futures::future::join_all(calls).await.iter().all(|alive_ms| *alive_ms == 30_000));
+
+    for id in [2, 3] {
+        ensemble.kill9(id);
+    }
+    for _ in 0..3 {
+        match apis[0].keep_alive(request.clone()).await {
+            Ok(reply) => assert_eq!((reply.get_ref().timeout_ms, reply.get_ref().alive_ms), (30_000, 0)),
+            Err(refused) => assert_eq!(code_of(&refused), ErrorCode::NotServing),
+        }
+    }
+    for id in [2, 3] {
+        ensemble.restart(id);
+    }
+    ensemble.wait_serving().await;
+    let confirmed = eventually(Duration::from_secs(10), "it is confirmed again", async || {
+        apis[0].keep_alive(request.clone()).await.is_ok_and(|reply| reply.get_ref().alive_ms == 30_000)
+    });
+    confirmed.await;
+}
+
 /// G4: numbered writes over calls are executed once, through whichever node they come; a closed session takes its
 /// ephemerals with it.
 #[tokio::test]

@@ -85,7 +85,7 @@ impl Node {
         };
         // Older clients, grpcurl 1.8 among them, ask in the words of v1alpha.
         let (reflection, reflection_alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
-        let coordd = CoorddServer::new(CoorddApi { service: service.clone() })
+        let coordd = CoorddServer::new(CoorddApi::new(service.clone()))
             .max_decoding_message_size(limits.frame_bytes)
             .max_encoding_message_size(usize::MAX);
         let admin =

@@ -2,6 +2,7 @@
 
 mod admin;
 mod attach;
+mod confirmations;
 mod subscribe;
 mod unary;
 
@@ -13,13 +14,23 @@ use coordd_proto::v1;
 use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
 
+use self::confirmations::Confirmations;
 use crate::service::Service;
 
 pub(crate) use admin::AdminApi;
 
 /// Implements the service `Coordd`; the calls are in the files of this module.
 pub(crate) struct CoorddApi {
-    pub(crate) service: Arc<Service>,
+    service: Arc<Service>,
+    confirmations: Confirmations,
+}
+
+impl CoorddApi {
+    /// Must be called in a tokio runtime.
+    pub(crate) fn new(service: Arc<Service>) -> Self {
+        let confirmations = Confirmations::new(service.clone());
+        Self { service, confirmations }
+    }
 }
 
 fn refuse(error: v1::Error) -> Status {

@@ -238,9 +238,11 @@ impl Coordd for CoorddApi {
     async fn keep_alive(&self, request: Request<v1::KeepAliveRequest>) -> Reply<v1::KeepAliveReply> {
         let session = request.into_inner().session.unwrap_or_default();
         self.check_session(&session).await?;
+        let is_confirmed = self.confirmations.is_confirmed(session.session_id).await;
         let tree = self.service.replica().tree();
         let timeout_ms = tree.session(session.session_id).map_or(0, |live| live.timeout_ms());
-        Ok(Response::new(v1::KeepAliveReply { timeout_ms, zxid: tree.last_zxid() }))
+        let alive_ms = if is_confirmed { timeout_ms } else { 0 };
+        Ok(Response::new(v1::KeepAliveReply { timeout_ms, zxid: tree.last_zxid(), alive_ms }))
     }
 
     async fn close_session(&self, request: Request<v1::CloseSessionRequest>) -> Reply<v1::CloseSessionReply> {
