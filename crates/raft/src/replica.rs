@@ -182,10 +182,10 @@ pub struct ReplicaStatus {
 pub struct TreeRef<'a>(RwLockReadGuard<'a, Replicated>);
 
 impl TreeRef<'_> {
-    /// The index of the last entry that is applied to it, 0 before the first. Two nodes that say the same have the same
-    /// [digest](Tree::digest).
-    pub fn applied_index(&self) -> u64 {
-        self.0.last_applied.map_or(0, |id| id.index)
+    /// The index of the last entry that is applied to all of its commands, 0 before the first, and the digest after it. Two
+    /// nodes that say the same index have the same digest. The tree itself may have applied commands of the next entry, too.
+    pub fn applied(&self) -> (u64, u64) {
+        self.0.applied()
     }
 }
 

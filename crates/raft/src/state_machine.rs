@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::ops::ControlFlow;
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
+use std::time::{Duration, Instant};
 
-use coordd_tree::{Entry, Tree, TreeLoader};
+use coordd_tree::{Cursor, Entry, Tree, TreeLoader};
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::disk::{DiskRoom, snapshot_bytes};
 use crate::observer::Observer;
@@ -19,10 +20,16 @@ use crate::storage::{SnapshotFile, SnapshotStore, is_full_disk};
 use crate::type_config::types::{LeaderId, LogId, SnapshotMeta, StoredMembership};
 use crate::type_config::{Member, NodeId, TypeConfig};
 
-/// At most so many entries are applied under one hold of the lock, so that reads get their turn during a replay.
-const ENTRIES_PER_HOLD: usize = 64;
+/// At most so many entries are taken at once, so that openraft hears of progress during a replay.
+const ENTRIES_PER_RUN: usize = 64;
 /// The digests of so many past entries are kept, to be compared with the leader's.
 const DIGESTS_KEPT: usize = 8192;
+/// The tree's lock is held for so long at most, or for one command.
+const HOLD: Duration = Duration::from_millis(10);
+/// How long readers have to take their turn.
+const TURN: Duration = Duration::from_micros(50);
+/// An entry that is being applied while the tree is read by somebody else goes on so soon.
+const WITHIN_ENTRY: Duration = Duration::from_millis(1);
 /// A snapshot for which there is no room is tried again so soon.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -43,6 +50,8 @@ pub(crate) struct Replicated {
     membership: StoredMembership,
     /// (index, digest after it), ascending.
     digests: VecDeque<(u64, u64)>,
+    /// The first commands of an entry are applied and the others are not: the tree may be read, and is of no index.
+    is_within_entry: bool,
 }
 
 /// The replicated state and who is told of its changes.
@@ -73,6 +82,7 @@ impl<O: Observer> Shared<O> {
             last_applied: None,
             membership: StoredMembership::default(),
             digests: VecDeque::new(),
+            is_within_entry: false,
         };
         let replicated = RwLock::new(replicated);
         Shared { replicated, observer, proposer, rules, applied: watch::Sender::new(0) }
@@ -82,14 +92,24 @@ impl<O: Observer> Shared<O> {
         self.replicated.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The tree as it is now, and what a snapshot of it covers.
-    fn version(&self) -> (Tree, SnapshotMeta) {
+    /// The tree after the last entry that is applied, and what a snapshot of it covers.
+    async fn version(&self) -> (Tree, SnapshotMeta) {
+        loop {
+            if let Some(version) = self.version_now() {
+                return version;
+            }
+            tokio::time::sleep(WITHIN_ENTRY).await;
+        }
+    }
+
+    /// `None` within an entry.
+    fn version_now(&self) -> Option<(Tree, SnapshotMeta)> {
         let replicated = self.read();
         let meta = SnapshotMeta {
             last_log_id: replicated.last_applied,
             last_membership: replicated.membership.clone(),
         };
-        (replicated.tree.clone(), meta)
+        (!replicated.is_within_entry).then(|| (replicated.tree.clone(), meta))
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Replicated> {
@@ -106,32 +126,47 @@ impl<O: Observer> Shared<O> {
     }
 
     fn apply(&self, entries: Vec<Decoded>) {
-        let mut guard = self.write();
-        let replicated = &mut *guard;
+        let mut hold = Hold::new(self);
         let mut last_index = 0;
         for entry in entries {
             match entry.payload {
                 DecodedPayload::Nothing => {}
-                DecodedPayload::Membership(membership) => replicated.membership = membership,
+                DecodedPayload::Membership(membership) => hold.replicated().membership = membership,
                 DecodedPayload::Commands(commands) => {
-                    replicated.tree.apply_in_term(
-                        entry.log_id.leader_id.term,
-                        &commands,
-                        |tree, origin, seq, applied| {
-                            let waiter = self.proposer.applied(origin, seq);
-                            self.observer.applied(tree, applied, waiter);
-                        },
-                    );
+                    self.apply_commands(&mut hold, entry.log_id.leader_id.term, &commands);
                 }
             }
             last_index = entry.log_id.index;
+            let replicated = hold.replicated();
             replicated.last_applied = Some(entry.log_id);
             replicated.remember_digest(last_index);
+            hold.pause_if_long();
         }
-        self.observer.settled(&replicated.tree);
-        self.rules.applied(replicated.tree.rules());
-        drop(guard);
+        self.rules.applied(hold.replicated().tree.rules());
+        drop(hold);
         self.applied.send_replace(last_index);
+    }
+
+    fn apply_commands(&self, hold: &mut Hold<'_, O>, term: u64, commands: &Entry) {
+        let mut cursor = Cursor::default();
+        loop {
+            let since = hold.since;
+            let replicated = hold.replicated();
+            let is_done =
+                replicated.tree.apply_from(term, commands, &mut cursor, |tree, origin, seq, applied| {
+                    let waiter = self.proposer.applied(origin, seq);
+                    self.observer.applied(tree, applied, waiter);
+                    match since.elapsed() < HOLD {
+                        true => ControlFlow::Continue(()),
+                        false => ControlFlow::Break(()),
+                    }
+                });
+            replicated.is_within_entry = !is_done;
+            if is_done {
+                return;
+            }
+            hold.pause_if_long();
+        }
     }
 
     /// Puts a snapshot in the place of the tree.
@@ -142,6 +177,7 @@ impl<O: Observer> Shared<O> {
         replicated.last_applied = meta.last_log_id;
         replicated.membership = meta.last_membership.clone();
         replicated.digests.clear();
+        replicated.is_within_entry = false;
         let index = meta.last_log_id.map_or(0, |id| id.index);
         replicated.remember_digest(index);
         let mut origin = self.proposer.origin();
@@ -161,7 +197,53 @@ impl<O: Observer> Shared<O> {
     }
 }
 
+/// The tree's lock, held for writing. Readers are told of what was applied before they get their turn.
+struct Hold<'a, O: Observer> {
+    shared: &'a Shared<O>,
+    guard: Option<RwLockWriteGuard<'a, Replicated>>,
+    since: Instant,
+}
+
+impl<'a, O: Observer> Hold<'a, O> {
+    fn new(shared: &'a Shared<O>) -> Self {
+        Hold { shared, guard: Some(shared.write()), since: Instant::now() }
+    }
+
+    fn replicated(&mut self) -> &mut Replicated {
+        self.guard.get_or_insert_with(|| self.shared.write())
+    }
+
+    /// Lets readers have their turn if they have waited for long.
+    fn pause_if_long(&mut self) {
+        if self.since.elapsed() < HOLD {
+            return;
+        }
+        self.give_back();
+        // Readers that are woken need a moment; whoever asks at once gets the lock before them.
+        std::thread::sleep(TURN);
+        self.guard = Some(self.shared.write());
+        self.since = Instant::now();
+    }
+
+    fn give_back(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            self.shared.observer.settled(&guard.tree);
+        }
+    }
+}
+
+impl<O: Observer> Drop for Hold<'_, O> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
 impl Replicated {
+    /// The index of the last entry that is applied, and the digest of the tree after it. 0 before the first.
+    pub(crate) fn applied(&self) -> (u64, u64) {
+        self.digests.back().copied().unwrap_or_else(|| (0, self.tree.digest()))
+    }
+
     fn remember_digest(&mut self, index: u64) {
         if self.digests.len() == DIGESTS_KEPT {
             self.digests.pop_front();
@@ -184,6 +266,7 @@ enum DecodedPayload {
 /// openraft's handle on the state machine.
 pub(crate) struct StateMachine<O: Observer> {
     shared: Arc<Shared<O>>,
+    thread: ApplyThread,
     snapshots: SnapshotStore,
     disk: Arc<DiskRoom>,
 }
@@ -199,7 +282,34 @@ impl<O: Observer> StateMachine<O> {
             let tree = load_tree(&file)?;
             shared.install(&file.meta, tree);
         }
-        Ok(StateMachine { shared, snapshots, disk })
+        Ok(StateMachine { shared, thread: ApplyThread::start()?, snapshots, disk })
+    }
+}
+
+/// The thread on which the tree is changed: it may take as long as the largest command does, and the runtime's threads answer
+/// clients and peers meanwhile.
+struct ApplyThread {
+    work: mpsc::Sender<Box<dyn FnOnce() + Send>>,
+}
+
+impl ApplyThread {
+    fn start() -> io::Result<ApplyThread> {
+        let (work, queue) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        // It ends with the state machine, which has the other end.
+        std::thread::Builder::new().name("apply".to_owned()).spawn(move || {
+            for work in queue {
+                work();
+            }
+        })?;
+        Ok(ApplyThread { work })
+    }
+
+    /// Runs `work` after everything before it, and waits for its end.
+    async fn run(&self, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+        let (done, waiting) = oneshot::channel();
+        // A panic of the thread ends the process.
+        let _ = self.work.send(Box::new(move || drop(done.send(work()))));
+        waiting.await.map_err(io::Error::other)?
     }
 }
 
@@ -243,19 +353,26 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + openraft::OptionalSend,
     {
         while let Some(first) = entries.next().await {
-            let mut decoded = Vec::new();
+            let mut run = Vec::new();
             let mut responders = Vec::new();
             let mut next = Some(first);
             while let Some(item) = next.take() {
                 let (entry, responder) = item?;
-                decoded.push(decode(entry)?);
+                run.push(entry);
                 responders.extend(responder);
-                if decoded.len() < ENTRIES_PER_HOLD {
-                    // Only what is there already: the lock is not held across an await, and nobody waits for more.
+                if run.len() < ENTRIES_PER_RUN {
+                    // Only what is there already: nobody waits for more.
                     next = entries.next().now_or_never().flatten();
                 }
             }
-            self.shared.apply(decoded);
+            let shared = self.shared.clone();
+            self.thread
+                .run(move || {
+                    let decoded = run.into_iter().map(decode).collect::<io::Result<_>>()?;
+                    shared.apply(decoded);
+                    Ok(())
+                })
+                .await?;
             for responder in responders {
                 responder.send(());
             }
@@ -265,7 +382,7 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder<O>> {
         Some(SnapshotBuilder {
-            version: self.shared.version(),
+            version: self.shared.version().await,
             shared: self.shared.clone(),
             snapshots: self.snapshots.clone(),
             disk: self.disk.clone(),
@@ -282,11 +399,17 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
         meta: &SnapshotMeta,
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
-        let tree = match snapshot.tree {
-            Some(tree) => tree,
-            None => load_tree(&snapshot.file)?,
-        };
-        self.shared.install(meta, tree);
+        let (shared, meta, file) = (self.shared.clone(), meta.clone(), snapshot.file.clone());
+        self.thread
+            .run(move || {
+                let tree = match snapshot.tree {
+                    Some(tree) => tree,
+                    None => load_tree(&file)?,
+                };
+                shared.install(&meta, tree);
+                Ok(())
+            })
+            .await?;
         self.snapshots.keep_only(&snapshot.file)
     }
 
@@ -322,7 +445,7 @@ impl<O: Observer> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<O> {
             }
             tokio::time::sleep(ROOM_INTERVAL).await;
             // Much may have been deleted meanwhile, to make room.
-            self.version = self.shared.version();
+            self.version = self.shared.version().await;
         };
         self.version.0 = Tree::new();
         Ok(Snapshot { meta: file.meta.clone(), snapshot: SnapshotData { file, tree: None } })
@@ -344,5 +467,71 @@ impl<O: Observer> SnapshotBuilder<O> {
             Ok(file)
         });
         work.await.map_err(io::Error::other)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coordd_tree::{Applied, Batch, Command, EndReason, Origin, RULES, SessionId};
+
+    use super::*;
+
+    /// The commands are of another node.
+    const ORIGIN: Origin = Origin { node: 2, incarnation: 1 };
+
+    /// Takes longer over each command than the lock may be held.
+    struct SlowObserver;
+
+    impl Observer for SlowObserver {
+        type Waiter = ();
+
+        fn applied(&self, _: &Tree, _: Applied, _: Option<()>) {
+            let start = Instant::now();
+            while start.elapsed() < HOLD {
+                std::hint::spin_loop();
+            }
+        }
+        fn settled(&self, _: &Tree) {}
+        fn installed(&self, _: &Tree, _: Vec<()>) {}
+        fn touched(&self, _: NodeId, _: &[SessionId]) {}
+        fn renewed(&self, _: u64, _: NodeId, _: &[SessionId]) -> Vec<SessionId> {
+            Vec::new()
+        }
+    }
+
+    fn entry(index: u64, commands: usize) -> Decoded {
+        let command = Command::EndSession { session: 1, reason: EndReason::Closed };
+        let batch = Batch { origin: ORIGIN, first_seq: 1, commands: vec![command; commands] };
+        let log_id = LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
+        let payload = DecodedPayload::Commands(Entry { rules: RULES, time_ms: 1, batches: vec![batch] });
+        Decoded { log_id, payload }
+    }
+
+    /// G9: a long entry holds the lock for no longer than 10 ms or one command. What is read meanwhile is of no index.
+    #[test]
+    fn readers_have_their_turn_within_an_entry() {
+        let rules = Arc::new(Rules::new([]));
+        let shared = Arc::new(Shared::new(SlowObserver, Proposer::new(Origin { node: 1, ..ORIGIN }), rules));
+        let commands = 30;
+        let applying = {
+            let shared = shared.clone();
+            std::thread::spawn(move || shared.apply(vec![entry(7, commands)]))
+        };
+        let mut seen_within = 0;
+        while !applying.is_finished() {
+            let replicated = shared.read();
+            if replicated.is_within_entry {
+                seen_within += 1;
+                assert_eq!(replicated.applied().0, 0, "the entry is not applied so far");
+                assert!(replicated.tree.last_zxid() <= commands as u64);
+                drop(replicated);
+                // It may be done by now; a version within the entry is what there must not be.
+                assert!(shared.version_now().is_none_or(|(tree, _)| tree.last_zxid() == commands as u64));
+            }
+        }
+        applying.join().expect("applying does not panic");
+        assert!(seen_within > 0, "nobody had a turn in {commands} times 10 ms");
+        assert_eq!(shared.read().applied(), (7, shared.read().tree.digest()));
+        assert!(shared.version_now().is_some());
     }
 }

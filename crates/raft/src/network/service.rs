@@ -328,10 +328,7 @@ async fn take_frames<O: Observer>(
             _ = beat.tick() => {
                 // A leader that has lost its majority is silent, so that its followers, if they still hear it, know.
                 if node.has_fresh_quorum() {
-                    let (applied_index, digest) = {
-                        let replicated = node.shared.read();
-                        (replicated.last_applied.map_or(0, |id| id.index), replicated.tree.digest())
-                    };
+                    let (applied_index, digest) = node.shared.read().applied();
                     let growth_refused = node.disk.growth_refused();
                     let reply = peer::ForwardReply { term, applied_index, digest, growth_refused };
                     if replies.send(Ok(reply)).await.is_err() {

@@ -53,6 +53,7 @@ impl Admin for AdminApi {
         });
         let members = members.collect();
         let tree = replica.tree();
+        let (applied_index, digest) = tree.applied();
         Ok(Response::new(v1::StatusReply {
             node_id: replica.id(),
             cluster_id: replica.cluster_id().to_owned(),
@@ -62,11 +63,11 @@ impl Admin for AdminApi {
             last_log_index: status.last_log_index,
             committed_index: status.committed_index,
             // Under one look with the digest, which says nothing without it.
-            applied_index: tree.applied_index(),
+            applied_index,
             snapshot_index: status.snapshot_index,
             purged_index: status.purged_index,
             zxid: tree.last_zxid(),
-            digest: tree.digest(),
+            digest,
             znodes: tree.znode_count(),
             data_bytes: tree.data_bytes(),
             sessions: tree.session_count() as u64,
