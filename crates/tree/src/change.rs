@@ -30,7 +30,7 @@ pub(crate) struct Step {
 /// check nothing: an operation has checked all it needs before its first change.
 impl Tree {
     /// Puts a new znode under `parent` and returns where it stands. `znode` brings a reference to its ACL along. `number` is
-    /// that of a sequential name, 0 for others: later ones are above it.
+    /// that of a sequential name, 0 for others: later ones are above it. The caller counts it in the tallies.
     pub(crate) fn link<'p>(
         &mut self,
         step: &mut Step,
@@ -52,7 +52,6 @@ impl Tree {
             dir.children += 1;
             dir.pzxid = step.zxid;
         });
-        self.tallies.add(slot, Sum::of(znode.data.len(), path.len()));
         self.quotas.record(path, 1, znode.data.len() as i64);
         if let Kind::Ephemeral(session) = znode.kind {
             self.sessions.add_ephemeral(session, path.clone());

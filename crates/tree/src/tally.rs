@@ -132,6 +132,19 @@ impl Tallies {
         self.climb(slot, sum);
     }
 
+    /// Counts a chain of new znodes: each directory with the znode that is new in it. All directories but the first are new,
+    /// and each is the znode that is new in the one before.
+    pub(crate) fn add_chain(&mut self, chain: &[(Slot, Sum)]) {
+        let mut sum = Sum::default();
+        for (at, (dir, znode)) in chain.iter().enumerate().rev() {
+            sum = sum.plus(*znode);
+            match at {
+                0 => self.add(*dir, sum),
+                _ => self.get_mut(*dir).below = sum,
+            }
+        }
+    }
+
     fn climb(&mut self, mut slot: Slot, sum: Sum) {
         while slot != NONE {
             let tally = self.get_mut(slot);
@@ -187,6 +200,18 @@ mod tests {
         assert_eq!(tallies.below(dir), Sum { znodes: 1, bytes: 10, path_bytes: 20 });
         tallies.add(dir, Sum::of(10, 20).negated());
         assert_eq!(tallies.below(root), Sum::of(1, 2));
+    }
+
+    #[test]
+    fn a_chain_counts_as_its_znodes_one_by_one() {
+        let mut tallies = Tallies::new();
+        let root = tallies.open(None);
+        let dir = tallies.open(Some(root));
+        let new = tallies.open(Some(dir));
+        tallies.add_chain(&[(dir, Sum::of(0, 2)), (new, Sum::of(5, 4))]);
+        assert_eq!(tallies.below(new), Sum::of(5, 4));
+        assert_eq!(tallies.below(dir), Sum { znodes: 2, bytes: 5, path_bytes: 6 });
+        assert_eq!(tallies.below(root), tallies.below(dir));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::acl::resolve;
 use crate::acl_table::AclTable;
 use crate::change::Step;
 use crate::path::{split, validate_path};
+use crate::tally::Sum;
 use crate::znode::{Kind, Znode};
 use crate::znodes::Place;
 use crate::{
@@ -68,13 +69,18 @@ impl Tree {
         let acl = acl.map_or(AclTable::OPEN, |acl| self.acls.acquire(acl));
         // One reference for each znode; the first has it already.
         missing.iter().for_each(|_| self.acls.retain(acl));
+        // The directory of each, and what is new in it and below.
+        let mut dirs = Vec::with_capacity(missing.len());
         for path in &missing {
             let znode = new_znode(step, Kind::Persistent, acl, &[]);
             parent = self.link(step, parent, path, 0, znode);
+            dirs.extend(parent.above.map(|dir| (dir, Sum::of(0, path.len()))));
         }
         let znode = new_znode(step, kind, acl, &create.data);
         let stat = znode.stat();
-        self.link(step, parent, &path, number, znode);
+        let spot = self.link(step, parent, &path, number, znode);
+        dirs.extend(spot.above.map(|dir| (dir, Sum::of(create.data.len(), path.len()))));
+        self.tallies.add_chain(&dirs);
         Ok(Outcome::Created { path: path.as_ref().to_owned(), stat })
     }
 
