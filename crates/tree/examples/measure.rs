@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coordd_tree::{
-    Auth, Batch, Check, CheckKind, Command, Create, CreateMode, Entry, MultiOp, OpenSession, Origin, Tree,
-    TreeLoader, Write, WriteOp,
+    Auth, Batch, Ceilings, Check, CheckKind, Command, Create, CreateMode, Entry, MultiOp, OpenSession,
+    Origin, SessionId, Tree, TreeLoader, Write, WriteOp,
 };
 
 const DATA_BYTES: usize = 100;
@@ -21,7 +21,7 @@ const WRITES: u64 = 500_000;
 
 fn main() {
     let znodes: u64 = std::env::args().nth(1).and_then(|arg| arg.parse().ok()).unwrap_or(1_000_000);
-    let mut stream = Stream { tree: Tree::new(), next_command: 1, next_write: 1, draws: 1 };
+    let mut stream = Stream { tree: Tree::new(), next_command: 1, session: SESSION, next_write: 1, draws: 1 };
     stream.run(vec![Command::OpenSession(OpenSession {
         session: SESSION,
         password: [0; 16],
@@ -65,6 +65,8 @@ fn main() {
     });
     drop(shared);
 
+    stream.dearest_commands();
+
     let paths: Vec<String> = (0..WRITES).map(|_| any(&mut stream)).collect();
     let auth = Auth::default();
     time("get, random", WRITES, || {
@@ -91,6 +93,7 @@ fn main() {
 struct Stream {
     tree: Tree,
     next_command: u64,
+    session: SessionId,
     next_write: u64,
     draws: u64,
 }
@@ -128,7 +131,7 @@ impl Stream {
                     let seq = self.next_write;
                     self.next_write += 1;
                     Command::Write(Write {
-                        session: SESSION,
+                        session: self.session,
                         seq,
                         acked,
                         auth: Auth::default(),
@@ -143,8 +146,39 @@ impl Stream {
         per_item(what, count, elapsed);
     }
 
+    /// What the ceilings allow one command to cost: as many znodes as it may remove, with paths as long as their events may be.
+    fn dearest_commands(&mut self) {
+        let ceilings = Ceilings::default();
+        let znodes = u64::from(ceilings.tree_znodes) - 1;
+        let name = "x".repeat((ceilings.removed_event_bytes / ceilings.tree_znodes) as usize - 64 - 16);
+        let at = move |dir: &str, number: u64| format!("/{dir}/{name}{number:08}");
+        let dirs = ["tree", "own"].map(|dir| format!("/{dir}"));
+        let mut dirs = dirs.into_iter();
+        self.writes("two directories", 2, |stream| stream.create(dirs.next().unwrap_or_default()));
+        let mut numbers = 0..;
+        self.writes("create what one command removes", znodes, |stream| {
+            stream.create(at("tree", numbers.next().unwrap_or_default()))
+        });
+        let delete = WriteOp::DeleteTree { path: "/tree".to_owned(), expected_count: Some(znodes + 1) };
+        self.writes("delete it as one tree", 1, |_| delete.clone());
+
+        let mut numbers = 0..;
+        self.writes("create it as ephemerals", znodes, |stream| {
+            stream.create_as(CreateMode::Ephemeral, at("own", numbers.next().unwrap_or_default()))
+        });
+        self.writes("end their session", 1, |_| WriteOp::CloseSession);
+        let session = SESSION + 1;
+        let opening =
+            OpenSession { session, password: [0; 16], timeout_ms: 10_000, client_name: "measure".into() };
+        self.run(vec![Command::OpenSession(opening)]);
+        (self.session, self.next_write) = (session, 1);
+    }
+
     fn create(&self, path: String) -> WriteOp {
-        let mode = CreateMode::Persistent;
+        self.create_as(CreateMode::Persistent, path)
+    }
+
+    fn create_as(&self, mode: CreateMode, path: String) -> WriteOp {
         WriteOp::Create(Create { path, data: data(), acl: vec![], mode, ttl_ms: 0, parents: false })
     }
 
