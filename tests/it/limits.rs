@@ -5,9 +5,10 @@ use std::time::Duration;
 use coordd_client::{Check, Client, ConnectOptions, CreateMode, Error, ErrorKind, ListOptions, ReadLevel};
 use coordd_proto::status::from_status;
 use coordd_proto::v1::request::Op;
+use coordd_proto::v1::server_item::Item;
 use coordd_proto::v1::{
-    AddWatchRequest, Attach, ClientFrame, CloseRequest, CreateMode as WireMode, ErrorCode,
-    RemoveWatchRequest, Reply, Request, WatchKind, WatchSpec, reply,
+    AddWatchRequest, Attach, ClientFrame, CloseRequest, CreateMode as WireMode, ErrorCode, MultiOp,
+    MultiRequest, RemoveWatchRequest, Reply, Request, SetRequest, WatchKind, WatchSpec, multi_op, reply,
 };
 use coordd_tests::{Ensemble, EnsembleOptions, RawSession, code_of, create, get, set};
 
@@ -208,4 +209,38 @@ async fn connections_over_the_limit_wait_until_others_close() {
     assert!(log.contains("--connections-max"), "{log}");
     drop(idle);
     connecting.await.expect("no panic").expect("there is room now");
+}
+
+/// G9: answers that clients do not acknowledge are bounded for all sessions together. The session that holds most ends, and is
+/// told why; one that holds little goes on.
+#[tokio::test]
+async fn hoarded_answers_end_their_session() {
+    let ensemble = EnsembleOptions::new(1).env("COORDD_ANSWERS_BYTES_MAX", "1MiB").start().await;
+    let mut modest = RawSession::open(&ensemble.endpoint(1), TIMEOUT).await;
+    modest.write(1, create("/a", "", WireMode::Persistent)).await;
+    let mut hoarder = RawSession::open(&ensemble.endpoint(1), TIMEOUT).await;
+    let sets = MultiRequest {
+        ops: vec![
+            MultiOp {
+                op: Some(multi_op::Op::Set(SetRequest { path: "/a".into(), ..Default::default() }))
+            };
+            1000
+        ],
+        ..Default::default()
+    };
+    let ended = 'hoarding: {
+        for seq in 1..=400 {
+            let id = hoarder.send_write(seq, Op::Multi(sets.clone())).await;
+            loop {
+                match hoarder.item().await.expect("the stream goes on until the session ends") {
+                    Item::Ended(ended) => break 'hoarding ended,
+                    Item::Reply(reply) if reply.id == id => break,
+                    _ => {}
+                }
+            }
+        }
+        panic!("nobody ended the session");
+    };
+    assert!(ended.detail.contains("--answers-bytes-max"), "{ended:?}");
+    assert!(matches!(modest.write(2, set("/a", "b")).await.result, Some(reply::Result::Set(_))));
 }

@@ -60,6 +60,7 @@ async fn lead(service: &Service, leadership: &mut watch::Receiver<Leadership>) {
         count += 1;
         know_sessions(replica, count % RECONCILE_TICKS == 0);
         expire_sessions(replica, term);
+        shed_answers(service);
         if Instant::now() >= next_sweep {
             next_sweep = Instant::now() + service.options().sweep_interval;
             sweep(replica, service.options().sweep_interval);
@@ -127,6 +128,29 @@ fn expire_sessions(replica: &Replica<Hub>, term: u64) {
         tracing::warn!(%overloaded, "sessions were not expired");
         let mut tracking = replica.observer().tracking();
         due.iter().for_each(|due| tracking.tracker.does_not_expire(due.session));
+    }
+}
+
+/// Ends the session that holds most when the answers that sessions do not acknowledge are too many together. They cannot be
+/// dropped otherwise: whoever sent the writes may ask for them (G4).
+fn shed_answers(service: &Service) {
+    let (replica, max) = (service.replica(), service.options().limits.answers_bytes);
+    let tree = replica.tree();
+    let bytes = tree.table_sizes().recorded_answer_bytes;
+    if bytes <= max {
+        return;
+    }
+    let Some(most) = tree.sessions().max_by_key(|session| session.unacknowledged_bytes()) else { return };
+    let (session, held) = (most.id(), most.unacknowledged_bytes());
+    drop(tree);
+    let by = format!(
+        "the leader: it holds {held} of {bytes} bytes of answers that are not acknowledged; at most {max} \
+         (--answers-bytes-max)"
+    );
+    tracing::warn!(session = format!("{session:#x}"), held, bytes, max, "a session ends for its answers");
+    let command = Command::EndSession { session, reason: EndReason::Killed { by } };
+    if let Err(overloaded) = replica.submit([(command, Waiter::Nobody)]) {
+        tracing::warn!(%overloaded, "the session was not ended");
     }
 }
 

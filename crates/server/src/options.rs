@@ -123,6 +123,11 @@ pub struct GivenOptions {
     #[arg(long, env = "COORDD_ACL_BYTES_MAX", value_name = "SIZE")]
     pub acl_bytes_max: Option<ByteSize>,
 
+    /// Most bytes of answers that sessions have not acknowledged, of all sessions together; beyond it the session that holds most
+    /// is ended. [default: 256MiB]
+    #[arg(long, env = "COORDD_ANSWERS_BYTES_MAX", value_name = "SIZE")]
+    pub answers_bytes_max: Option<ByteSize>,
+
     /// Most live sessions of the ensemble; a new one is refused beyond it. [default: 100000]
     #[arg(long, env = "COORDD_SESSIONS_MAX", value_name = "N")]
     pub sessions_max: Option<usize>,
@@ -245,6 +250,8 @@ pub struct ServerLimits {
     pub depth: usize,
     /// What commands carry, because it depends on the tree.
     pub ceilings: Ceilings,
+    /// Bytes of answers that sessions have not acknowledged, of all together.
+    pub answers_bytes: u64,
     /// Live sessions.
     pub sessions: usize,
     /// Watches of a session.
@@ -314,6 +321,7 @@ impl GivenOptions {
             ephemerals_max: self.ephemerals_max.or(file.ephemerals_max),
             quotas_max: self.quotas_max.or(file.quotas_max),
             acl_bytes_max: self.acl_bytes_max.or(file.acl_bytes_max),
+            answers_bytes_max: self.answers_bytes_max.or(file.answers_bytes_max),
             sessions_max: self.sessions_max.or(file.sessions_max),
             watches_max: self.watches_max.or(file.watches_max),
             connections_max: self.connections_max.or(file.connections_max),
@@ -451,6 +459,10 @@ impl GivenOptions {
         if !(64 << 10..=1 << 30).contains(&acl_bytes) {
             return wrong("--acl-bytes-max", "from 64KiB to 1GiB");
         }
+        let answers_bytes = size(self.answers_bytes_max, ByteSize::mib(256));
+        if answers_bytes < 1 << 20 {
+            return wrong("--answers-bytes-max", "at least 1MiB");
+        }
         let ceilings = Ceilings {
             tree_znodes: count("--tree-znodes-max", self.tree_znodes_max, 5000, 100_000)? as u32,
             ephemerals: count("--ephemerals-max", self.ephemerals_max, 5000, 100_000)? as u32,
@@ -463,6 +475,7 @@ impl GivenOptions {
             frame_bytes: frame as usize,
             depth: count("--depth-max", self.depth_max, 128, 2048)?,
             ceilings,
+            answers_bytes,
             outstanding: count("--outstanding-max", self.outstanding_max, 1000, 10_000)?,
             sessions: count("--sessions-max", self.sessions_max, 100_000, 10_000_000)?,
             watches: count("--watches-max", self.watches_max, 100_000, 10_000_000)?,
@@ -588,6 +601,7 @@ mod tests {
             ("--ephemerals-max", Box::new(|o| o.ephemerals_max = Some(100_001))),
             ("--quotas-max", Box::new(|o| o.quotas_max = Some(0))),
             ("--acl-bytes-max", Box::new(|o| o.acl_bytes_max = Some(ByteSize::kib(1)))),
+            ("--answers-bytes-max", Box::new(|o| o.answers_bytes_max = Some(ByteSize::kib(1)))),
             ("--sessions-max", Box::new(|o| o.sessions_max = Some(0))),
             ("--watches-max", Box::new(|o| o.watches_max = Some(0))),
             ("--connections-max", Box::new(|o| o.connections_max = Some(0))),
