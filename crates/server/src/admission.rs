@@ -60,7 +60,7 @@ impl Place {
         let write = self.write(request, auth);
         match write.validate(limits) {
             Ok(()) => write,
-            Err(refused) => self.write(refused_write(&error_to_wire(refused)), Auth::default()),
+            Err(refused) => self.write((WriteOp::OverLimit(refused), Vec::new()), Auth::default()),
         }
     }
 

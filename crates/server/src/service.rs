@@ -8,7 +8,8 @@ use coordd_proto::v1::{self, ErrorCode};
 use coordd_raft::Replica;
 use coordd_tree::planted::Bug;
 use coordd_tree::{
-    Auth, Bounds, Ceilings, Command, Limits, OpResult, OpenSession, SessionId, Write, WriteSeq, Zxid,
+    Auth, Bounds, Ceilings, Command, Limits, OpResult, OpenSession, Refusal, SessionId, Write, WriteOp,
+    WriteSeq, Zxid,
 };
 use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
@@ -110,8 +111,11 @@ impl Service {
 
     /// The command for a write, with what bounds it where it is applied. `generation` is that of the stream it came by, 0 for
     /// none. Until all members know bounded writes it goes without.
-    pub(crate) fn command(&self, write: Write, generation: Zxid) -> Command {
+    pub(crate) fn command(&self, mut write: Write, generation: Zxid) -> Command {
         if self.replica.rules() < 2 {
+            if let WriteOp::OverLimit(refused) = &write.op {
+                write.op = WriteOp::Refused(Refusal::from(refused));
+            }
             return Command::Write(write);
         }
         let ceilings = self.options.limits.ceilings;

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Acl, Auth, Ceilings, Refusal, SessionId, WriteSeq, Zxid};
+use crate::{Acl, Auth, Ceilings, OpError, Refusal, SessionId, WriteSeq, Zxid};
 
 /// The newest version of the rules that this build applies entries by; it knows all older ones, too.
 ///
@@ -99,6 +99,7 @@ impl Command {
     /// The rules that the command came with: entries that hold it follow them at least.
     pub(crate) fn rules(&self) -> u32 {
         match self {
+            Command::Write(Write { op: WriteOp::OverLimit(_), .. }) => 2,
             Command::Write(_)
             | Command::OpenSession(_)
             | Command::EndSession { .. }
@@ -246,6 +247,8 @@ pub enum WriteOp {
     /// Does nothing and answers with this: a write that its node refused at the door (too large, malformed), and that
     /// needs its number taken so that the writes after it are in order.
     Refused(Refusal),
+    /// The same for what is over a limit, with the values instead of the sentence. From rules 2 on.
+    OverLimit(OpError),
 }
 
 impl WriteOp {
@@ -262,7 +265,8 @@ impl WriteOp {
             | WriteOp::DeleteTree { .. }
             | WriteOp::DeleteQuota { .. }
             | WriteOp::CloseSession
-            | WriteOp::Refused(_) => false,
+            | WriteOp::Refused(_)
+            | WriteOp::OverLimit(_) => false,
         }
     }
 }

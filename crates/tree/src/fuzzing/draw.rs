@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use crate::{
     Acl, AclEntry, Auth, AuthId, Batch, Bounds, Ceilings, Check, CheckKind, Command, Create, CreateMode,
-    EndReason, Entry, ErrorKind, MultiOp, OpenSession, Origin, Perms, Quota, RULES, Refusal, Tree, Write,
-    WriteOp, digest_id,
+    Detail, EndReason, Entry, ErrorKind, LimitName, MultiOp, OpError, OpenSession, Origin, Perms, Quota,
+    RULES, Refusal, Tree, Write, WriteOp, digest_id,
 };
 
 /// The term in which everything is applied.
@@ -170,6 +170,10 @@ fn write_op(from: &mut Unstructured<'_>) -> Result<WriteOp> {
         17..=18 => WriteOp::SetQuota { path: path(from)?, quota: quota(from)? },
         19 => WriteOp::DeleteQuota { path: path(from)? },
         20 => WriteOp::CloseSession,
+        22 => {
+            let detail = Detail::Limit { limit: LimitName::Depth, max: 4, actual: from.arbitrary()? };
+            WriteOp::OverLimit(OpError::new(ErrorKind::BadArguments, path(from)?, detail))
+        }
         21 => WriteOp::Refused(refused_at_the_door(path(from)?)),
         _ => WriteOp::Create(create(from)?),
     })
