@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use coordd_process::print;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::watch;
 
@@ -55,7 +56,7 @@ pub(crate) async fn run(options: ClientsOptions) -> anyhow::Result<()> {
     lines.next_line().await?;
     stop.send_replace(true);
     working.await?;
-    println!("{STOPPED}");
+    print(format_args!("{STOPPED}\n"))?;
     lines.next_line().await?;
     Ok(())
 }

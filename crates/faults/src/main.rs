@@ -34,6 +34,7 @@ mod workloads;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use coordd_process::{print, say};
 
 use crate::options::{Command, Options};
 
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("coordfault: {error:#}");
+            say(format_args!("coordfault: {error:#}"));
             ExitCode::from(2)
         }
     }
@@ -53,7 +54,7 @@ fn carry_out(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::List => {
             for scenario in scenarios::all() {
-                println!("{:22} {}", scenario.name, scenario.about);
+                print(format_args!("{:22} {}\n", scenario.name, scenario.about))?;
             }
             Ok(true)
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::ensure;
+use coordd_process::{print, say};
 
 use crate::checkers::{self, Verdict};
 use crate::coverage::Coverage;
@@ -33,18 +34,18 @@ impl Round {
 /// Prints what a round found, and draws its timeline.
 pub(crate) fn report(round: &Round, dir: &Path) -> anyhow::Result<()> {
     for violation in round.verdict.violations.iter().take(PRINTED_MAX) {
-        eprintln!("round with seed {}: {}: {}", round.seed, violation.checker, violation.text);
+        say(format_args!("round with seed {}: {}: {}", round.seed, violation.checker, violation.text));
     }
     let more = round.verdict.violations.len().saturating_sub(PRINTED_MAX);
     if more > 0 {
-        eprintln!("and {more} more");
+        say(format_args!("and {more} more"));
     }
     if let Some(failure) = &round.failure {
-        eprintln!("round with seed {}: {failure:#}", round.seed);
+        say(format_args!("round with seed {}: {failure:#}", round.seed));
     }
     let file = dir.join("timeline.html");
     timeline::draw(&round.history, &round.verdict, &file)?;
-    eprintln!("history: {}, timeline: {}", dir.join("history").display(), file.display());
+    say(format_args!("history: {}, timeline: {}", dir.join("history").display(), file.display()));
     Ok(())
 }
 
@@ -53,23 +54,23 @@ pub(crate) fn check_again(dir: &Path) -> anyhow::Result<bool> {
     let history = History::read(dir)?;
     ensure!(!history.ops.is_empty(), "{}: no operations, so this is no history", dir.display());
     if history.is_cut {
-        println!("without a last look: what is missing in the end is not looked for");
+        print("without a last look: what is missing in the end is not looked for\n")?;
     }
     let verdict = checkers::check(&history);
-    println!(
-        "{} operations of {} clients, {} things compared, {} objects searched, {} findings",
+    print(format_args!(
+        "{} operations of {} clients, {} things compared, {} objects searched, {} findings\n",
         history.ops.len(),
         history.clients.len(),
         verdict.compared.values().sum::<u64>(),
         verdict.searched,
         verdict.violations.len()
-    );
+    ))?;
     for violation in &verdict.violations {
-        println!("{}: {}", violation.checker, violation.text);
+        print(format_args!("{}: {}\n", violation.checker, violation.text))?;
     }
     let file = dir.join("timeline.html");
     timeline::draw(&history, &verdict, &file)?;
-    println!("timeline: {}", file.display());
+    print(format_args!("timeline: {}\n", file.display()))?;
     Ok(verdict.violations.is_empty())
 }
 
@@ -122,8 +123,8 @@ impl Summary {
             (false, false) => "TOO LITTLE",
             (false, true) => "PASS",
         };
-        println!(
-            "{:22} {verdict:10} rounds={} operations={} compared={} searched={} seconds={} seed={}: {coverage}",
+        let mut lines = format!(
+            "{:22} {verdict:10} rounds={} operations={} compared={} searched={} seconds={} seed={}: {coverage}\n",
             self.scenario,
             self.rounds,
             self.operations,
@@ -133,8 +134,14 @@ impl Summary {
             self.seed
         );
         if !missing.is_empty() {
-            println!("{:22} did not happen, or was not there to be compared: {}", "", missing.join(", "));
+            lines.push_str(&format!(
+                "{:22} did not happen, or was not there to be compared: {}\n",
+                "",
+                missing.join(", ")
+            ));
         }
+        // Whether the run has passed is in the exit code, too.
+        let _ = print(lines);
         !self.failed && missing.is_empty()
     }
 }

@@ -1,0 +1,14 @@
+//! What a program shares with its surroundings: the standard streams, log lines, and the environment.
+//!
+//! Output never ends a process. A line that cannot be written is lost, and the program goes on: on a full disk, with a closed
+//! pipe, or without a standard error. So no program uses `println!` and `eprintln!`, which panic then, and a lint says so.
+
+mod environment;
+mod log;
+mod output;
+mod repeats;
+mod sink;
+
+pub use environment::{UnknownVariable, nearest, unknown_variable};
+pub use log::{Log, LogForm, check_filter};
+pub use output::{print, say};
