@@ -38,6 +38,7 @@ mod convert;
 mod discovery;
 mod error;
 mod event;
+mod far;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use crate::far::bounded;
 use crate::{Client, Credential, Error};
 
 /// How to connect.
@@ -47,7 +48,7 @@ impl ConnectOptions {
     /// After how long a silence the session ends. The server puts it between its bounds (default 1 s to 10 min).
     #[must_use]
     pub fn session_timeout(mut self, timeout: Duration) -> Self {
-        self.session_timeout = timeout;
+        self.session_timeout = bounded(timeout);
         self
     }
 
@@ -55,14 +56,14 @@ impl ConnectOptions {
     /// for nodes until it learns that the session has ended.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.connect_timeout = bounded(timeout);
         self
     }
 
     /// How long one address may take to accept a connection before the next is tried.
     #[must_use]
     pub fn dial_timeout(mut self, timeout: Duration) -> Self {
-        self.dial_timeout = timeout;
+        self.dial_timeout = bounded(timeout);
         self
     }
 

@@ -116,8 +116,8 @@ impl Known {
         let failure = match asked {
             Ok(Ok(found)) if !found.is_empty() => {
                 if found != self.found {
-                    let nodes: Vec<_> = found.iter().map(|found| found.address).collect();
-                    tracing::debug!(source = %self.source, ?nodes, "nodes were found");
+                    let nodes: Vec<_> = found.iter().map(|found| found.address.to_string()).collect();
+                    tracing::debug!(source = %self.source, nodes = nodes.join(","), "nodes were found");
                 }
                 self.found = found;
                 self.failure = None;

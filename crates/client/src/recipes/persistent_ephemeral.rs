@@ -271,7 +271,7 @@ impl Keeper {
                 let _ = first_tx.send(Err(error));
                 return Err(Stop::Done);
             }
-            tracing::warn!(path = self.path, %error, ?pause, "the ephemeral cannot be created again");
+            tracing::warn!(path = self.path, %error, pause_ms = pause.as_millis() as u64, "the ephemeral cannot be created again");
             let spread = rand::rng().random_range(0.5..1.0);
             self.sleep(pause.mul_f64(spread)).await;
             pause = (pause * 2).min(PAUSE_MAX);

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::WatchStream;
 
-use crate::{Check, Client, ConnectOptions, Error, ErrorKind};
+use crate::{Check, Client, ConnectOptions, Error, ErrorKind, SessionState};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -151,13 +151,17 @@ async fn renew(newest: watch::Sender<Option<Client>>, endpoints: Vec<String>, op
         let Some(client) = newest.borrow().clone() else { return };
         let end = client.ended().await;
         drop(client);
-        tracing::info!(?end, "the session has ended; opening another");
+        let end = match end {
+            SessionState::Expired(end) => end.to_string(),
+            _ => "closed by this client".to_owned(),
+        };
+        tracing::info!(end, "the session has ended; opening another");
         let mut pause = PAUSE_FIRST;
         let next = loop {
             match options.clone().connect(endpoints.clone()).await {
                 Ok(client) => break client,
                 Err(error) => {
-                    tracing::warn!(%error, ?pause, "no new session; trying again");
+                    tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "no new session; trying again");
                     // Clients that lost their sessions together should not all come back at the same moment.
                     let spread = rand::rng().random_range(0.5..1.0);
                     tokio::time::sleep(pause.mul_f64(spread)).await;

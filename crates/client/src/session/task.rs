@@ -201,7 +201,8 @@ impl SessionTask {
                 _ = tick.tick() => match self.shared.on_tick(silence_max) {
                     Tick::Fine => {}
                     Tick::Silent => {
-                        tracing::info!(?silence_max, "the node is silent; moving to another");
+                        let silent_ms = silence_max.as_millis() as u64;
+                        tracing::info!(silent_ms, "the node is silent; moving to another");
                         let error = Error::new(ErrorKind::ConnectionLoss, "the node was silent");
                         self.shared.on_attempt_failed(error);
                         return Flow::AttachAgain(Duration::ZERO);

@@ -200,7 +200,9 @@ impl Kept<'_> {
                 }
             };
             handle.order(Order::Stop { within: stop_within });
-            let done_at = Instant::now() + stop_within + KEEPER_SLACK;
+            // A time that is too far away to be reached is never over.
+            let done_at = Instant::now().checked_add(stop_within.saturating_add(KEEPER_SLACK));
+            let Some(done_at) = done_at else { continue };
             overdue_at = Some(overdue_at.map_or(done_at, |earlier: Instant| earlier.min(done_at)));
         }
     }

@@ -12,6 +12,7 @@ use super::drains::Drains;
 use super::layout::{ASSIGNED, Layout, OWNERS, PLAN, REBALANCE};
 use super::records::{ListRecord, PlanRecord, to_bytes};
 use super::roster::{ItemOwner, Plan, Roster};
+use crate::far::after;
 use crate::recipes::replace_if::put;
 use crate::recipes::server_clock::ServerClock;
 use crate::recipes::{CacheView, Candidate, LeaderElection, Leadership, TreeCache};
@@ -235,7 +236,7 @@ impl Leader<'_> {
 
     /// When there is something to be done although nothing changes.
     fn wake_at(&self) -> Option<Instant> {
-        let balance = self.is_unweighed.then(|| Instant::now() + self.window_left());
+        let balance = self.is_unweighed.then(|| after(self.window_left()));
         let drain = self.drain_timeout().and_then(|timeout| self.drains.next_overdue(timeout));
         balance.into_iter().chain(drain).min()
     }

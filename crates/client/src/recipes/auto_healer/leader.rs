@@ -79,16 +79,20 @@ async fn carry_out(root: &str, leadership: &Leadership, steps: &[Step]) -> Resul
     let path = |copy: u32| format!("{}/{}", layout::placements(root), layout::name(copy));
     let mut multi = leadership.client()?.multi();
     for step in steps {
-        tracing::info!(?step, "a copy is placed");
         multi = match step {
             Step::Place { copy, placement, before: None } => {
+                tracing::info!(copy, "a copy is placed");
                 let options = CreateOptions::new(CreateMode::Persistent).parents(true);
                 multi.create(path(*copy), to_json(placement)?, options)
             }
             Step::Place { copy, placement, before: Some(before) } => {
+                tracing::info!(copy, "a copy is moved");
                 multi.set(path(*copy), to_json(placement)?, Some(before.version))
             }
-            Step::Remove { copy, before } => multi.delete(path(*copy), Some(before.version)),
+            Step::Remove { copy, before } => {
+                tracing::info!(copy, "a copy is removed");
+                multi.delete(path(*copy), Some(before.version))
+            }
         };
     }
     multi.commit().await.map(drop)

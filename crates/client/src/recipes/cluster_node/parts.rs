@@ -339,7 +339,8 @@ impl Parts {
                 _ => PATIENCE,
             };
             if timeout(patience, self.undo(step)).await.is_err() {
-                tracing::warn!(%step, ?patience, "a step could not be undone in time; going on");
+                let patience_ms = patience.as_millis() as u64;
+                tracing::warn!(%step, patience_ms, "a step could not be undone in time; going on");
             }
             self.emit(ClusterEvent::Undone(step));
         }

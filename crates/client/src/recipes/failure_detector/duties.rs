@@ -257,7 +257,8 @@ impl<'a> Duties<'a> {
             }
         }
         let multi = multi.delete(node, Some(stat.version));
-        tracing::warn!(id, limit = ?self.detector.stale_after, "no heartbeat for so long; the node is removed");
+        let limit_ms = self.detector.stale_after.as_millis() as u64;
+        tracing::warn!(id, limit_ms, "no heartbeat for so long; the node is removed");
         if self.record(id, &known, FailureCause::Silent, multi, alert).await? {
             self.known.remove(id);
         }

@@ -9,6 +9,7 @@ use super::call::may_retry;
 use super::directory::Member;
 use super::pool::{Choice, Permit, Pool, Question};
 use super::{BreakerState, CallError, CallOptions, Mode, ServiceConfig, ServiceInstance};
+use crate::far::bounded;
 
 /// How often one who waits for an instance looks whether a circuit breaker admits a trial.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -185,7 +186,7 @@ impl ServiceProvider {
         F: Future<Output = Result<T, CallError>>,
     {
         let whole = options.timeout.unwrap_or_else(|| self.config().call_timeout());
-        let deadline = Instant::now() + whole;
+        let deadline = Instant::now() + bounded(whole);
         let mut tried = Vec::new();
         let mut last_error = None;
         // Twice at most.
@@ -260,7 +261,7 @@ impl ServiceProvider {
         F: Future<Output = Result<T, CallError>>,
     {
         let view = self.view();
-        let deadline = Instant::now() + options.timeout.unwrap_or_else(|| view.config.call_timeout());
+        let deadline = Instant::now() + bounded(options.timeout.unwrap_or_else(|| view.config.call_timeout()));
         let permits = self.shared.pool.admit_each(view.healthy.iter(), Instant::now());
         self.answers(permits, deadline, &send).await
     }

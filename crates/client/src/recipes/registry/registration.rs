@@ -3,11 +3,12 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt as _;
 use rand::Rng as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
 use super::instance::check_load;
 use super::layout::Layout;
 use super::{InstanceStatus, ServiceInstance};
+use crate::far::after;
 use crate::recipes::Sessions;
 use crate::recipes::parents::{is_ownerless, make_container, parent_of};
 use crate::{Check, Client, CreateMode, Error, ErrorKind, MultiResult, ReadLevel};
@@ -288,7 +289,7 @@ impl Task {
         loop {
             // Instances that started together should not write together.
             let pause = self.registrar.heartbeat.mul_f64(rand::rng().random_range(0.8..1.0));
-            let due = Instant::now() + pause;
+            let due = after(pause);
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() {
                     self.remove(client, epoch).await;
