@@ -19,3 +19,6 @@ pub mod peer {
 }
 
 pub mod status;
+mod wrong_port;
+
+pub use wrong_port::WrongPort;

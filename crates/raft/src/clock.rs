@@ -32,7 +32,7 @@ impl StampClock {
 
     pub(crate) fn now_ms(&self) -> u64 {
         let base = *self.base.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        base.time_ms + base.at.elapsed().as_millis() as u64
+        base.time_ms.saturating_add(base.at.elapsed().as_millis() as u64)
     }
 }
 
@@ -46,6 +46,15 @@ mod tests {
         let far_future = u64::MAX / 2;
         clock.lead(1, far_future);
         assert!(clock.now_ms() >= far_future);
+    }
+
+    /// The end of all time is reached, not passed.
+    #[test]
+    fn last_time_stays() {
+        let clock = StampClock::new();
+        clock.lead(1, u64::MAX);
+        std::thread::yield_now();
+        assert_eq!(clock.now_ms(), u64::MAX);
     }
 
     #[test]

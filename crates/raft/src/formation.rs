@@ -15,10 +15,12 @@ use coordd_proto::peer;
 use coordd_tree::planted::Bug;
 use futures::future::join_all;
 use tokio::sync::watch;
+use tonic::Code;
 
 use crate::NodeId;
-use crate::network::{Lane, PROTOCOL, Peers};
+use crate::network::{Lane, PROTOCOL, Peers, reason};
 use crate::storage::DataDir;
+use crate::waiting::Waiting;
 
 const RETRY: Duration = Duration::from_millis(100);
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -149,14 +151,19 @@ impl Formation {
     async fn agree(&self, peers: &Peers, stored: String, new: String) -> Result<String, FormationError> {
         let mut known = (peers.own_id(), stored.clone());
         let mut silent: Vec<NodeId> = peers.others().collect();
-        let mut told = false;
+        let (mut told, mut waiting) = (false, Waiting::begin());
         loop {
             let answers = join_all(silent.iter().map(|id| hello(peers, *id))).await;
             let asked = std::mem::take(&mut silent);
+            let mut reasons = Vec::new();
             for (id, reply) in asked.into_iter().zip(answers) {
-                let Some(reply) = reply else {
-                    silent.push(id);
-                    continue;
+                let reply = match reply {
+                    Ok(reply) => reply,
+                    Err(reason) => {
+                        silent.push(id);
+                        reasons.push(reason);
+                        continue;
+                    }
                 };
                 if reply.cluster_id.is_empty() {
                     continue;
@@ -179,8 +186,10 @@ impl Formation {
             if silent.is_empty() {
                 return Ok(if known.1.is_empty() { new } else { known.1 });
             }
-            if !std::mem::replace(&mut told, true) {
-                tracing::info!(nodes = ?silent, "waiting for nodes, to form the ensemble");
+            let waited = waiting.due();
+            if !std::mem::replace(&mut told, true) || waited.is_some() {
+                let (waited_s, nodes) = (waited.unwrap_or(0), reasons.join("; "));
+                tracing::info!(nodes, waited_s, "waiting for nodes, to form the ensemble");
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -195,7 +204,7 @@ impl Formation {
                 let refused = match peers.client(id, Lane::Bulk) {
                     Ok(mut client) => match tokio::time::timeout(CALL_TIMEOUT, client.form(request)).await {
                         Ok(Ok(_)) => break,
-                        Ok(Err(status)) => status.to_string(),
+                        Ok(Err(status)) => reason(&status),
                         Err(_) => "no answer".to_owned(),
                     },
                     Err(error) => error,
@@ -210,22 +219,32 @@ impl Formation {
     /// A node that does not form the ensemble waits for the one that does, and looks meanwhile whether it is too late.
     async fn wait_for_id(&self, peers: &Peers, is_pristine: bool) -> Result<(), FormationError> {
         let mut adopted = self.adopted.subscribe();
+        let mut waiting = Waiting::begin();
         loop {
             if *adopted.borrow_and_update() {
                 return Ok(());
             }
+            let mut reasons = Vec::new();
             for id in peers.others() {
-                if let Some(reply) = hello(peers, id).await
-                    && reply.initialized
-                    && is_pristine
-                    && !*adopted.borrow()
-                {
+                let reply = match hello(peers, id).await {
+                    Ok(reply) => reply,
+                    Err(reason) => {
+                        reasons.push(reason);
+                        continue;
+                    }
+                };
+                if reply.initialized && is_pristine && !*adopted.borrow() {
                     if Bug::WipedMemberVotes.is_planted() {
                         return self.store(peers, &reply.cluster_id).map_err(FormationError::Store);
                     }
                     let (node, cluster_id) = (peers.own_id(), reply.cluster_id);
                     return Err(FormationError::DiskLost { node, peer: id, cluster_id });
                 }
+            }
+            if let Some(waited_s) = waiting.due() {
+                let forms = peers.members().keys().next().copied().unwrap_or_default();
+                let nodes = if reasons.is_empty() { "all answer".to_owned() } else { reasons.join("; ") };
+                tracing::info!(nodes, waited_s, "waiting for nodes: node {forms} forms the ensemble when all answer");
             }
             // Ends early when the id arrives.
             let _ = tokio::time::timeout(RETRY * 5, adopted.changed()).await;
@@ -237,16 +256,21 @@ fn lock(data_dir: &Mutex<DataDir>) -> MutexGuard<'_, DataDir> {
     data_dir.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-async fn hello(peers: &Peers, id: NodeId) -> Option<peer::HelloReply> {
-    let mut client = peers.client(id, Lane::Bulk).ok()?;
+/// Asks a node who it is. The error says which node does not answer, or refuses, and why.
+async fn hello(peers: &Peers, id: NodeId) -> Result<peer::HelloReply, String> {
+    let address = peers.address(id).unwrap_or_default();
+    let mut client = peers.client(id, Lane::Bulk)?;
     let request = peer::HelloRequest { protocol: PROTOCOL, from: peers.own_id(), to: id };
     match tokio::time::timeout(CALL_TIMEOUT, client.hello(request)).await {
-        Ok(Ok(reply)) => Some(reply.into_inner()),
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => {
-            tracing::debug!(node = id, %status, "no hello");
-            None
+            let reason = reason(&status);
+            if matches!(status.code(), Code::FailedPrecondition | Code::Unimplemented) {
+                tracing::warn!(node = id, address, reason, "a node is not who it should be: check --ensemble");
+            }
+            Err(format!("node {id} at {address}: {reason}"))
         }
-        Err(_) => None,
+        Err(_) => Err(format!("node {id} at {address}: no answer within {} s", CALL_TIMEOUT.as_secs())),
     }
 }
 
@@ -257,7 +281,7 @@ async fn refuse_stranger(peers: &Peers, own: &str) -> Result<(), FormationError>
     let answers = join_all(asked).await;
     let elsewhere: Vec<String> = answers
         .into_iter()
-        .filter_map(|answer| Some(answer.ok()??.cluster_id))
+        .filter_map(|answer| Some(answer.ok()?.ok()?.cluster_id))
         .filter(|cluster_id| !cluster_id.is_empty() && cluster_id != own)
         .collect();
     let nodes = peers.members().len();

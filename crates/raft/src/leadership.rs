@@ -49,7 +49,10 @@ pub(crate) async fn follow_leadership<O: Observer>(
         leadership.send_if_modified(|known| {
             let changed = *known != current;
             if changed && (known.leader, known.term) != (current.leader, current.term) {
-                tracing::info!(term = current.term, leader = ?current.leader, own = current.is_own, "leadership");
+                match current.leader {
+                    Some(leader) => tracing::info!(term = current.term, leader, own = current.is_own, "leadership"),
+                    None => tracing::info!(term = current.term, "leadership: nobody leads, as far as this node knows"),
+                }
             }
             *known = current;
             changed

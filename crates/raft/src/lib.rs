@@ -38,6 +38,7 @@ mod rules;
 mod state_machine;
 pub mod storage;
 mod type_config;
+mod waiting;
 
 pub use formation::FormationError;
 pub use leadership::Leadership;
@@ -47,3 +48,4 @@ pub use proposer::Overloaded;
 pub use read_index::NoQuorum;
 pub use replica::{Replica, ReplicaStatus, StartError, TreeRef};
 pub use type_config::{Member, NodeId, Payload, TypeConfig, types};
+pub use waiting::Waiting;

@@ -11,6 +11,8 @@ pub struct ReplicaOptions {
     pub node_id: NodeId,
     /// All nodes of the ensemble, this one too. The same on every node.
     pub members: BTreeMap<NodeId, Member>,
+    /// Where this node's clients connect: told to those who try the peers' port.
+    pub client_address: String,
     /// This node's own directory.
     pub data_dir: PathBuf,
     /// Raft's times.

@@ -1,7 +1,9 @@
 //! One node of the ensemble: the log, the tree, the peers, and the handle through which the server uses them.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use crate::formation::{Formation, FormationError};
 use crate::leader::{LeaderQueue, run_leader};
 use crate::leadership::{Leadership, follow_leadership};
 use crate::link::{Contact, run_link};
-use crate::network::{NetworkFactory, PeerService, Peers, serve};
+use crate::network::{Gate, NetworkFactory, PeerService, Peers, serve};
 use crate::observer::Observer;
 use crate::options::ReplicaOptions;
 use crate::proposer::{Overloaded, Proposer};
@@ -29,7 +31,10 @@ use crate::read_index::{self, NoQuorum, run_read_index};
 use crate::retention::run_retention;
 use crate::rules::Rules;
 use crate::state_machine::{Replicated, Shared, StateMachine};
-use crate::storage::{DataDir, DataDirError, LogOptions, LogStore, OpenError, SnapshotStore};
+use crate::storage::{
+    DataDir, DataDirError, LOST_ADVICE, LogOptions, LogStore, OpenError, SnapshotStore, private_file,
+};
+use crate::waiting::told;
 use crate::{Member, NodeId, TypeConfig, types};
 
 /// openraft over our tree.
@@ -47,6 +52,19 @@ pub enum StartError {
     /// The snapshots are not usable.
     #[error("snapshots: {0}")]
     Snapshots(#[source] std::io::Error),
+    /// The log goes on from a snapshot that is not there.
+    #[error(
+        "a snapshot is missing in {dir}: the log begins behind entry {purged}, and {found}, so what the entries up to there did \
+         is lost on this node; put the snapshot back if there is a copy of it; without one, {LOST_ADVICE}"
+    )]
+    SnapshotLost {
+        /// Where it should be.
+        dir: String,
+        /// The last entry that is in the log no more.
+        purged: u64,
+        /// Which snapshot is there.
+        found: String,
+    },
     /// The ensemble could not be formed or joined.
     #[error(transparent)]
     Formation(#[from] FormationError),
@@ -62,8 +80,13 @@ pub enum StartError {
         logged: Vec<NodeId>,
     },
     /// The tree of this directory was found to differ from the leader's.
-    #[error("this node stopped because of a divergence, and its state cannot be trusted: {found}")]
+    #[error(
+        "{file}: this node stopped because its tree differed from the leader's, and cannot be trusted: {found}; keep the \
+         directories of all nodes and report it; {LOST_ADVICE}"
+    )]
     Diverged {
+        /// The file that says so.
+        file: String,
         /// What was found.
         found: String,
     },
@@ -112,7 +135,8 @@ impl<O: Observer> Node<O> {
         tracing::error!("{message}");
         let path =
             self.data_dir.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).path().join(DIVERGED);
-        if let Err(error) = std::fs::write(&path, message) {
+        let file = private_file().truncate(true).open(&path);
+        if let Err(error) = file.and_then(|mut file| file.write_all(message.as_bytes())) {
             tracing::error!(%error, path = %path.display(), "the divergence could not be recorded");
         }
         std::process::abort()
@@ -121,6 +145,8 @@ impl<O: Observer> Node<O> {
 
 /// How often a node that stops looks whether its disk lets it.
 const ROOM_INTERVAL: Duration = Duration::from_millis(100);
+/// How long calls of peers may take to end when a node stops.
+const DRAIN: Duration = Duration::from_secs(1);
 /// Present in a data directory whose tree was found to differ from the leader's.
 const DIVERGED: &str = "DIVERGED";
 
@@ -130,6 +156,8 @@ pub struct Replica<O: Observer> {
     reads: mpsc::UnboundedSender<read_index::Waiter>,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
     stop_serving: CancellationToken,
+    /// Closed before Raft stops.
+    gate: Gate,
 }
 
 impl<O: Observer> Clone for Replica<O> {
@@ -139,6 +167,7 @@ impl<O: Observer> Clone for Replica<O> {
             reads: self.reads.clone(),
             tasks: self.tasks.clone(),
             stop_serving: self.stop_serving.clone(),
+            gate: self.gate.clone(),
         }
     }
 }
@@ -211,13 +240,13 @@ impl<O: Observer> Replica<O> {
     ) -> Result<Self, StartError> {
         let node_id = options.node_id;
         let directory = options.data_dir.clone();
-        let (data_dir, log) = blocking(move || {
+        let opened = blocking(move || {
             let mut data_dir = DataDir::open(directory, node_id)?;
             refuse_diverged(&data_dir)?;
             let log = LogStore::open(&mut data_dir, LogOptions::default())?;
             Ok::<_, StartError>((data_dir, log))
-        })
-        .await?;
+        });
+        let (data_dir, log) = told("reading the log", opened).await?;
         let origin = Origin { node: node_id, incarnation: data_dir.incarnation() };
         let snapshot_dir = data_dir.snapshot_dir();
         let data_dir = Arc::new(Mutex::new(data_dir));
@@ -232,7 +261,10 @@ impl<O: Observer> Replica<O> {
             formation: formation.clone(),
             node: started.clone(),
             receiving: Arc::new(Semaphore::new(1)),
+            open: Gate::default(),
+            client_address: options.client_address.clone(),
         };
+        let gate = service.open.clone();
         let stopped = stop_serving.clone();
         let server = tokio::spawn(async move {
             if let Err(error) = serve(service, listener, stopped.cancelled_owned()).await {
@@ -247,18 +279,21 @@ impl<O: Observer> Replica<O> {
         let shared = Arc::new(Shared::new(observer(origin), Proposer::new(origin), rules.clone()));
         let disk = DiskRoom::new(options.data_dir.clone(), options.disk_reserve_bytes);
         let (state_machine_shared, state_machine_disk) = (shared.clone(), disk.clone());
-        let (snapshots, state_machine) = blocking(move || {
-            let snapshots = SnapshotStore::open(&snapshot_dir)?;
+        let (snapshots_at, purged) = (snapshot_dir.clone(), log.purged_index());
+        let loaded = blocking(move || {
+            let snapshots = SnapshotStore::open(&snapshots_at)?;
             let state_machine =
                 StateMachine::open(state_machine_shared, snapshots.clone(), state_machine_disk)?;
             Ok::<_, std::io::Error>((snapshots, state_machine))
-        })
-        .await
-        .map_err(StartError::Snapshots)?;
+        });
+        let loaded = told("loading the snapshot", loaded).await;
+        let (snapshots, state_machine) = loaded.map_err(StartError::Snapshots)?;
+        refuse_lost_snapshot(&snapshot_dir, purged, &snapshots)?;
 
         let config = Arc::new(options.timing.config(peers.cluster_id())?);
         let network = NetworkFactory { peers: peers.clone() };
-        let raft = Raft::build(node_id, config, network, log.clone(), state_machine)
+        let built = Raft::build(node_id, config, network, log.clone(), state_machine);
+        let raft = told("replaying the log", built)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let (leader, queue) = LeaderQueue::new();
@@ -280,7 +315,7 @@ impl<O: Observer> Replica<O> {
         // The peer API answers for Raft from here on.
         let _ = started.set(node.clone());
         raft.run();
-        node.initialize(has_log).await?;
+        told("writing the beginning of the log", node.initialize(has_log)).await?;
 
         let (reads, waiting_reads) = mpsc::unbounded_channel();
         let tasks = vec![
@@ -293,7 +328,7 @@ impl<O: Observer> Replica<O> {
             tokio::spawn(run_disk_watch(node.clone())),
             tokio::spawn(watch_for_failure(raft)),
         ];
-        Ok(Replica { node, reads, tasks: Arc::new(Mutex::new(tasks)), stop_serving })
+        Ok(Replica { node, reads, tasks: Arc::new(Mutex::new(tasks)), stop_serving, gate })
     }
 
     /// This node's id.
@@ -423,6 +458,13 @@ impl<O: Observer> Replica<O> {
     /// applied by then stay without a result; what is durable stays durable.
     pub async fn shutdown(&self) {
         self.hand_over().await;
+        // Whoever asked a Raft that has stopped would find an error where there is none: first nobody asks any more.
+        self.stop_serving.cancel();
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        for task in tasks {
+            task.abort();
+        }
+        self.gate.close(DRAIN).await;
         let shutdown = self.node.raft.shutdown();
         tokio::pin!(shutdown);
         let stopped = loop {
@@ -438,11 +480,6 @@ impl<O: Observer> Replica<O> {
         };
         if let Err(error) = stopped {
             tracing::warn!(%error, "raft did not stop cleanly");
-        }
-        self.stop_serving.cancel();
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-        for task in tasks {
-            task.abort();
         }
         let log = self.node.log.clone();
         if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
@@ -516,11 +553,26 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 fn refuse_diverged(data_dir: &DataDir) -> Result<(), StartError> {
-    match std::fs::read_to_string(data_dir.path().join(DIVERGED)) {
-        Ok(found) => Err(StartError::Diverged { found }),
+    let file = data_dir.path().join(DIVERGED);
+    match std::fs::read_to_string(&file) {
+        Ok(found) => Err(StartError::Diverged { file: file.display().to_string(), found }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(StartError::Snapshots(error)),
     }
+}
+
+/// What was purged from the log is in a snapshot.
+fn refuse_lost_snapshot(dir: &Path, purged: Option<u64>, snapshots: &SnapshotStore) -> Result<(), StartError> {
+    let Some(purged) = purged else { return Ok(()) };
+    let newest = snapshots.latest().map(|file| file.meta.last_log_id.map_or(0, |id| id.index));
+    if newest.is_some_and(|newest| newest >= purged) {
+        return Ok(());
+    }
+    let found = match newest {
+        Some(newest) => format!("the newest snapshot covers entry {newest} and those before it"),
+        None => "there is no snapshot".to_owned(),
+    };
+    Err(StartError::SnapshotLost { dir: dir.display().to_string(), purged, found })
 }
 
 /// The log holds anything of Raft: an entry or a vote.

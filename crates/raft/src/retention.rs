@@ -46,7 +46,7 @@ impl Growth {
 
     /// The last index that has at least `keep` bytes after it.
     fn cut(&self, now: u64, keep: u64) -> Option<u64> {
-        let beyond = self.marks.partition_point(|(_, bytes)| bytes + keep <= now);
+        let beyond = self.marks.partition_point(|(_, bytes)| bytes.saturating_add(keep) <= now);
         beyond.checked_sub(1).map(|at| self.marks[at].0)
     }
 }

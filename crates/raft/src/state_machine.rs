@@ -17,6 +17,7 @@ use crate::observer::Observer;
 use crate::proposer::Proposer;
 use crate::rules::Rules;
 use crate::storage::{SnapshotFile, SnapshotStore, is_full_disk};
+use crate::waiting::Waiting;
 use crate::type_config::types::{LeaderId, LogId, SnapshotMeta, StoredMembership};
 use crate::type_config::{Member, NodeId, TypeConfig};
 
@@ -433,7 +434,12 @@ impl<O: Observer> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<O> {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<TreeSnapshot, io::Error> {
+        let mut waiting = Waiting::begin();
         let file = loop {
+            if let Some(waited_s) = waiting.due() {
+                let (free_bytes, needed_bytes) = (self.disk.free_bytes(), snapshot_bytes(&self.version.0));
+                tracing::warn!(waited_s, free_bytes, needed_bytes, "a snapshot waits for room on this node's disk");
+            }
             // Without the room for all of it, an attempt would only take what the log still has.
             if self.disk.free_bytes() > snapshot_bytes(&self.version.0) {
                 match self.write().await {

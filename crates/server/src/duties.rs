@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coordd_raft::{Leadership, Replica};
+use coordd_raft::{Leadership, Replica, Waiting};
 use coordd_tree::{Command, EndReason};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -23,6 +23,10 @@ const GROWTH: u64 = 16 << 20;
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// A container that never had a child is deleted after so many sweep intervals.
 const UNUSED_SWEEPS: u32 = 10;
+/// A read barrier that takes longer is asked for again.
+const BARRIER_PATIENCE: Duration = Duration::from_secs(2);
+/// A leader is heard several times a second.
+const SILENT: Duration = Duration::from_secs(1);
 /// Due znodes of one command.
 const SWEEP_BATCH: usize = 1000;
 
@@ -44,7 +48,7 @@ async fn lead(service: &Service, leadership: &mut watch::Receiver<Leadership>) {
     restart_tracker(replica, term);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut next_sweep = Instant::now() + service.options().sweep_interval;
+    let mut swept = Instant::now();
     let mut count = 0;
     loop {
         tokio::select! {
@@ -61,8 +65,8 @@ async fn lead(service: &Service, leadership: &mut watch::Receiver<Leadership>) {
         know_sessions(replica, count % RECONCILE_TICKS == 0);
         expire_sessions(replica, term);
         shed_answers(service);
-        if Instant::now() >= next_sweep {
-            next_sweep = Instant::now() + service.options().sweep_interval;
+        if swept.elapsed() >= service.options().sweep_interval {
+            swept = Instant::now();
             sweep(replica, service.options().sweep_interval);
         }
     }
@@ -205,6 +209,34 @@ pub(crate) async fn run_memory_watch() {
     }
 }
 
+/// Whether this node shows everything that was acknowledged before now. Not longer in doubt than a moment: the caller has other
+/// things to look at.
+async fn has_caught_up(service: &Service) -> bool {
+    let barrier = service.replica().read_barrier();
+    matches!(tokio::time::timeout(BARRIER_PATIENCE, barrier).await, Ok(Ok(())))
+}
+
+/// What a node that does not serve waits for.
+fn why_not_serving(service: &Service) -> String {
+    let replica = service.replica();
+    let (status, nodes) = (replica.status(), replica.members().len());
+    if replica.waits_for_room().is_some() {
+        return "there is no room for the log on this node's disk".to_owned();
+    }
+    let majority = nodes / 2 + 1;
+    match (status.leader, status.leader_silence) {
+        (None, _) => format!("no node leads: {majority} of the {nodes} nodes have to reach each other for that"),
+        (Some(leader), silence) if silence.is_none_or(|silence| silence > SILENT) => {
+            format!("node {leader} led last and is not heard: a leader needs {majority} of the {nodes} nodes")
+        }
+        (Some(leader), _) => format!(
+            "catching up with node {leader}: entry {} of {} is applied",
+            replica.tree().applied_index(),
+            status.committed_index.max(status.last_log_index)
+        ),
+    }
+}
+
 /// Serving starts when the node has seen the present of a majority once, and stops when no leader that leads was heard for
 /// a while, or when this node alone has no room for its log: then clients are better off elsewhere.
 pub(crate) async fn run_serving_watch(service: Arc<Service>) {
@@ -212,8 +244,14 @@ pub(crate) async fn run_serving_watch(service: Arc<Service>) {
     let mut ticks = interval(Duration::from_millis(50));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_serving = false;
+    let mut waiting = Waiting::begin();
     loop {
         ticks.tick().await;
+        if is_serving {
+            waiting = Waiting::begin();
+        } else if let Some(waited_s) = waiting.due() {
+            tracing::warn!(waited_s, reason = why_not_serving(&service), "still not serving");
+        }
         let silence = service.replica().leader_silence();
         let hears_leader = silence.is_some_and(|silence| silence <= patience);
         let waits = service.replica().waits_for_room().is_some_and(|waits| waits > LOG_PATIENCE);
@@ -228,7 +266,7 @@ pub(crate) async fn run_serving_watch(service: Arc<Service>) {
         } else if is_serving && is_stuck {
             is_serving = false;
             service.set_serving(Err("there is no room for the log on this node's disk".to_owned()));
-        } else if !is_serving && hears_leader && !is_stuck && service.replica().read_barrier().await.is_ok() {
+        } else if !is_serving && hears_leader && !is_stuck && has_caught_up(&service).await {
             is_serving = true;
             service.set_serving(Ok(()));
         }

@@ -11,6 +11,7 @@
 
 mod admission;
 mod announce;
+mod configuration;
 mod convert;
 mod counters;
 mod duties;
@@ -26,7 +27,9 @@ pub mod options;
 mod reads;
 mod service;
 mod session;
+mod starting;
 mod watch;
 
+pub use configuration::{Changes, Configuration};
 pub use memory::share_arenas;
 pub use node::Node;

@@ -3,13 +3,41 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use clap::builder::Resettable;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use coordd_server::Node;
-use coordd_server::options::{GivenOptions, LogFormat, OptionError, Options};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use coordd_process::{Log, LogForm, print, say, unknown_variable};
+use coordd_server::options::{GivenOptions, LogFormat, Options};
+use coordd_server::{Configuration, Node};
+use rustix::fs::Mode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::MissedTickBehavior;
+
+/// Variables with our prefix that are not for this program: it may have inherited them from `coordctl`, which tells a command
+/// what it holds; from scripts/ensemble.sh; or from a test.
+const VARIABLES_OF_OTHERS: [&str; 19] = [
+    "COORDD_AGENT",
+    "COORDD_BASE_PORT",
+    "COORDD_BLOB_MIB",
+    "COORDD_COPY",
+    "COORDD_ENDPOINTS",
+    "COORDD_ENSEMBLE_DIR",
+    "COORDD_EPOCH",
+    "COORDD_GRANT_PATH",
+    "COORDD_INSTANCE",
+    "COORDD_SERVICE",
+    "COORDD_SESSION",
+    "COORDD_SMOKE_BASE_PORT",
+    "COORDD_TASK_ATTEMPT",
+    "COORDD_TASK_ID",
+    "COORDD_TASK_MAX_ATTEMPTS",
+    "COORDD_TESTS_BIN_DIR",
+    "COORDD_TESTS_IDLE_CONNECTIONS",
+    "COORDD_TESTS_SEED",
+    "COORDD_KILL_ROUNDS",
+];
 
 /// A coordination service: a replicated tree of znodes with sessions, ephemerals and watches.
 ///
@@ -46,8 +74,26 @@ enum ConfigCommand {
 impl CommandLine {
     /// Options may stand before or behind the subcommand, and come before the environment in both places.
     fn read() -> Self {
-        let matches = Self::command().mut_args(|option| option.global(true)).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let command = Self::command().mut_args(|option| {
+            let value = option.get_env().and_then(std::env::var_os);
+            let option = option.global(true);
+            match value {
+                // An empty variable is an unset one.
+                Some(value) if value.is_empty() => option.env(Resettable::Reset),
+                _ => option,
+            }
+        });
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The variables that are read, and those that are let alone.
+    fn variables() -> Vec<&'static str> {
+        let command = Self::command();
+        let names = command.get_arguments().filter_map(|option| option.get_env()?.to_str());
+        // As long as the process, and made once.
+        let names = names.map(|name| &*name.to_owned().leak());
+        let planted_bug = cfg!(feature = "planted-bugs").then_some("COORDD_PLANTED_BUG");
+        names.chain(VARIABLES_OF_OTHERS).chain(planted_bug).collect()
     }
 }
 
@@ -65,55 +111,65 @@ fn in_one_line(error: &anyhow::Error) -> String {
 
 fn main() -> ExitCode {
     coordd_server::share_arenas();
+    // What this process writes is for its own user only, whatever the umask was: passwords of sessions are in the log.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     // A connection is a file. What the hard limit allows is what --connections-max is meant for.
     let files = rlimit::increase_nofile_limit(u64::MAX);
     let command_line = CommandLine::read();
     let is_check = matches!(command_line.command, Some(Command::Config(ConfigCommand::Check)));
-    let options = match resolve(command_line.options, command_line.config) {
-        Ok(options) => options,
+    if let Some(unknown) = unknown_variable("COORDD_", &CommandLine::variables(), std::env::vars_os()) {
+        say(format_args!("coordd: {unknown}"));
+        return ExitCode::from(2);
+    }
+    let (configuration, options) = match Configuration::read(command_line.options, command_line.config) {
+        Ok(read) => read,
         Err(error) => {
-            eprintln!("coordd: {error}");
+            say(format_args!("coordd: {error}"));
             return ExitCode::from(2);
         }
     };
     if is_check {
-        println!("{options:#?}");
-        return ExitCode::SUCCESS;
+        for warning in options.warnings() {
+            say(format_args!("coordd: warning: {warning}"));
+        }
+        return match print(configuration.to_toml()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                say(format_args!("coordd: the options could not be written: {error}"));
+                ExitCode::FAILURE
+            }
+        };
     }
-    if let Err(error) = files {
-        eprintln!("coordd: the limit of open files could not be raised: {error}");
-    }
-    match run(options) {
+    let is_json = options.log_format == LogFormat::Json;
+    match run(configuration, options, files.err()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("coordd: {}", in_one_line(&error));
+            let line = in_one_line(&error);
+            match is_json {
+                true => tracing::error!("{line}"),
+                false => say(format_args!("coordd: {line}")),
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-fn resolve(given: GivenOptions, config: Option<PathBuf>) -> Result<Options, OptionError> {
-    let file = match config {
-        Some(path) => GivenOptions::from_file(&path)?,
-        None => GivenOptions::default(),
+fn run(configuration: Configuration, options: Options, files: Option<std::io::Error>) -> anyhow::Result<()> {
+    let form = match options.log_format {
+        LogFormat::Human => LogForm::Human { ansi: std::io::stderr().is_terminal() },
+        LogFormat::Json => LogForm::Json,
     };
-    given.or(file).check()
-}
-
-fn run(options: Options) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&options.log).with_context(|| format!("--log: {:?}", options.log))?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match options.log_format {
-        LogFormat::Human => subscriber.init(),
-        LogFormat::Json => subscriber.json().init(),
+    let log = Arc::new(Log::begin(&options.log, form).map_err(anyhow::Error::msg).context("--log")?);
+    if let Some(error) = files {
+        tracing::warn!(%error, "the limit of open files could not be raised");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let hangups = signal(SignalKind::hangup())?;
+        tokio::spawn(reload(hangups, configuration, log.clone()));
+        tokio::spawn(write_held(log.clone()));
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -130,5 +186,44 @@ fn run(options: Options) -> anyhow::Result<()> {
     });
     // Work that blocks, such as a snapshot that nobody waits for, must not hold up the end.
     runtime.shutdown_background();
+    log.write_held(true);
     outcome
+}
+
+/// Reads the configuration again at each SIGHUP, for ever.
+async fn reload(mut hangups: Signal, mut configuration: Configuration, log: Arc<Log>) {
+    while hangups.recv().await.is_some() {
+        if !configuration.has_file() {
+            tracing::info!("SIGHUP: there is no file to read again; see --config");
+            continue;
+        }
+        let changes = match configuration.read_again() {
+            Ok(changes) => changes,
+            Err(error) => {
+                tracing::warn!(%error, "SIGHUP: the configuration is not usable; nothing has changed");
+                continue;
+            }
+        };
+        let after_restart = changes.after_restart.join(", ");
+        if !after_restart.is_empty() {
+            tracing::warn!(options = after_restart, "SIGHUP: new values of these options count after a restart");
+        }
+        match changes.log {
+            Some(filter) => match log.set_filter(&filter) {
+                Ok(()) => tracing::info!(log = filter, "SIGHUP: log lines are written by the new filter"),
+                Err(error) => tracing::warn!(error, log = filter, "SIGHUP: the filter of the log stays"),
+            },
+            None => tracing::info!("SIGHUP: the configuration was read again; there is no new filter of the log"),
+        }
+    }
+}
+
+/// Writes log lines that were held back when it is their time.
+async fn write_held(log: Arc<Log>) {
+    let mut ticks = tokio::time::interval(Log::TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        log.write_held(false);
+    }
 }

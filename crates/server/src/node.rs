@@ -20,6 +20,7 @@ use crate::hub::Hub;
 use crate::incoming::accept;
 use crate::options::Options;
 use crate::service::Service;
+use crate::starting::{answer_while_starting, not_for_peers};
 
 /// Calls at the same time on one connection.
 const STREAMS_PER_CONNECTION: u32 = 1000;
@@ -62,18 +63,25 @@ impl Node {
             version = env!("CARGO_PKG_VERSION"),
             "starting"
         );
+        for warning in options.warnings() {
+            tracing::warn!("{warning}");
+        }
         let replica_options = ReplicaOptions {
             node_id: options.id,
             members: options.members.clone(),
+            client_address: clients_at.to_string(),
             data_dir: options.data_dir.clone(),
             timing: options.timing,
             snapshot_log_bytes: options.snapshot_log_bytes,
             keep_log_bytes: options.keep_log_bytes,
             disk_reserve_bytes: options.disk_reserve_bytes,
         };
+        let answering = answer_while_starting(&clients, &options)?;
         let new_cluster_id = format!("{:016x}", rand::rng().random::<u64>());
         let replica = Replica::start(replica_options, peers, new_cluster_id, |_| Hub::new()).await?;
+        drop(answering);
         let limits = options.limits;
+        let wrong_port = not_for_peers(&options);
         let service = Service::new(replica, options);
 
         let stop = CancellationToken::new();
@@ -100,7 +108,8 @@ impl Node {
             .add_service(reflection)
             .add_service(reflection_alpha)
             .add_service(coordd)
-            .add_service(admin);
+            .add_service(admin)
+            .add_service(wrong_port);
         let incoming = accept(clients, limits.connections);
         let stopped = stop.clone();
         let api = tokio::spawn(async move {

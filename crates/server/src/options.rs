@@ -1,19 +1,43 @@
 //! What `coordd` is configured with: command line before environment before file before default.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
+use coordd_process::check_filter;
 use coordd_raft::{Member, NodeId, Timing};
 use coordd_tree::{Ceilings, Limits};
 use serde::Deserialize;
 
 use crate::announce::AnnounceGroup;
 use crate::service::PATH_BYTES_MAX;
+
+/// What the targets of log lines begin with: the crates that are in the process and log.
+const LOG_TARGETS: [&str; 17] = [
+    "coordd",
+    "coordd_client",
+    "coordd_process",
+    "coordd_proto",
+    "coordd_raft",
+    "coordd_server",
+    "coordd_tree",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "mio",
+    "openraft",
+    "rustls",
+    "sled",
+    "tokio",
+    "tonic",
+    "tower",
+];
+/// Later than anybody looks for a sweep; a time that can be added to any other.
+const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// The options as they can be given: on the command line, as `COORDD_*` in the environment, or in the TOML file of
 /// `--config` under the same names.
@@ -53,7 +77,7 @@ pub struct GivenOptions {
     #[arg(long, env = "COORDD_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
-    /// Which log lines are written: a level, or `target=level,...` as in tracing's filters. [default:
+    /// Which log lines are written: a level, or `target=level,...`; a target is a crate or a module of one. [default:
     /// info,openraft=error]
     #[arg(long, env = "COORDD_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -262,6 +286,22 @@ pub struct ServerLimits {
     pub outbox_bytes: usize,
 }
 
+impl Options {
+    /// What is allowed and seldom meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let nodes = self.members.len();
+        let mut warnings = Vec::new();
+        if nodes.is_multiple_of(2) {
+            warnings.push(format!(
+                "--ensemble has an even number of nodes: {nodes} outlive the loss of {}, and so do {}; use an odd number",
+                (nodes - 1) / 2,
+                nodes - 1
+            ));
+        }
+        warnings
+    }
+}
+
 impl ServerLimits {
     /// Those of a single write.
     pub(crate) fn of_writes(&self) -> Limits {
@@ -293,6 +333,118 @@ impl GivenOptions {
 
     pub(crate) fn from_text(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
+    }
+
+    /// The options as a file that [`from_file`](Self::from_file) reads. Options that are not given are not there.
+    pub fn to_toml(&self) -> String {
+        // All of them, or the compiler says which one is missing.
+        let GivenOptions {
+            id,
+            ensemble,
+            listen,
+            announce,
+            peer_listen,
+            data_dir,
+            log_format,
+            log,
+            heartbeat,
+            election_min,
+            election_max,
+            session_timeout_min,
+            session_timeout_max,
+            session_timeout,
+            sweep_interval,
+            value_bytes_max,
+            frame_bytes_max,
+            outstanding_max,
+            sessions_max,
+            watches_max,
+            connections_max,
+            outbox_bytes_max,
+            snapshot_log_bytes,
+            keep_log_bytes,
+            disk_reserve_bytes,
+            super_digest,
+        } = self;
+        let number = |value: Option<u64>| Some(toml::Value::Integer(i64::try_from(value?).unwrap_or(i64::MAX)));
+        let count = |value: &Option<usize>| number(value.map(|value| value as u64));
+        let text = |value: &Option<String>| value.clone().map(toml::Value::String);
+        let time = |value: &Option<Time>| {
+            value.map(|time| toml::Value::String(humantime::format_duration(time.0).to_string()))
+        };
+        let size = |value: &Option<ByteSize>| value.map(|size| toml::Value::String(size_text(size.as_u64())));
+        let form = log_format.map(|form| match form {
+            LogFormat::Human => "human".to_owned(),
+            LogFormat::Json => "json".to_owned(),
+        });
+        let data_dir = data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
+        let options = [
+            ("id", number(*id)),
+            ("ensemble", text(ensemble)),
+            ("listen", text(listen)),
+            ("announce", text(announce)),
+            ("peer-listen", text(peer_listen)),
+            ("data-dir", text(&data_dir)),
+            ("log-format", text(&form)),
+            ("log", text(log)),
+            ("heartbeat", time(heartbeat)),
+            ("election-min", time(election_min)),
+            ("election-max", time(election_max)),
+            ("session-timeout-min", time(session_timeout_min)),
+            ("session-timeout-max", time(session_timeout_max)),
+            ("session-timeout", time(session_timeout)),
+            ("sweep-interval", time(sweep_interval)),
+            ("value-bytes-max", size(value_bytes_max)),
+            ("frame-bytes-max", size(frame_bytes_max)),
+            ("outstanding-max", count(outstanding_max)),
+            ("sessions-max", count(sessions_max)),
+            ("watches-max", count(watches_max)),
+            ("connections-max", count(connections_max)),
+            ("outbox-bytes-max", size(outbox_bytes_max)),
+            ("snapshot-log-bytes", size(snapshot_log_bytes)),
+            ("keep-log-bytes", size(keep_log_bytes)),
+            ("disk-reserve-bytes", size(disk_reserve_bytes)),
+            ("super-digest", text(super_digest)),
+        ];
+        let given = options.into_iter().filter_map(|(name, value)| Some(format!("{name} = {}\n", value?)));
+        given.collect()
+    }
+
+    /// What is in force: these options, and the defaults of those that are not given. `checked` is what
+    /// [`check`](Self::check) makes of them.
+    pub fn in_force(&self, checked: &Options) -> GivenOptions {
+        let time = |time| Some(Time(time));
+        let size = |bytes| Some(ByteSize::b(bytes));
+        let limits = &checked.limits;
+        GivenOptions {
+            id: Some(checked.id),
+            // As they are given: what a name stands for may change.
+            ensemble: self.ensemble.clone(),
+            listen: self.listen.clone().or_else(|| Some(checked.listen.to_string())),
+            announce: self.announce.clone(),
+            peer_listen: self.peer_listen.clone(),
+            data_dir: Some(checked.data_dir.clone()),
+            log_format: Some(checked.log_format),
+            log: Some(checked.log.clone()),
+            heartbeat: time(checked.timing.heartbeat),
+            election_min: time(checked.timing.election_min),
+            election_max: time(checked.timing.election_max),
+            session_timeout_min: time(checked.session_timeout_min),
+            session_timeout_max: time(checked.session_timeout_max),
+            session_timeout: time(checked.session_timeout),
+            sweep_interval: time(checked.sweep_interval),
+            value_bytes_max: size(limits.value_bytes as u64),
+            frame_bytes_max: size(limits.frame_bytes as u64),
+            outstanding_max: Some(limits.outstanding),
+            sessions_max: Some(limits.sessions),
+            watches_max: Some(limits.watches),
+            connections_max: Some(limits.connections),
+            outbox_bytes_max: size(limits.outbox_bytes as u64),
+            snapshot_log_bytes: size(checked.snapshot_log_bytes),
+            keep_log_bytes: size(checked.keep_log_bytes),
+            disk_reserve_bytes: size(checked.disk_reserve_bytes),
+            super_digest: self.super_digest.clone(),
+        }
     }
 
     /// What is not given here is taken from `file`.
@@ -333,8 +485,29 @@ impl GivenOptions {
         }
     }
 
+    /// Empty is not a value: an option that is not wanted is left out.
+    fn refuse_empty(&self) -> Result<(), OptionError> {
+        let texts = [
+            ("--ensemble", &self.ensemble, "leave it out for a single node"),
+            ("--listen", &self.listen, "leave it out for the default"),
+            ("--announce", &self.announce, "leave it out to announce nothing"),
+            ("--peer-listen", &self.peer_listen, "leave it out for the address in --ensemble"),
+            ("--log", &self.log, "leave it out for the default, or write off"),
+            ("--super-digest", &self.super_digest, "leave it out for none"),
+        ];
+        let data_dir = self.data_dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty());
+        let data_dir = data_dir.then_some(("--data-dir", "leave it out for the default"));
+        let is_empty = |text: &Option<String>| text.as_ref().is_some_and(|text| text.trim().is_empty());
+        let text = texts.into_iter().find(|(_, text, _)| is_empty(text));
+        match text.map(|(option, _, remedy)| (option, remedy)).or(data_dir) {
+            Some((option, remedy)) => wrong(option, format!("must not be empty; {remedy}")),
+            None => Ok(()),
+        }
+    }
+
     /// Fills in the defaults and checks everything that can be checked without the other nodes.
     pub fn check(self) -> Result<Options, OptionError> {
+        self.refuse_empty()?;
         let id = self.id.unwrap_or(1);
         if id == 0 {
             return wrong("--id", "ids are from 1");
@@ -357,7 +530,7 @@ impl GivenOptions {
         if listen == peer_listen && listen.port() != 0 {
             return wrong("--listen", format!("{listen} is also the address for peers"));
         }
-        let announce = self.announce.as_deref().filter(|group| !group.is_empty()).map(str::parse);
+        let announce = self.announce.as_deref().map(str::parse);
         let announce = announce.transpose().map_err(|cause| OptionError { option: "--announce", cause })?;
         let timing = self.timing()?;
         let (session_timeout_min, session_timeout, session_timeout_max) = self.session_timeouts()?;
@@ -366,7 +539,7 @@ impl GivenOptions {
         if snapshot_log_bytes < 1 << 20 {
             return wrong("--snapshot-log-bytes", "at least 1MiB");
         }
-        let super_digest = self.super_digest.filter(|digest| !digest.is_empty());
+        let super_digest = self.super_digest;
         if super_digest.as_ref().is_some_and(|digest| !digest.contains(':')) {
             return wrong("--super-digest", "must be user:base64(sha1(user:password))");
         }
@@ -374,6 +547,11 @@ impl GivenOptions {
         if sweep_interval < Duration::from_millis(100) {
             return wrong("--sweep-interval", "at least 100ms");
         }
+        if sweep_interval > SWEEP_INTERVAL_MAX {
+            return wrong("--sweep-interval", "at most 365days");
+        }
+        let log = self.log.unwrap_or_else(|| "info,openraft=error".to_owned());
+        check_filter(&log, &LOG_TARGETS).map_err(|cause| OptionError { option: "--log", cause })?;
         Ok(Options {
             id,
             members,
@@ -382,7 +560,7 @@ impl GivenOptions {
             peer_listen,
             data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from("./coordd-data")),
             log_format: self.log_format.unwrap_or_default(),
-            log: self.log.unwrap_or_else(|| "info,openraft=error".to_owned()),
+            log,
             timing,
             session_timeout_min,
             session_timeout_max,
@@ -489,12 +667,49 @@ fn time(given: Option<Time>, default_ms: u64) -> Duration {
     given.map_or(Duration::from_millis(default_ms), |time| time.0)
 }
 
+/// A size as it is read again, to the byte.
+fn size_text(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = units.into_iter().find(|(_, bits)| bytes > 0 && bytes.is_multiple_of(1 << bits));
+    unit.map_or_else(|| format!("{bytes}B"), |(unit, bits)| format!("{}{unit}", bytes >> bits))
+}
+
 fn size(given: Option<ByteSize>, default: ByteSize) -> u64 {
     given.unwrap_or(default).as_u64()
 }
 
+/// Splits `HOST:PORT`. The host is a name, an IPv4 address, or an IPv6 address in brackets.
+fn host_port(text: &str) -> Result<(&str, u16), String> {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(format!("{text:?} is not HOST:PORT"));
+    };
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if bracketed.is_none() && host.contains(':') {
+        let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+        let right = match (is_address(host), is_address(text)) {
+            (true, _) => format!(", as in [{host}]:{port}"),
+            (false, true) => format!(", as in [{text}]:PORT"),
+            (false, false) => String::new(),
+        };
+        return Err(format!("{text:?} is not HOST:PORT; an IPv6 address stands in brackets{right}"));
+    }
+    let is_host = match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+            !host.is_empty() && host.bytes().all(is_allowed)
+        }
+    };
+    match port.parse() {
+        Ok(port) if is_host => Ok((host, port)),
+        Ok(_) => Err(format!("{text:?} is not HOST:PORT: {host:?} is neither a name nor an address")),
+        Err(_) => Err(format!("{text:?} is not HOST:PORT: {port:?} is no port")),
+    }
+}
+
 fn address(option: &'static str, text: &str) -> Result<SocketAddr, OptionError> {
     use std::net::ToSocketAddrs as _;
+    host_port(text).map_err(|cause| OptionError { option, cause })?;
     match text.to_socket_addrs() {
         Ok(mut addresses) => match addresses.next() {
             Some(address) => Ok(address),
@@ -514,11 +729,10 @@ pub(crate) fn parse_ensemble(text: &str) -> Result<BTreeMap<NodeId, Member>, Opt
         let Ok(id @ 1..) = id.parse::<NodeId>() else {
             return wrong(option, format!("{id:?} is not an id: a number from 1"));
         };
-        let port = host_port
-            .rsplit_once(':')
-            .and_then(|(host, port)| if host.is_empty() { None } else { port.parse::<u16>().ok() });
-        if port.is_none_or(|port| port == 0) {
-            return wrong(option, format!("{host_port:?} is not HOST:PORT"));
+        match self::host_port(host_port) {
+            Ok((_, 0)) => return wrong(option, format!("{host_port:?}: port 0 is no port of a peer")),
+            Ok(_) => {}
+            Err(cause) => return wrong(option, cause),
         }
         if members.values().any(|member: &Member| member.peer_address == host_port) {
             return wrong(option, format!("{host_port} stands there twice"));
@@ -573,6 +787,18 @@ mod tests {
             ("--ensemble", Box::new(|o| o.ensemble = Some("1=a:1,2=a:1".into()))),
             ("--ensemble", Box::new(|o| o.ensemble = Some("1=:1".into()))),
             ("--ensemble", Box::new(|o| o.ensemble = Some("1=a:70000".into()))),
+            ("--ensemble", Box::new(|o| o.ensemble = Some("1=a:0".into()))),
+            ("--ensemble", Box::new(|o| o.ensemble = Some("1=http://a:1".into()))),
+            ("--ensemble", Box::new(|o| o.ensemble = Some(String::new()))),
+            ("--listen", Box::new(|o| o.listen = Some(String::new()))),
+            ("--announce", Box::new(|o| o.announce = Some(String::new()))),
+            ("--peer-listen", Box::new(|o| o.peer_listen = Some(" ".into()))),
+            ("--data-dir", Box::new(|o| o.data_dir = Some(PathBuf::new()))),
+            ("--log", Box::new(|o| o.log = Some(String::new()))),
+            ("--log", Box::new(|o| o.log = Some("inof".into()))),
+            ("--log", Box::new(|o| o.log = Some("info,nonsense=bogus".into()))),
+            ("--super-digest", Box::new(|o| o.super_digest = Some(String::new()))),
+            ("--sweep-interval", Box::new(move |o| o.sweep_interval = time("500000000000years"))),
             ("--listen", Box::new(|o| o.listen = Some("nowhere".into()))),
             (
                 "--listen",
@@ -630,6 +856,63 @@ mod tests {
             "the command line comes first"
         );
         assert_eq!((options.limits.value_bytes, options.log_format), (2 << 20, LogFormat::Json));
+    }
+
+    /// What `config check` prints is a file with the same meaning, whatever is given.
+    #[test]
+    fn printed_options_are_read_again() {
+        let reference = include_str!("../../../config/coordd.toml");
+        let options = |line: &str| {
+            let line = line.strip_prefix('#').filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+            line.map(str::to_owned)
+        };
+        let reference: Vec<String> = reference.lines().filter_map(options).collect();
+        for text in [
+            "",
+            "id = 2\nensemble = \"1=[::1]:7501, 2=localhost:7502\"\nlisten = \"localhost:7401\"\nlog = \"warn,h2=off\"",
+            "value-bytes-max = \"1000001B\"\nheartbeat = \"1s 7ms\"\nelection-min = \"3s\"\nelection-max = \"1m\"",
+            "data-dir = \"/with \\\"quotes\\\"\"\nsuper-digest = \"a:b\"\nlog-format = \"json\"\nkeep-log-bytes = \"0B\"",
+            &reference.join("\n"),
+        ] {
+            let given = GivenOptions::from_text(text).unwrap();
+            let checked = given.clone().check().unwrap();
+            let printed = given.in_force(&checked).to_toml();
+            let again = GivenOptions::from_text(&printed).unwrap();
+            let checked_again = again.clone().check().unwrap();
+            assert_eq!(format!("{checked_again:?}"), format!("{checked:?}"), "{printed}");
+            assert_eq!(again.in_force(&checked_again).to_toml(), printed);
+        }
+    }
+
+    /// An IPv6 address without brackets is refused with the form that is right.
+    #[test]
+    fn bare_ipv6_address_is_refused() {
+        for (text, right) in [
+            ("::1:17421", "[::1]:17421"),
+            ("::1", "[::1]:PORT"),
+            ("fe80::2:7401", "[fe80::2]:7401"),
+            ("2001:db8::1", "[2001:db8::1]:PORT"),
+        ] {
+            let refused = [
+                given(|o| o.listen = Some(text.into())).unwrap_err(),
+                given(|o| o.peer_listen = Some(text.into())).unwrap_err(),
+                given(|o| o.ensemble = Some(format!("1={text},2=[::1]:7502"))).unwrap_err(),
+            ];
+            for message in refused {
+                assert!(message.contains(right) || message.contains("in brackets"), "{message}");
+                assert!(text != "::1:17421" || message.contains(right), "{message}");
+            }
+        }
+        assert!(given(|o| o.listen = Some("[::1]:7401".into())).is_ok());
+    }
+
+    /// An even number of nodes is allowed, and seldom meant.
+    #[test]
+    fn even_number_is_warned_about() {
+        let warnings = |ensemble: &str| given(|o| o.ensemble = Some(ensemble.into())).unwrap().warnings();
+        assert!(warnings("1=127.0.0.1:1,2=127.0.0.1:2")[0].contains("even number of nodes"));
+        assert!(warnings("1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3").is_empty());
+        assert!(given(|_| {}).unwrap().warnings().is_empty());
     }
 
     #[test]

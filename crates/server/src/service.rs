@@ -89,8 +89,9 @@ impl Service {
             let changed = *serving != now;
             if changed {
                 match &now {
-                    Ok(()) => tracing::info!("serving"),
-                    Err(reason) => tracing::warn!(reason, "not serving"),
+                    // With a number of its own, so that the log never holds back the line that says how it is now.
+                    Ok(()) => tracing::info!(uptime_s = self.uptime().as_secs(), "serving"),
+                    Err(reason) => tracing::warn!(reason, uptime_s = self.uptime().as_secs(), "not serving"),
                 }
                 *serving = now;
             }

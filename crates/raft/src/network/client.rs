@@ -74,7 +74,10 @@ impl Network {
         let client = self.peers.client(self.target, self.lane).map_err(|e| unreachable(&e))?;
         match tokio::time::timeout(limit, f(client)).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) => Err(rpc_error(&status)),
+            Ok(Err(status)) => {
+                self.tell(&status);
+                Err(rpc_error(&status))
+            }
             Err(_) => Err(RPCError::Timeout(Timeout {
                 action,
                 id: self.peers.own_id(),
@@ -83,6 +86,34 @@ impl Network {
             })),
         }
     }
+}
+
+impl Network {
+    /// Says that the peer does not answer, or refuses; repeated lines are the log's care.
+    fn tell(&self, status: &Status) {
+        let (node, address) = (self.target, self.peers.address(self.target).unwrap_or_default());
+        let reason = reason(status);
+        match status.code() {
+            Code::FailedPrecondition | Code::Unimplemented => {
+                tracing::warn!(node, address, reason, "a node refuses what this one sends");
+            }
+            Code::Unavailable => tracing::info!(node, address, reason, "a node does not answer"),
+            _ => tracing::debug!(node, address, reason, "a call of a node failed"),
+        }
+    }
+}
+
+/// Why a call failed, in the fewest words: a connection that failed says so at the end of a chain of errors.
+pub(crate) fn reason(status: &Status) -> String {
+    let mut cause = std::error::Error::source(status);
+    let mut last = None;
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            last = Some(error.to_string());
+        }
+        cause = error.source();
+    }
+    last.unwrap_or_else(|| status.message().to_owned())
 }
 
 fn unreachable(message: &str) -> RPCError<TypeConfig> {

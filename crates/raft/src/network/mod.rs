@@ -1,13 +1,15 @@
 //! The peer network: Raft's messages, snapshots and forwarded writes between the nodes of an ensemble, over gRPC.
 
 mod client;
+mod gate;
 mod peers;
 mod requests;
 mod service;
 
-pub(crate) use client::NetworkFactory;
+pub(crate) use client::{NetworkFactory, reason};
 #[cfg(any(test, fuzzing))]
 pub(crate) use client::{append_reply, vote_reply};
+pub(crate) use gate::Gate;
 pub(crate) use peers::{Lane, Peers};
 #[cfg(any(test, fuzzing))]
 pub(crate) use requests::{append_request, check_batch, snapshot_start, transfer_request, vote_request};

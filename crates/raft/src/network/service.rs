@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use coordd_proto::peer;
 use coordd_proto::peer::peer_server::{Peer, PeerServer};
+use coordd_proto::status::into_status;
+use coordd_proto::v1::admin_server::AdminServer;
+use coordd_proto::v1::coordd_server::CoorddServer;
+use coordd_proto::{WrongPort, peer, v1};
 use futures::Stream;
 use openraft::raft::{AppendEntriesResponse, VoteResponse};
 use openraft::storage::Snapshot;
@@ -17,6 +20,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::requests::{append_request, check_batch, snapshot_start, transfer_request, vote_request};
+use super::gate::{Gate, Pass};
 use super::{MESSAGE_BYTES, PROTOCOL, Peers};
 use crate::convert::{self, ConvertError};
 use crate::formation::Formation;
@@ -36,6 +40,10 @@ pub(crate) struct PeerService<O: Observer> {
     pub(crate) node: Arc<OnceLock<Arc<Node<O>>>>,
     /// One place, for the snapshot that is being received.
     pub(crate) receiving: Arc<Semaphore>,
+    /// Closed when the node stops.
+    pub(crate) open: Gate,
+    /// Where clients of this node belong.
+    pub(crate) client_address: String,
 }
 
 /// Serves the peer API until `shutdown` is done.
@@ -44,6 +52,13 @@ pub(crate) async fn serve<O: Observer>(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
+    let (own_id, client_address) = (service.peers.own_id(), service.client_address.clone());
+    let not_here = || {
+        let message = format!(
+            "this is the peer port of node {own_id}; clients use {client_address}: check the endpoints"
+        );
+        into_status(v1::Error { code: v1::ErrorCode::NotServing as i32, message, ..v1::Error::default() })
+    };
     let service = PeerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
@@ -57,6 +72,8 @@ pub(crate) async fn serve<O: Observer>(
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
         .add_service(service)
+        .add_service(WrongPort::<CoorddServer<()>>::new(not_here()))
+        .add_service(WrongPort::<AdminServer<()>>::new(not_here()))
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await
 }
@@ -64,6 +81,11 @@ pub(crate) async fn serve<O: Observer>(
 impl<O: Observer> PeerService<O> {
     fn node(&self) -> Result<&Arc<Node<O>>, Status> {
         self.node.get().ok_or_else(|| Status::unavailable("this node is starting"))
+    }
+
+    /// For calls that Raft answers: what is returned first is held until it has.
+    fn raft(&self) -> Result<(Pass, &Arc<Node<O>>), Status> {
+        Ok((self.open.pass()?, self.node()?))
     }
 }
 
@@ -100,7 +122,8 @@ impl<O: Observer> Peer for PeerService<O> {
         let request = request.into_inner();
         self.peers.check(request.header.as_ref())?;
         let rpc = append_request(request)?;
-        let result = match self.node()?.raft.append_entries(rpc).await.map_err(fatal)? {
+        let (_pass, node) = self.raft()?;
+        let result = match node.raft.append_entries(rpc).await.map_err(fatal)? {
             AppendEntriesResponse::Success => Wire::Success(true),
             AppendEntriesResponse::PartialSuccess(id) => {
                 Wire::Partial(peer::PartialSuccess { log_id: id.as_ref().map(convert::log_id_to_wire) })
@@ -114,7 +137,8 @@ impl<O: Observer> Peer for PeerService<O> {
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteReply>, Status> {
         let request = request.into_inner();
         self.peers.check(request.header.as_ref())?;
-        let response = self.node()?.raft.vote(vote_request(request)?).await.map_err(fatal)?;
+        let (_pass, node) = self.raft()?;
+        let response = node.raft.vote(vote_request(request)?).await.map_err(fatal)?;
         Ok(vote_reply(&response))
     }
 
@@ -124,7 +148,8 @@ impl<O: Observer> Peer for PeerService<O> {
     ) -> Result<Response<peer::VoteReply>, Status> {
         let request = request.into_inner();
         self.peers.check(request.header.as_ref())?;
-        let response = self.node()?.raft.pre_vote(vote_request(request)?).await.map_err(fatal)?;
+        let (_pass, node) = self.raft()?;
+        let response = node.raft.pre_vote(vote_request(request)?).await.map_err(fatal)?;
         Ok(vote_reply(&response))
     }
 
@@ -147,7 +172,8 @@ impl<O: Observer> Peer for PeerService<O> {
                 format!("{free_bytes} bytes are left on the disk, and the snapshot has {file_bytes}");
             return Err(Status::resource_exhausted(message));
         }
-        tracing::info!(bytes = file_bytes, last_log_id = ?meta.last_log_id, "receiving a snapshot");
+        let last_log_index = meta.last_log_id.map(|id| id.index);
+        tracing::info!(bytes = file_bytes, last_log_index, "receiving a snapshot");
         // Each takes as much memory as the tree; one that was given up goes on for a moment.
         let permit = self.receiving.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Status::unavailable("another snapshot is being received"))?;
@@ -187,6 +213,7 @@ impl<O: Observer> Peer for PeerService<O> {
         }
         let snapshot = snapshot.map_err(|e| Status::data_loss(format!("the snapshot was not taken: {e}")))?;
         let snapshot = Snapshot { meta, snapshot };
+        let (_pass, node) = self.raft()?;
         let response = node.raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
         Ok(Response::new(peer::SnapshotReply { vote: Some(convert::vote_to_wire(&response.vote)) }))
     }
@@ -197,8 +224,8 @@ impl<O: Observer> Peer for PeerService<O> {
     ) -> Result<Response<peer::TransferLeaderReply>, Status> {
         let request = request.into_inner();
         self.peers.check(request.header.as_ref())?;
-        let response =
-            self.node()?.raft.handle_transfer_leader(transfer_request(request)?).await.map_err(fatal)?;
+        let (_pass, node) = self.raft()?;
+        let response = node.raft.handle_transfer_leader(transfer_request(request)?).await.map_err(fatal)?;
         let refused = response.err().map(|e| e.to_string()).unwrap_or_default();
         Ok(Response::new(peer::TransferLeaderReply { refused }))
     }
@@ -236,7 +263,8 @@ impl<O: Observer> Peer for PeerService<O> {
         request: Request<peer::ReadIndexRequest>,
     ) -> Result<Response<peer::ReadIndexReply>, Status> {
         self.peers.check(request.into_inner().header.as_ref())?;
-        let index = own_read_index(self.node()?).await.ok_or_else(not_leading)?.index;
+        let (_pass, node) = self.raft()?;
+        let index = own_read_index(node).await.ok_or_else(not_leading)?.index;
         Ok(Response::new(peer::ReadIndexReply { index }))
     }
 
@@ -246,7 +274,8 @@ impl<O: Observer> Peer for PeerService<O> {
     ) -> Result<Response<peer::RenewReply>, Status> {
         let request = request.into_inner();
         let from = self.peers.check(request.header.as_ref())?;
-        let sessions = own_renewal(self.node()?, from, &request.sessions).await.ok_or_else(not_leading)?;
+        let (_pass, node) = self.raft()?;
+        let sessions = own_renewal(node, from, &request.sessions).await.ok_or_else(not_leading)?;
         Ok(Response::new(peer::RenewReply { sessions }))
     }
 
@@ -255,18 +284,25 @@ impl<O: Observer> Peer for PeerService<O> {
         request: Request<peer::HelloRequest>,
     ) -> Result<Response<peer::HelloReply>, Status> {
         let request = request.into_inner();
-        if request.protocol != PROTOCOL || request.to != self.peers.own_id() {
+        let own_id = self.peers.own_id();
+        if request.to != own_id {
             return Err(Status::failed_precondition(format!(
-                "this is node {}, speaking peer protocol {PROTOCOL}; node {} was asked for, in protocol {}",
-                self.peers.own_id(),
-                request.to,
+                "node {own_id} answers there, not node {}: an address in --ensemble is that of another node",
+                request.to
+            )));
+        }
+        if request.protocol != PROTOCOL {
+            return Err(Status::failed_precondition(format!(
+                "node {own_id} speaks peer protocol {PROTOCOL}, and was asked in protocol {}",
                 request.protocol
             )));
         }
+        let pass = self.open.pass()?;
         let initialized = match self.node.get() {
             Some(node) => node.raft.is_initialized().await.map_err(fatal)?,
             None => self.formation.has_log(),
         };
+        drop(pass);
         Ok(Response::new(peer::HelloReply {
             cluster_id: self.peers.cluster_id().to_owned(),
             node_id: self.peers.own_id(),

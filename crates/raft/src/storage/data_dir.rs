@@ -11,7 +11,9 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::durable_file::{replace_file, sync_ancestors, sync_dir};
+use super::durable_file::{
+    create_private_dir, make_private, private_file, replace_file, sync_ancestors, sync_dir,
+};
 use super::identity::{Identity, IdentityError};
 use crate::type_config::NodeId;
 
@@ -107,10 +109,10 @@ impl DataDir {
             let path = path.to_owned();
             move |source| DataDirError::Io { path, source }
         };
-        std::fs::create_dir_all(&path).map_err(io_at(&path))?;
+        create_private_dir(&path).map_err(io_at(&path))?;
 
         let lock_path = path.join(LOCK);
-        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = private_file().truncate(false).open(&lock_path);
         let lock = lock.map_err(io_at(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -134,12 +136,16 @@ impl DataDir {
             return Err(DataDirError::OtherNode { dir: path, found: identity.node_id, wanted: node_id });
         }
 
+        make_private(&path);
+        for linked in [path.join(WAL), path.join(SNAPSHOTS)].iter().filter(|sub| sub.is_symlink()) {
+            make_private(linked);
+        }
         let mut dir = DataDir { path, identity, lock };
         let mut next = dir.identity.clone();
         next.incarnation += 1;
         dir.save(next)?;
         for sub in [dir.wal_dir(), dir.snapshot_dir()] {
-            std::fs::create_dir_all(&sub).map_err(io_at(&sub))?;
+            create_private_dir(&sub).map_err(io_at(&sub))?;
         }
         sync_dir(&dir.path).map_err(io_at(&dir.path))?;
         Ok(dir)

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::LOST_ADVICE;
 use crate::type_config::NodeId;
 
 /// Version of the whole data directory's format. A node opens its own version only.
@@ -13,8 +14,7 @@ const CHECKSUM: &str = "crc32c = ";
 pub enum IdentityError {
     /// The content is not what was written.
     #[error(
-        "damaged ({0}); restore the file from a copy, or replace this node by one with a new id and an empty \
-         data directory"
+        "damaged ({0}); restore the file from a copy of it, which may be older; without one, {LOST_ADVICE}"
     )]
     Damaged(String),
     /// Written by another version.

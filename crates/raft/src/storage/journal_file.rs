@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::durable_file::sync_parent;
+use super::durable_file::{private_file, sync_parent};
 use crate::disk::free_bytes;
 
 const FILE_MAGIC: [u8; 4] = *b"cJNF";
@@ -60,7 +60,7 @@ impl JournalFile {
     /// Makes the file `from`, which need not be there, an empty journal of the records from `first` on, and gives it the
     /// name `to`. Durable when it returns.
     pub(super) fn create(from: &Path, to: &Path, first: u64, bytes: u64) -> io::Result<JournalFile> {
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(from)?;
+        let file = private_file().truncate(false).read(true).open(from)?;
         take_room(&file, bytes)?;
         // Nobody can know it beforehand.
         let salt = RandomState::new().hash_one(first);
@@ -75,7 +75,7 @@ impl JournalFile {
 
     /// Takes the room for a file that [`create`](Self::create) makes a journal later. If there is none, none is taken.
     pub(super) fn reserve(path: &Path, bytes: u64) -> io::Result<()> {
-        let file = File::create(path)?;
+        let file = private_file().truncate(true).open(path)?;
         take_room(&file, bytes).inspect_err(|_| {
             // What could be taken is of more use to others. It is removed at the next start if it stays.
             let _ = std::fs::remove_file(path);

@@ -1,12 +1,14 @@
 //! The log as openraft uses it: answered from memory, written by the WAL thread.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::LOST_ADVICE;
 use super::data_dir::{DataDir, DataDirError};
 use super::log_memory::LogMemory;
 use super::recovery::{Recovered, recover};
@@ -22,16 +24,15 @@ use crate::type_config::NodeId;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The engine failed.
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = advice_for(.0))]
     Wal(#[from] WalError),
     /// The data directory failed.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     /// The disk lost something that this node had acknowledged, and that others may count on.
     #[error(
-        "record {seq} of the log is lost ({cause}), and it had been acknowledged (the log was durable up to \
-         {acknowledged} at least); remove this node from the ensemble and add a new one, with a new id and an empty \
-         data directory"
+        "record {seq} of the log{found_in} is lost ({cause}), and it had been acknowledged (the log was durable up to \
+         {acknowledged} at least); {LOST_ADVICE}", found_in = within(place)
     )]
     AcknowledgedDataLost {
         /// The first record that is lost.
@@ -40,14 +41,21 @@ pub enum OpenError {
         acknowledged: u64,
         /// What was found.
         cause: String,
+        /// The file that should have it, or the directory.
+        place: String,
     },
     /// A whole record that this version cannot read.
-    #[error("record {seq} of the log cannot be read: {cause}; was it written by another version of coordd?")]
+    #[error(
+        "record {seq} of the log{found_in} cannot be read: {cause}; was it written by another version of coordd?",
+        found_in = within(place)
+    )]
     Unreadable {
         /// The record.
         seq: u64,
         /// What was found.
         cause: String,
+        /// The file that has it, or the directory.
+        place: String,
     },
     /// The log is of another node or ensemble than the directory it is in.
     #[error(
@@ -59,6 +67,28 @@ pub enum OpenError {
         /// Whose directory.
         wanted: String,
     },
+}
+
+fn within(place: &str) -> String {
+    if place.is_empty() { String::new() } else { format!(" in {place}") }
+}
+
+/// A file whose content is not what was written is not to be tried again.
+fn advice_for(error: &WalError) -> String {
+    match error.source.kind() {
+        std::io::ErrorKind::InvalidData => format!("; {LOST_ADVICE}"),
+        _ => String::new(),
+    }
+}
+
+impl OpenError {
+    /// The same, with the place in which a record was looked for.
+    fn at(mut self, find: impl FnOnce(u64) -> PathBuf) -> OpenError {
+        if let OpenError::AcknowledgedDataLost { seq, place, .. } | OpenError::Unreadable { seq, place, .. } = &mut self {
+            *place = find(*seq).display().to_string();
+        }
+        self
+    }
 }
 
 /// How a log is kept.
@@ -149,20 +179,24 @@ impl LogStore {
         let wal = SledWal::open(&dir.wal_dir(), options.sizes)?;
         let owner =
             LogOwner { node_id: dir.node_id(), cluster_id: dir.cluster_id().unwrap_or_default().to_owned() };
+        let place = dir.wal_dir().display().to_string();
         if dir.log_started() && wal.bounds()?.is_none() {
             return Err(OpenError::AcknowledgedDataLost {
                 seq: 1,
                 acknowledged: wal.acknowledged_seq(),
                 cause: "the log is empty".into(),
+                place,
             });
         }
-        let recovered = recover(&wal, options.cached_bytes_max)?;
+        let recovered = recover(&wal, options.cached_bytes_max);
+        let recovered = recovered.map_err(|error| error.at(|seq| wal.place_of(seq)))?;
         // Marked only when the first record was durable, so that one is not unfinished: it is lost.
         if dir.log_started() && recovered.seq == 0 {
             return Err(OpenError::AcknowledgedDataLost {
                 seq: 1,
                 acknowledged: wal.acknowledged_seq(),
                 cause: "it was the only one, and is damaged".into(),
+                place,
             });
         }
         let log = LogStore::start(Box::new(wal), owner, recovered)?;
@@ -205,6 +239,11 @@ impl LogStore {
     /// snapshot.
     pub fn log_bytes_since_purge(&self) -> u64 {
         self.shared.lock().log_bytes()
+    }
+
+    /// The last entry that was removed from the front of the log.
+    pub(crate) fn purged_index(&self) -> Option<u64> {
+        self.shared.lock().purged().map(|id| id.index)
     }
 
     /// Charged bytes of the entries in memory.

@@ -35,8 +35,12 @@ mod wal_stats;
 mod wal_thread;
 mod watermark;
 
+/// What to do about a node that has lost what it had acknowledged, or cannot read it any more.
+pub(crate) const LOST_ADVICE: &str = "do not start this node again; the others go on while they are a majority, and \
+     docs/operations.md, \"Replacing a node\", says what is possible; without others, restore a backup of the whole directory";
+
 pub use data_dir::{DataDir, DataDirError};
-pub(crate) use durable_file::is_full_disk;
+pub(crate) use durable_file::{is_full_disk, private_file};
 pub use identity::IdentityError;
 pub use log_storage::ENTRY_BYTES_MAX;
 pub use log_store::{LogOptions, LogOwner, LogStore, OpenError};

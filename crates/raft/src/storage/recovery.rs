@@ -28,7 +28,10 @@ pub(super) struct Recovered {
 pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovered, OpenError> {
     let mut memory = LogMemory::new(cached_bytes_max);
     let acknowledged = wal.acknowledged_seq();
-    let lost = |seq: u64, cause: String| OpenError::AcknowledgedDataLost { seq, acknowledged, cause };
+    let lost = |seq: u64, cause: String| {
+        // The caller knows where it is.
+        OpenError::AcknowledgedDataLost { seq, acknowledged, cause, place: String::new() }
+    };
 
     let Some((lowest, highest)) = wal.bounds()? else {
         return match acknowledged {
@@ -38,7 +41,7 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
     };
     if lowest < FIRST_SEQ {
         let cause = format!("records are numbered from {FIRST_SEQ}");
-        return Err(OpenError::Unreadable { seq: lowest, cause });
+        return Err(OpenError::Unreadable { seq: lowest, cause, place: String::new() });
     }
     let (acknowledged, highest) = match Bug::LogCutAtDamage.is_planted() {
         true => (0, cut_at_damage(wal, lowest, highest)?),
@@ -69,7 +72,7 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
         return Err(lost(last_seq, "its numbers contradict each other".into()));
     }
 
-    let unreadable = |cause: ConvertError| OpenError::Unreadable { seq: last_seq, cause: cause.to_string() };
+    let unreadable = |cause: ConvertError| unreadable(last_seq, cause.to_string());
     if let Some(purged) = some_log_id_from_wire(last.state.purged).map_err(unreadable)? {
         memory.purge(purged);
     }
@@ -97,6 +100,10 @@ pub(super) fn recover(wal: &dyn Wal, cached_bytes_max: usize) -> Result<Recovere
     Ok(Recovered { memory, seq: last_seq, state })
 }
 
+fn unreadable(seq: u64, cause: String) -> OpenError {
+    OpenError::Unreadable { seq, cause, place: String::new() }
+}
+
 /// A record, or what is wrong with it. An error of the engine is not a damaged record.
 fn read(wal: &dyn Wal, seq: u64) -> Result<Result<Record, String>, OpenError> {
     let Some(bytes) = wal.read(seq)? else {
@@ -106,7 +113,7 @@ fn read(wal: &dyn Wal, seq: u64) -> Result<Result<Record, String>, OpenError> {
         Ok(record) => Ok(Ok(record)),
         Err(RecordError::Damaged(cause)) => Ok(Err(cause.into())),
         Err(cause @ (RecordError::Format(_) | RecordError::Malformed(_))) => {
-            Err(OpenError::Unreadable { seq, cause: cause.to_string() })
+            Err(unreadable(seq, cause.to_string()))
         }
     }
 }
@@ -123,5 +130,5 @@ fn cut_at_damage(wal: &dyn Wal, lowest: u64, highest: u64) -> Result<u64, OpenEr
 }
 
 fn replay(memory: &mut LogMemory, seq: u64, record: Record) -> Result<(), OpenError> {
-    memory.replay(seq, record.ops).map_err(|cause| OpenError::Unreadable { seq, cause: cause.to_string() })
+    memory.replay(seq, record.ops).map_err(|cause| unreadable(seq, cause.to_string()))
 }

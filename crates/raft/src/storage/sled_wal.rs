@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use coordd_tree::planted::Bug;
 
-use super::durable_file::{is_full_disk, sync_dir, sync_parent};
+use super::durable_file::{create_private_dir, is_full_disk, sync_dir, sync_parent};
 use super::journal::Journal;
 use super::journal_file::has_room;
 use super::journal_reader::JournalReader;
@@ -69,7 +69,7 @@ impl SledWal {
     /// Opens the log in `dir` or makes it, with everything that a later fdatasync does not cover made durable. Blocks
     /// on the disk: reads the whole journal, and writes it to a new database.
     pub fn open(dir: &Path, sizes: WalSizes) -> Result<SledWal, WalError> {
-        std::fs::create_dir_all(dir).map_err(WalError::at("create the directory"))?;
+        create_private_dir(dir).map_err(WalError::at("create the directory"))?;
         remove_databases(dir).map_err(WalError::at("remove the database of the last start"))?;
         let watermark =
             Watermark::open(&dir.join(WATERMARK_FILE)).map_err(WalError::at("open the watermark"))?;
@@ -100,6 +100,11 @@ impl SledWal {
             acknowledged,
             bounds,
         })
+    }
+
+    /// The file that should have a record, or the directory of the log.
+    pub(super) fn place_of(&self, seq: u64) -> PathBuf {
+        self.journal().file_with(seq).unwrap_or_else(|| self.dir.clone())
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::LOST_ADVICE;
 use super::snapshot_format::{SnapshotDamage, TRAILER_BYTES, Totals, read_block, read_header};
 use crate::type_config::types::SnapshotMeta;
 
@@ -92,11 +93,11 @@ impl Iterator for SnapshotChunks {
 /// Says which file, and for a damaged one what to do.
 pub(super) fn named(path: &Path, error: io::Error) -> io::Error {
     let advice = match error.kind() {
-        io::ErrorKind::InvalidData => {
-            "; the log before a snapshot is gone, so this node cannot start from it: restore the file from a copy, or \
-             remove this node from the ensemble and add a new one, with a new id and an empty data directory"
-        }
-        _ => "",
+        io::ErrorKind::InvalidData => format!(
+            "; the log before a snapshot is gone, so this node cannot start without it: restore this file from a copy of it; \
+             without one, {LOST_ADVICE}"
+        ),
+        _ => String::new(),
     };
     io::Error::new(error.kind(), format!("snapshot {}: {error}{advice}", path.display()))
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::durable_file::sync_dir;
+use super::durable_file::{create_private_dir, sync_dir};
 use super::snapshot_file::{SnapshotFile, named};
 use super::snapshot_writer::{SnapshotReceiver, SnapshotWriter};
 use crate::type_config::types::{LeaderId, LogId, SnapshotMeta};
@@ -37,7 +37,7 @@ impl SnapshotStore {
     /// Opens the directory, or makes it, and removes what was not finished. Fails if the newest snapshot is damaged: an
     /// older one would not do, because the log between the two is purged.
     pub fn open(dir: &Path) -> io::Result<SnapshotStore> {
-        std::fs::create_dir_all(dir)?;
+        create_private_dir(dir)?;
         let mut newest: Option<(Option<LogId>, PathBuf)> = None;
         for file in std::fs::read_dir(dir)? {
             let path = file?.path();

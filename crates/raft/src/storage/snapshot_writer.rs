@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::durable_file::sync_parent;
+use super::durable_file::{private_file, sync_parent};
 use super::snapshot_file::SnapshotFile;
 use super::snapshot_format::{SnapshotDamage, Totals, encode_block_header, encode_header};
 use super::snapshot_store::SnapshotStore;
@@ -29,7 +29,7 @@ struct TemporaryFile {
 
 impl TemporaryFile {
     fn create(path: PathBuf) -> io::Result<TemporaryFile> {
-        let out = BufWriter::with_capacity(WRITE_BUFFER_BYTES, File::create(&path)?);
+        let out = BufWriter::with_capacity(WRITE_BUFFER_BYTES, private_file().truncate(true).open(&path)?);
         Ok(TemporaryFile { out, path, bytes: 0, unsynced_bytes: 0, renamed: false })
     }
 

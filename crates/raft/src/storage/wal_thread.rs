@@ -237,7 +237,6 @@ fn commit(shared: &Shared, seq: u64, record: &[u8]) -> Option<CommitTimes> {
 fn or_abort<T>(result: Result<T, WalError>) -> T {
     result.unwrap_or_else(|error| {
         tracing::error!(%error, "stopping: the log cannot be written");
-        eprintln!("coordd: stopping: the log cannot be written: {error}");
         std::process::abort()
     })
 }

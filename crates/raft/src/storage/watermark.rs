@@ -13,6 +13,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::durable_file::private_file;
+
 const SLOT_BYTES: usize = 16;
 /// Apart by a sector: the unit that a disk writes whole.
 const SLOT_OFFSETS: [u64; 2] = [0, 512];
@@ -27,7 +29,7 @@ pub(super) struct Watermark {
 impl Watermark {
     /// Opens the file or makes it. A file without a valid slot says nothing (0).
     pub(super) fn open(path: &Path) -> io::Result<Watermark> {
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
+        let file = private_file().truncate(false).read(true).open(path)?;
         if file.metadata()?.len() < 1024 {
             file.set_len(1024)?;
         }

@@ -130,7 +130,7 @@ async fn the_refusal_says_what_to_do() {
     wal.disk().records.remove(&3);
     let message = found(wal).await.unwrap_err().to_string();
     assert!(message.contains("record 3 of the log is lost (it is missing)"), "{message}");
-    assert!(message.contains("add a new one, with a new id and an empty data directory"), "{message}");
+    assert!(message.contains("do not start this node again"), "{message}");
 }
 
 #[tokio::test]
