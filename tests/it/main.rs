@@ -38,6 +38,7 @@ mod linearizability;
 mod lock_faults;
 mod locks;
 mod membership;
+mod process_output;
 mod python;
 mod quotas;
 mod reads;

@@ -84,7 +84,7 @@ async fn a_data_directory_of_another_node_or_in_use_is_refused() {
     let mut ensemble = Ensemble::start(3).await;
     // Running: first its address is in the way, then, at another address, the lock.
     is_refused(ensemble.command(1), &["--listen", "cannot listen"]).await;
-    let mut command = Command::new(coordd_tests::coordd());
+    let mut command = coordd(&[]);
     command
         .arg("--data-dir")
         .arg(ensemble.data_dir(1))
@@ -93,10 +93,8 @@ async fn a_data_directory_of_another_node_or_in_use_is_refused() {
 
     ensemble.kill9(1);
     ensemble.kill9(2);
-    let mut command = ensemble.command(1);
-    command.env("COORDD_CONFIG", "").arg("--id").arg("1");
-    let mut command = Command::new(command.get_program());
-    command.args(["--id", "1", "--ensemble", &ensemble.members(), "--listen", &ensemble.endpoint(1)]);
+    let mut command =
+        coordd(&["--id", "1", "--ensemble", &ensemble.members(), "--listen", &ensemble.endpoint(1)]);
     command.arg("--data-dir").arg(ensemble.data_dir(2));
     is_refused(command, &["belongs to node 2, not to node 1"]).await;
     for id in [1, 2] {
@@ -117,8 +115,7 @@ async fn a_node_of_another_ensemble_is_refused() {
     assert_ne!(our_id, their_id);
     ours.kill9(3);
     theirs.kill9(3);
-    let mut command = Command::new(coordd_tests::coordd());
-    command.args(["--id", "3", "--ensemble", &ours.members(), "--listen", &ours.endpoint(3)]);
+    let mut command = coordd(&["--id", "3", "--ensemble", &ours.members(), "--listen", &ours.endpoint(3)]);
     command.arg("--data-dir").arg(theirs.data_dir(3));
     is_refused(command, &[our_id.as_str(), their_id.as_str()]).await;
     let client = ours.client_of(&[1, 2], TIMEOUT).await;
@@ -201,7 +198,7 @@ async fn coordd_alone_is_a_single_node() {
 
 fn coordd(args: &[&str]) -> Command {
     let mut command = Command::new(coordd_tests::coordd());
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("COORDD_")) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COORDD_")) {
         command.env_remove(name);
     }
     command.args(args);
@@ -250,8 +247,12 @@ async fn the_command_line_comes_before_the_environment_before_the_file() {
     let output = run(check(&file)).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    for in_force in ["heartbeat: 130ms", "election_min: 420ms", "election_max: 610ms", "session_timeout: 10s"]
-    {
+    for in_force in [
+        "heartbeat = \"130ms\"",
+        "election-min = \"420ms\"",
+        "election-max = \"610ms\"",
+        "session-timeout = \"10s\"",
+    ] {
         assert!(said.contains(in_force), "{in_force:?} is not in {said}");
     }
     std::fs::write(&file, "hartbeat = \"110ms\"\n").expect("a file");

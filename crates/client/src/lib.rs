@@ -29,6 +29,9 @@
 //! [`ConnectOptions::dedicated_thread`]) and keeps the session alive. A program that blocks that runtime for longer
 //! than the session timeout loses its session, as it should: it cannot show that it is alive.
 
+// They panic when nobody reads, or the disk is full; coordd-process has what does not.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 mod admin;
 mod attempts;
 mod call;

@@ -8,6 +8,9 @@
 //!
 //! A run counts only if it did what it is there for: each scenario names what must have happened (`coverage.rs`).
 
+// They panic when nobody reads, or the disk is full; coordd-process has what does not.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 mod checkers;
 mod client_process;
 mod clients;

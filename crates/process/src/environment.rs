@@ -36,7 +36,8 @@ pub fn unknown_variable(
             let name = name.into_string().ok()?;
             let rest = name.strip_prefix(prefix)?;
             // An empty variable is an unset one.
-            let is_unknown = !value.is_empty() && !known.contains(&name.as_str()) && !is_service_link(rest, &value);
+            let is_unknown =
+                !value.is_empty() && !known.contains(&name.as_str()) && !is_service_link(rest, &value);
             is_unknown.then_some(name)
         })
         .collect();
@@ -63,17 +64,26 @@ fn is_service_link(rest: &str, value: &OsStr) -> bool {
 
 /// The candidate that `word` may be a misspelling of, if one is near.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let candidates: Vec<&str> = candidates.into_iter().collect();
     let allowed = |candidate: &str| (word.len().max(candidate.len()) / 3).max(1);
     let word_lower = word.to_ascii_lowercase();
-    candidates
-        .into_iter()
+    let misspelled = candidates
+        .iter()
+        .copied()
         .map(|candidate| {
             let distance = strsim::damerau_levenshtein(&word_lower, &candidate.to_ascii_lowercase());
             (distance, candidate)
         })
         .filter(|(distance, candidate)| *distance <= allowed(candidate))
         .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+        .map(|(_, candidate)| candidate);
+    // A word that says more, or less: "warning", "LISTEN_ADDRESS".
+    let begins_alike = |candidate: &&str| {
+        let candidate = candidate.to_ascii_lowercase();
+        let shorter = candidate.len().min(word_lower.len());
+        shorter >= 3 && (candidate.starts_with(&word_lower) || word_lower.starts_with(&candidate))
+    };
+    misspelled.or_else(|| candidates.into_iter().filter(begins_alike).max_by_key(|candidate| candidate.len()))
 }
 
 #[cfg(test)]
@@ -90,9 +100,13 @@ mod tests {
     #[test]
     fn mistyped_name_has_nearest() {
         let found = unknown("COORDD_ENSEMBEL", "1=a:1").unwrap();
-        assert_eq!(found.to_string(), "COORDD_ENSEMBEL: there is no such option; did you mean COORDD_ENSEMBLE?");
+        assert_eq!(
+            found.to_string(),
+            "COORDD_ENSEMBEL: there is no such option; did you mean COORDD_ENSEMBLE?"
+        );
         assert_eq!(unknown("COORDD_DATADIR", "/d").unwrap().nearest.as_deref(), Some("COORDD_DATA_DIR"));
         assert!(unknown("COORDD_LISTEN_PORT", "7401").is_some());
+        assert_eq!(unknown("COORDD_LISTEN_ADDR", "x").unwrap().nearest.as_deref(), Some("COORDD_LISTEN"));
         let far = unknown("COORDD_QQQQQQQQ", "1").unwrap();
         assert_eq!(far.nearest, None);
         assert!(far.to_string().contains("--help"));
@@ -122,7 +136,9 @@ mod tests {
     #[test]
     fn nearest_is_near() {
         let levels = ["off", "error", "warn", "info", "debug", "trace"];
-        for (word, wanted) in [("inof", Some("info")), ("warning", None), ("debg", Some("debug")), ("x", None)] {
+        for (word, wanted) in
+            [("inof", Some("info")), ("warning", Some("warn")), ("debg", Some("debug")), ("x", None)]
+        {
             assert_eq!(nearest(word, levels), wanted, "{word}");
         }
     }

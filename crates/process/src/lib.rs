@@ -3,6 +3,9 @@
 //! Output never ends a process. A line that cannot be written is lost, and the program goes on: on a full disk, with a closed
 //! pipe, or without a standard error. So no program uses `println!` and `eprintln!`, which panic then, and a lint says so.
 
+// They panic when nobody reads, or the disk is full; coordd-process has what does not.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 mod environment;
 mod log;
 mod output;

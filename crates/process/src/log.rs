@@ -110,7 +110,9 @@ pub fn check_filter(filter: &str, targets: &[&str]) -> Result<(), String> {
         if !targets.contains(&program) {
             return Err(match nearest(program, targets.iter().copied()) {
                 Some(found) => format!("no line has the target {target:?}; did you mean {found}?"),
-                None => format!("no line has the target {target:?}; targets begin with {}", targets.join(", ")),
+                None => {
+                    format!("no line has the target {target:?}; targets begin with {}", targets.join(", "))
+                }
             });
         }
     }
@@ -175,7 +177,9 @@ impl<S: Sink> Lines<S> {
     /// The line that says that lines were lost.
     fn loss(&self, lost: u64) -> String {
         match self.form {
-            LogForm::Human { .. } => format!(" WARN coordd_process: log lines were lost, because nobody took them lines={lost}\n"),
+            LogForm::Human { .. } => {
+                format!(" WARN coordd_process: log lines were lost, because nobody took them lines={lost}\n")
+            }
             LogForm::Json => format!(
                 "{{\"level\":\"WARN\",\"fields\":{{\"message\":\"log lines were lost, because nobody took \
                  them\",\"lines\":{lost}}},\"target\":\"coordd_process\"}}\n"
@@ -351,11 +355,7 @@ mod tests {
     fn debug_lines_are_all_written() {
         let kept = Kept::default();
         let lines = Lines::new(kept.clone(), LogForm::Human { ansi: false });
-        let subscriber = fmt()
-            .with_max_level(Level::DEBUG)
-            .with_writer(lines)
-            .without_time()
-            .finish();
+        let subscriber = fmt().with_max_level(Level::DEBUG).with_writer(lines).without_time().finish();
         tracing::subscriber::with_default(subscriber, || {
             for _ in 0..50 {
                 tracing::debug!("the same");

@@ -1,10 +1,19 @@
 use std::fmt::Display;
 use std::io::{self, Write as _};
+use std::time::Duration;
 
-/// Writes a line for a person to the standard error. The line is lost if it cannot be written.
+use crate::sink::{Sink as _, StandardError};
+
+/// How long a line waits for somebody who reads.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Writes a line for a person to the standard error. The line is lost if it cannot be written: the disk is full, nobody reads, or
+/// whoever reads stands still.
 pub fn say(line: impl Display) {
-    // In one piece, so that the lines of several processes do not mix.
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+    if StandardError.is_ready(PATIENCE) {
+        // In one piece, so that the lines of several processes do not mix.
+        let _ = StandardError.write(format!("{line}\n").as_bytes());
+    }
 }
 
 /// Writes text to the standard output.

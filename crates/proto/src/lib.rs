@@ -2,6 +2,9 @@
 //!
 //! The .proto files in `proto/` are the documentation of every message and field.
 
+// They panic when nobody reads, or the disk is full; coordd-process has what does not.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 /// The public API.
 pub mod v1 {
     #![allow(missing_docs, unreachable_pub, clippy::all)]

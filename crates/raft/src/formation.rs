@@ -244,7 +244,11 @@ impl Formation {
             if let Some(waited_s) = waiting.due() {
                 let forms = peers.members().keys().next().copied().unwrap_or_default();
                 let nodes = if reasons.is_empty() { "all answer".to_owned() } else { reasons.join("; ") };
-                tracing::info!(nodes, waited_s, "waiting for nodes: node {forms} forms the ensemble when all answer");
+                tracing::info!(
+                    nodes,
+                    waited_s,
+                    "waiting for nodes: node {forms} forms the ensemble when all answer"
+                );
             }
             // Ends early when the id arrives.
             let _ = tokio::time::timeout(RETRY * 5, adopted.changed()).await;
@@ -266,7 +270,12 @@ async fn hello(peers: &Peers, id: NodeId) -> Result<peer::HelloReply, String> {
         Ok(Err(status)) => {
             let reason = reason(&status);
             if matches!(status.code(), Code::FailedPrecondition | Code::Unimplemented) {
-                tracing::warn!(node = id, address, reason, "a node is not who it should be: check --ensemble");
+                tracing::warn!(
+                    node = id,
+                    address,
+                    reason,
+                    "a node is not who it should be: check --ensemble"
+                );
             }
             Err(format!("node {id} at {address}: {reason}"))
         }

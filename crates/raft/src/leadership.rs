@@ -50,8 +50,13 @@ pub(crate) async fn follow_leadership<O: Observer>(
             let changed = *known != current;
             if changed && (known.leader, known.term) != (current.leader, current.term) {
                 match current.leader {
-                    Some(leader) => tracing::info!(term = current.term, leader, own = current.is_own, "leadership"),
-                    None => tracing::info!(term = current.term, "leadership: nobody leads, as far as this node knows"),
+                    Some(leader) => {
+                        tracing::info!(term = current.term, leader, own = current.is_own, "leadership")
+                    }
+                    None => tracing::info!(
+                        term = current.term,
+                        "leadership: nobody leads, as far as this node knows"
+                    ),
                 }
             }
             *known = current;

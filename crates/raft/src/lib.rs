@@ -17,6 +17,9 @@
 //! Meaning: this crate knows log ids, batches and bytes. What a znode or a session is, the tree knows; who waits for a
 //! result and what an event is good for, the server knows. openraft's types do not leave this crate.
 
+// They panic when nobody reads, or the disk is full; coordd-process has what does not.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 mod clock;
 mod convert;
 mod disk;

@@ -293,9 +293,7 @@ impl<O: Observer> Replica<O> {
         let config = Arc::new(options.timing.config(peers.cluster_id())?);
         let network = NetworkFactory { peers: peers.clone() };
         let built = Raft::build(node_id, config, network, log.clone(), state_machine);
-        let raft = told("replaying the log", built)
-            .await
-            .map_err(|e| StartError::Raft(e.to_string()))?;
+        let raft = told("replaying the log", built).await.map_err(|e| StartError::Raft(e.to_string()))?;
         let (leader, queue) = LeaderQueue::new();
         let node = Arc::new(Node {
             raft: raft.clone(),
@@ -562,7 +560,11 @@ fn refuse_diverged(data_dir: &DataDir) -> Result<(), StartError> {
 }
 
 /// What was purged from the log is in a snapshot.
-fn refuse_lost_snapshot(dir: &Path, purged: Option<u64>, snapshots: &SnapshotStore) -> Result<(), StartError> {
+fn refuse_lost_snapshot(
+    dir: &Path,
+    purged: Option<u64>,
+    snapshots: &SnapshotStore,
+) -> Result<(), StartError> {
     let Some(purged) = purged else { return Ok(()) };
     let newest = snapshots.latest().map(|file| file.meta.last_log_id.map_or(0, |id| id.index));
     if newest.is_some_and(|newest| newest >= purged) {

@@ -17,9 +17,9 @@ use crate::observer::Observer;
 use crate::proposer::Proposer;
 use crate::rules::Rules;
 use crate::storage::{SnapshotFile, SnapshotStore, is_full_disk};
-use crate::waiting::Waiting;
 use crate::type_config::types::{LeaderId, LogId, SnapshotMeta, StoredMembership};
 use crate::type_config::{Member, NodeId, TypeConfig};
+use crate::waiting::Waiting;
 
 /// At most so many entries are taken at once, so that openraft hears of progress during a replay.
 const ENTRIES_PER_RUN: usize = 64;
@@ -438,7 +438,12 @@ impl<O: Observer> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<O> {
         let file = loop {
             if let Some(waited_s) = waiting.due() {
                 let (free_bytes, needed_bytes) = (self.disk.free_bytes(), snapshot_bytes(&self.version.0));
-                tracing::warn!(waited_s, free_bytes, needed_bytes, "a snapshot waits for room on this node's disk");
+                tracing::warn!(
+                    waited_s,
+                    free_bytes,
+                    needed_bytes,
+                    "a snapshot waits for room on this node's disk"
+                );
             }
             // Without the room for all of it, an attempt would only take what the log still has.
             if self.disk.free_bytes() > snapshot_bytes(&self.version.0) {

@@ -10,6 +10,7 @@ pub struct Configuration {
     given: GivenOptions,
     file: Option<PathBuf>,
     in_force: toml::Table,
+    text: String,
 }
 
 /// What reading the file again has found.
@@ -28,21 +29,21 @@ impl Configuration {
     ///
     /// The file cannot be read, or an option cannot be.
     pub fn read(given: GivenOptions, file: Option<PathBuf>) -> Result<(Configuration, Options), OptionError> {
-        let mut configuration = Configuration { given, file, in_force: toml::Table::new() };
-        let (in_force, options) = configuration.look()?;
-        configuration.in_force = in_force;
+        let mut configuration =
+            Configuration { given, file, in_force: toml::Table::new(), text: String::new() };
+        let (text, options) = configuration.look()?;
+        (configuration.in_force, configuration.text) = (table(&text), text);
         Ok((configuration, options))
     }
 
-    fn look(&self) -> Result<(toml::Table, Options), OptionError> {
+    fn look(&self) -> Result<(String, Options), OptionError> {
         let file = match &self.file {
             Some(path) => GivenOptions::from_file(path)?,
             None => GivenOptions::default(),
         };
         let given = self.given.clone().or(file);
         let options = given.clone().check()?;
-        let table = given.in_force(&options).to_toml().parse();
-        Ok((table.unwrap_or_default(), options))
+        Ok((given.in_force(&options).to_toml(), options))
     }
 
     /// There is a file that can be read again.
@@ -50,9 +51,9 @@ impl Configuration {
         self.file.is_some()
     }
 
-    /// What is in force, as a file.
-    pub fn to_toml(&self) -> String {
-        self.in_force.to_string()
+    /// What was in force at the start, as a file.
+    pub fn as_toml(&self) -> &str {
+        &self.text
     }
 
     /// Reads the file again. A new filter of the log is in force from now on; everything else stays as it was.
@@ -61,7 +62,8 @@ impl Configuration {
     ///
     /// The file cannot be used; nothing has changed.
     pub fn read_again(&mut self) -> Result<Changes, OptionError> {
-        let (found, options) = self.look()?;
+        let (text, options) = self.look()?;
+        let found = table(&text);
         let names = found.keys().chain(self.in_force.keys());
         let mut changed: Vec<String> =
             names.filter(|name| found.get(*name) != self.in_force.get(*name)).cloned().collect();
@@ -75,6 +77,11 @@ impl Configuration {
         }
         Ok(Changes { log, after_restart: changed })
     }
+}
+
+/// The options by their names.
+fn table(text: &str) -> toml::Table {
+    text.parse().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -97,13 +104,13 @@ mod tests {
         let after_restart = vec!["announce".to_owned(), "heartbeat".to_owned()];
         let changes = configuration.read_again().unwrap();
         assert_eq!(changes, Changes { log: Some("debug".to_owned()), after_restart: after_restart.clone() });
-        assert!(configuration.to_toml().contains("log = \"debug\"\n"));
         let changes = configuration.read_again().unwrap();
         assert_eq!(changes, Changes { log: None, after_restart }, "they still wait for a restart");
 
         write("log = \"inof\"");
         assert!(configuration.read_again().unwrap_err().to_string().contains("did you mean info?"));
-        assert!(configuration.to_toml().contains("log = \"debug\"\n"));
+        write("log = \"debug\"\nid = 1");
+        assert_eq!(configuration.read_again().unwrap(), Changes::default());
     }
 
     /// What the command line says is not changed by a file.

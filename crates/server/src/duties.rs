@@ -225,13 +225,15 @@ fn why_not_serving(service: &Service) -> String {
     }
     let majority = nodes / 2 + 1;
     match (status.leader, status.leader_silence) {
-        (None, _) => format!("no node leads: {majority} of the {nodes} nodes have to reach each other for that"),
+        (None, _) => {
+            format!("no node leads: {majority} of the {nodes} nodes have to reach each other for that")
+        }
         (Some(leader), silence) if silence.is_none_or(|silence| silence > SILENT) => {
             format!("node {leader} led last and is not heard: a leader needs {majority} of the {nodes} nodes")
         }
         (Some(leader), _) => format!(
             "catching up with node {leader}: entry {} of {} is applied",
-            replica.tree().applied_index(),
+            replica.tree().applied().0,
             status.committed_index.max(status.last_log_index)
         ),
     }

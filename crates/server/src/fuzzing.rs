@@ -402,7 +402,8 @@ mod tests {
         keep_seeds("server_client_message", &seeds);
         let reference = include_str!("../../../config/coordd.toml");
         let options = |line: &str| {
-            let line = line.strip_prefix('#').filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+            let line =
+                line.strip_prefix('#').filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
             line.map(str::to_owned)
         };
         let file: Vec<String> = reference.lines().filter_map(options).collect();

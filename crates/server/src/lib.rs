@@ -9,6 +9,9 @@
 //!
 //! What is not here: what a command does (the tree knows), how it is replicated (the raft crate knows), and any recipe.
 
+// They panic when nobody reads, or the disk is full; coordd-process has what does not.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 mod admission;
 mod announce;
 mod configuration;

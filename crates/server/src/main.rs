@@ -1,5 +1,8 @@
 //! The `coordd` process: options, log, run, exit code.
 
+// They panic when nobody reads, or the disk is full; coordd-process has what does not.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -132,7 +135,7 @@ fn main() -> ExitCode {
         for warning in options.warnings() {
             say(format_args!("coordd: warning: {warning}"));
         }
-        return match print(configuration.to_toml()) {
+        return match print(configuration.as_toml()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 say(format_args!("coordd: the options could not be written: {error}"));
@@ -206,14 +209,19 @@ async fn reload(mut hangups: Signal, mut configuration: Configuration, log: Arc<
         };
         let after_restart = changes.after_restart.join(", ");
         if !after_restart.is_empty() {
-            tracing::warn!(options = after_restart, "SIGHUP: new values of these options count after a restart");
+            tracing::warn!(
+                options = after_restart,
+                "SIGHUP: new values of these options count after a restart"
+            );
         }
         match changes.log {
             Some(filter) => match log.set_filter(&filter) {
                 Ok(()) => tracing::info!(log = filter, "SIGHUP: log lines are written by the new filter"),
                 Err(error) => tracing::warn!(error, log = filter, "SIGHUP: the filter of the log stays"),
             },
-            None => tracing::info!("SIGHUP: the configuration was read again; there is no new filter of the log"),
+            None => {
+                tracing::info!("SIGHUP: the configuration was read again; there is no new filter of the log")
+            }
         }
     }
 }

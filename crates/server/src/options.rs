@@ -364,9 +364,16 @@ impl GivenOptions {
             snapshot_log_bytes,
             keep_log_bytes,
             disk_reserve_bytes,
+            depth_max,
+            tree_znodes_max,
+            ephemerals_max,
+            quotas_max,
+            acl_bytes_max,
+            answers_bytes_max,
             super_digest,
         } = self;
-        let number = |value: Option<u64>| Some(toml::Value::Integer(i64::try_from(value?).unwrap_or(i64::MAX)));
+        let number =
+            |value: Option<u64>| Some(toml::Value::Integer(i64::try_from(value?).unwrap_or(i64::MAX)));
         let count = |value: &Option<usize>| number(value.map(|value| value as u64));
         let text = |value: &Option<String>| value.clone().map(toml::Value::String);
         let time = |value: &Option<Time>| {
@@ -404,6 +411,12 @@ impl GivenOptions {
             ("snapshot-log-bytes", size(snapshot_log_bytes)),
             ("keep-log-bytes", size(keep_log_bytes)),
             ("disk-reserve-bytes", size(disk_reserve_bytes)),
+            ("depth-max", count(depth_max)),
+            ("tree-znodes-max", count(tree_znodes_max)),
+            ("ephemerals-max", count(ephemerals_max)),
+            ("quotas-max", count(quotas_max)),
+            ("acl-bytes-max", size(acl_bytes_max)),
+            ("answers-bytes-max", size(answers_bytes_max)),
             ("super-digest", text(super_digest)),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some(format!("{name} = {}\n", value?)));
@@ -443,6 +456,12 @@ impl GivenOptions {
             snapshot_log_bytes: size(checked.snapshot_log_bytes),
             keep_log_bytes: size(checked.keep_log_bytes),
             disk_reserve_bytes: size(checked.disk_reserve_bytes),
+            depth_max: Some(limits.depth),
+            tree_znodes_max: Some(limits.ceilings.tree_znodes as usize),
+            ephemerals_max: Some(limits.ceilings.ephemerals as usize),
+            quotas_max: Some(limits.ceilings.quotas as usize),
+            acl_bytes_max: size(limits.ceilings.acl_bytes as u64),
+            answers_bytes_max: size(limits.answers_bytes),
             super_digest: self.super_digest.clone(),
         }
     }
@@ -863,7 +882,8 @@ mod tests {
     fn printed_options_are_read_again() {
         let reference = include_str!("../../../config/coordd.toml");
         let options = |line: &str| {
-            let line = line.strip_prefix('#').filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+            let line =
+                line.strip_prefix('#').filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
             line.map(str::to_owned)
         };
         let reference: Vec<String> = reference.lines().filter_map(options).collect();

@@ -16,6 +16,9 @@
 //! ZooKeeper 3.9's documented behaviour is the specification of the data model; where coordd goes further the
 //! item says so.
 
+// They panic when nobody reads, or the disk is full; coordd-process has what does not.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 mod acl;
 mod acl_table;
 mod change;

@@ -19,8 +19,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::requests::{append_request, check_batch, snapshot_start, transfer_request, vote_request};
 use super::gate::{Gate, Pass};
+use super::requests::{append_request, check_batch, snapshot_start, transfer_request, vote_request};
 use super::{MESSAGE_BYTES, PROTOCOL, Peers};
 use crate::convert::{self, ConvertError};
 use crate::formation::Formation;

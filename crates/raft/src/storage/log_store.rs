@@ -84,7 +84,9 @@ fn advice_for(error: &WalError) -> String {
 impl OpenError {
     /// The same, with the place in which a record was looked for.
     fn at(mut self, find: impl FnOnce(u64) -> PathBuf) -> OpenError {
-        if let OpenError::AcknowledgedDataLost { seq, place, .. } | OpenError::Unreadable { seq, place, .. } = &mut self {
+        if let OpenError::AcknowledgedDataLost { seq, place, .. } | OpenError::Unreadable { seq, place, .. } =
+            &mut self
+        {
             *place = find(*seq).display().to_string();
         }
         self

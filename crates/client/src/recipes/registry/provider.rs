@@ -261,7 +261,8 @@ impl ServiceProvider {
         F: Future<Output = Result<T, CallError>>,
     {
         let view = self.view();
-        let deadline = Instant::now() + bounded(options.timeout.unwrap_or_else(|| view.config.call_timeout()));
+        let deadline =
+            Instant::now() + bounded(options.timeout.unwrap_or_else(|| view.config.call_timeout()));
         let permits = self.shared.pool.admit_each(view.healthy.iter(), Instant::now());
         self.answers(permits, deadline, &send).await
     }
