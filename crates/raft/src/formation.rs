@@ -33,7 +33,8 @@ pub enum FormationError {
     /// See the module.
     #[error(
         "this node's data directory is empty, but node {peer} already belongs to ensemble {cluster_id} that has begun: \
-         node {node} has lost its disk and must not come back as itself"
+         node {node} has lost its disk and must not come back as itself; docs/operations.md, \
+         \"Replacing a node\", says what is possible"
     )]
     DiskLost {
         /// This node.

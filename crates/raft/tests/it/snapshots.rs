@@ -175,7 +175,7 @@ fn a_damaged_snapshot_is_refused_and_no_older_one_takes_its_place() {
             let refused = loaded.unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{refused}");
             assert!(refused.to_string().contains("snap-2-1-70"), "{refused}");
-            assert!(refused.to_string().contains("add a new one, with a new id"), "{refused}");
+            assert!(refused.to_string().contains("do not start this node again"), "{refused}");
         }
     }
 }
