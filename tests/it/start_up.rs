@@ -1,6 +1,7 @@
 //! How nodes start, refuse to start, and stop.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -259,4 +260,157 @@ async fn the_command_line_comes_before_the_environment_before_the_file() {
     let output = run(check(&file)).await;
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("hartbeat"), "{}", stderr(&output));
+}
+
+/// The files below a directory, and what is in them.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for file in std::fs::read_dir(dir).expect("a directory") {
+        let path = file.expect("a file").path();
+        match path.is_dir() {
+            true => found.extend(contents(&path)),
+            false => drop(found.insert(path.clone(), std::fs::read(&path).expect("a file"))),
+        }
+    }
+    found
+}
+
+/// A node, started by hand with another id or list. Without a list it is alone.
+fn with_list(ensemble: &Ensemble, id: u64, as_id: u64, list: &str) -> Command {
+    let mut command = Command::new(coordd_tests::coordd());
+    command.args(["--id", &as_id.to_string(), "--listen", &ensemble.endpoint(id)]);
+    command.arg("--data-dir").arg(ensemble.data_dir(id));
+    command.args(["--peer-listen", &ensemble.peer_endpoint(id)]);
+    if !list.is_empty() {
+        command.args(["--ensemble", list]);
+    }
+    command
+}
+
+/// Ids at addresses where nobody listens, but the first, which is at its own.
+fn list(ensemble: &Ensemble, ids: &[u64]) -> String {
+    let own = ensemble.ids()[0];
+    let address = |id: u64| match id == own {
+        true => ensemble.peer_endpoint(id),
+        false => format!("127.0.0.1:{}", free_port()),
+    };
+    ids.iter().map(|id| format!("{id}={}", address(*id))).collect::<Vec<_>>().join(",")
+}
+
+/// G1, G2: a node is started with the list that its ensemble was formed with, or not at all. With another one it could take
+/// itself for a majority. It is refused each time, with both lists, and nothing is written.
+#[tokio::test]
+async fn another_list_of_nodes_is_refused() {
+    let mut alone = Ensemble::start(1).await;
+    let client = alone.client(TIMEOUT).await;
+    client.create("/a", "", CreateMode::Persistent).await.expect("a create");
+    alone.kill9(1);
+    let before = contents(alone.data_dir(1));
+    for ids in [&[1, 2, 3][..], &[1, 2], &[1, 2, 3, 4, 5]] {
+        let said = format!("names the nodes {ids:?}");
+        for _ in 0..3 {
+            is_refused(with_list(&alone, 1, 1, &list(&alone, ids)), &[&said, "formed with the nodes [1]"])
+                .await;
+        }
+    }
+    assert!(contents(alone.data_dir(1)) == before, "a refused start wrote something");
+    alone.restart(1);
+    alone.wait_serving().await;
+
+    let mut three = EnsembleOptions::new(3).start_beside(&alone).await;
+    let client = three.client(TIMEOUT).await;
+    client.create("/a", "", CreateMode::Persistent).await.expect("a create");
+    for id in [1, 3] {
+        three.kill9(id);
+        let before = contents(three.data_dir(id));
+        // Another id in the list, more and fewer of them, and none.
+        for ids in [&[1, 3, 4][..], &[1, 2, 3, 4], &[1, 2, 3, 4, 5], &[]] {
+            let said = if ids.is_empty() { format!("names the nodes [{id}]") } else { format!("{ids:?}") };
+            is_refused(
+                with_list(&three, id, id, &list(&three, ids)),
+                &[&said, "formed with the nodes [1, 2, 3]"],
+            )
+            .await;
+        }
+        let other_id = with_list(&three, id, 2, &three.members());
+        is_refused(other_id, &[&format!("belongs to node {id}, not to node 2")]).await;
+        assert!(contents(three.data_dir(id)) == before, "a refused start wrote something");
+        three.restart(id);
+        three.wait_serving().await;
+    }
+}
+
+/// A directory of a version that did not keep the list: it is found in the log, and kept from then on. The same nodes at new
+/// addresses are the same nodes.
+#[tokio::test]
+async fn the_list_of_an_older_directory_is_found() {
+    let mut ensemble = Ensemble::start(3).await;
+    let client = ensemble.client(TIMEOUT).await;
+    client.create("/a", "", CreateMode::Persistent).await.expect("a create");
+    ensemble.wait_equal().await;
+    for id in ensemble.ids() {
+        ensemble.kill9(id);
+        let file = ensemble.data_dir(id).join("IDENTITY");
+        let text = std::fs::read_to_string(&file).expect("there is an identity");
+        let body = text.split("has_watermark").next().expect("the older part");
+        assert!(text.contains("formed_with = 1,2,3"), "{text}");
+        let older = format!("{body}crc32c = {:08x}\n", crc32c::crc32c(body.as_bytes()));
+        std::fs::write(&file, older).expect("the file can be written");
+    }
+    let before = contents(ensemble.data_dir(1));
+    for ids in [&[1, 2, 3, 4][..], &[]] {
+        is_refused(with_list(&ensemble, 1, 1, &list(&ensemble, ids)), &["formed with the nodes [1, 2, 3]"])
+            .await;
+    }
+    assert!(contents(ensemble.data_dir(1)) == before, "a refused start wrote something");
+    ensemble.move_peers();
+    for id in ensemble.ids() {
+        ensemble.restart(id);
+    }
+    ensemble.wait_serving().await;
+    for id in ensemble.ids() {
+        let text = std::fs::read_to_string(ensemble.data_dir(id).join("IDENTITY")).expect("an identity");
+        assert!(text.contains("formed_with = 1,2,3\n") && text.contains("has_watermark = true\n"), "{text}");
+    }
+    client.set("/a", "2", None).await.expect("a set");
+}
+
+/// G1: what is missing of a directory that has begun is not taken for what was never there.
+#[tokio::test]
+async fn missing_files_of_a_begun_directory_are_refused() {
+    // The log is cut behind a snapshot all the time.
+    let mut ensemble = EnsembleOptions::new(1)
+        .env("COORDD_SNAPSHOT_LOG_BYTES", "4MiB")
+        .env("COORDD_KEEP_LOG_BYTES", "1MiB")
+        .start()
+        .await;
+    let client = ensemble.client(TIMEOUT).await;
+    client.create("/a", "", CreateMode::Persistent).await.expect("a create");
+    for _ in 0..30 {
+        client.set("/a", vec![b'x'; 500_000], None).await.expect("a set");
+    }
+    eventually(TIMEOUT, "the log is cut", async || {
+        let status = ensemble.status(1).await;
+        status.is_some_and(|status| status.purged_index > 0)
+    })
+    .await;
+    assert_eq!(ensemble.terminate(1).await.code(), Some(0));
+    let dir = ensemble.data_dir(1).to_owned();
+    let aside = ensemble.scratch().join("aside");
+    for (name, said) in [
+        ("snapshots", &["there is no snapshot", "snapshots"][..]),
+        ("wal/watermark", &["wal/watermark", "it is missing"]),
+        ("wal", &["the log is empty"]),
+        ("IDENTITY", &["no IDENTITY"]),
+    ] {
+        std::fs::rename(dir.join(name), &aside).expect("it is there");
+        is_refused(ensemble.command(1), said).await;
+        let made = dir.join(name);
+        if made.is_dir() {
+            std::fs::remove_dir_all(&made).expect("made by the start");
+        }
+        std::fs::rename(&aside, made).expect("it can be put back");
+    }
+    ensemble.restart(1);
+    ensemble.wait_serving().await;
 }

@@ -134,6 +134,25 @@ impl Ensemble {
         self.options.env.push((name.to_owned(), value.to_owned()));
     }
 
+    /// New addresses for the nodes' peers, for nodes that are started from here on.
+    pub fn move_peers(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.peer_port = free_port();
+        }
+    }
+
+    /// Puts the data directory of a node that does not run aside, as `name`; what was there under that name is gone.
+    pub fn keep_copy(&self, id: u64, name: &str) {
+        assert!(!self.node(id).is_running(), "node {id} runs");
+        copy_dir(self.data_dir(id), &self.scratch().join(format!("{name}-{id}")));
+    }
+
+    /// Puts such a copy in the place of the data directory of a node that does not run.
+    pub fn put_copy(&self, id: u64, name: &str) {
+        self.wipe(id);
+        copy_dir(&self.scratch().join(format!("{name}-{id}")), self.data_dir(id));
+    }
+
     /// Starts a node that does not run.
     pub fn restart(&mut self, id: u64) {
         let (members, env) = (self.members(), self.options.env.clone());
@@ -289,6 +308,18 @@ impl Ensemble {
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for file in std::fs::read_dir(from).expect("a directory") {
+        let file = file.expect("a file");
+        let target = to.join(file.file_name());
+        match file.path().is_dir() {
+            true => copy_dir(&file.path(), &target),
+            false => drop(std::fs::copy(file.path(), target).expect("a file")),
         }
     }
 }

@@ -122,7 +122,12 @@ impl Formation {
 
     fn store(&self, peers: &Peers, cluster_id: &str) -> Result<(), String> {
         // Blocks on the disk, once in the life of a data directory.
-        lock(&self.data_dir).set_cluster_id(cluster_id).map_err(|e| e.to_string())?;
+        // Which nodes it is formed with is settled when the log begins.
+        let node_ids: Vec<NodeId> = match self.has_log {
+            true => Vec::new(),
+            false => peers.members().keys().copied().collect(),
+        };
+        lock(&self.data_dir).join(cluster_id, &node_ids).map_err(|e| e.to_string())?;
         peers.set_cluster_id(cluster_id);
         self.adopted.send_replace(true);
         Ok(())

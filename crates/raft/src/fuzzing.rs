@@ -118,7 +118,13 @@ mod tests {
     use super::*;
 
     fn header() -> Option<peer::Header> {
-        Some(peer::Header { protocol: crate::network::PROTOCOL, cluster_id: "ours".into(), from: 2, to: 1 })
+        Some(peer::Header {
+            protocol: crate::network::PROTOCOL,
+            cluster_id: "ours".into(),
+            from: 2,
+            to: 1,
+            wall_ms: 0,
+        })
     }
 
     fn message(kind: u8, message: &impl Message) -> Vec<u8> {
@@ -160,8 +166,12 @@ mod tests {
             entries: entries.collect(),
             leader_commit: log_id(5),
         };
-        let ask =
-            peer::VoteRequest { header: header(), vote, last_log_id: log_id(5), leadership_transfer: true };
+        let ask = peer::VoteRequest {
+            header: header(),
+            vote: Some(peer::Vote { term: 4, node_id: 2, committed: false }),
+            last_log_id: log_id(5),
+            leadership_transfer: true,
+        };
         let start = peer::SnapshotStart {
             header: header(),
             vote,
@@ -184,7 +194,17 @@ mod tests {
         };
         let partial = peer::append_reply::Result::Partial(peer::PartialSuccess { log_id: log_id(5) });
         let form = peer::FormRequest { header: header(), node_ids: vec![1, 2, 3] };
-        let hello = peer::HelloReply { cluster_id: "ours".into(), node_id: 2, initialized: true };
+        let hello = peer::HelloReply {
+            cluster_id: "ours".into(),
+            node_id: 2,
+            initialized: true,
+            acknowledged: log_id(5),
+            acknowledged_to: vote,
+        };
+        let append_reply =
+            peer::AppendReply { result: Some(partial), wall_ms: 1_700_000_000_000, lacking: log_id(4) };
+        let vote_reply =
+            peer::VoteReply { vote, last_log_id: log_id(5), granted: true, wall_ms: 1_700_000_000_000 };
         keep_seeds(
             "raft_peer_message",
             &[
@@ -197,14 +217,20 @@ mod tests {
                 ("renew", message(6, &peer::RenewRequest { header: header(), sessions: vec![7, 8] })),
                 ("hello", message(7, &peer::HelloRequest { protocol: 1, from: 2, to: 1 })),
                 ("form", message(8, &form)),
-                ("append-reply", message(9, &peer::AppendReply { result: Some(partial) })),
-                ("vote-reply", message(10, &peer::VoteReply { vote, last_log_id: log_id(5), granted: true })),
+                ("append-reply", message(9, &append_reply)),
+                ("vote-reply", message(10, &vote_reply)),
                 ("hello-reply", message(11, &hello)),
                 (
                     "forward-reply",
                     message(
                         12,
-                        &peer::ForwardReply { term: 3, applied_index: 5, digest: 7, growth_refused: false },
+                        &peer::ForwardReply {
+                            term: 3,
+                            applied_index: 5,
+                            digest: 7,
+                            growth_refused: false,
+                            applied: log_id(5),
+                        },
                     ),
                 ),
             ],

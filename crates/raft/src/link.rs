@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use coordd_proto::peer;
 use coordd_tree::{RULES, SessionId};
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -18,8 +19,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use crate::NodeId;
+use crate::convert::some_log_id_from_wire;
 use crate::leadership::Leadership;
-use crate::network::Lane;
+use crate::network::{Lane, contradiction};
 use crate::observer::Observer;
 use crate::replica::Node;
 use crate::state_machine::DigestVerdict;
@@ -123,7 +125,7 @@ async fn lead<O: Observer>(
     leadership: &mut watch::Receiver<Leadership>,
     reign: Leadership,
 ) -> End {
-    node.clock.lead(reign.term, node.shared.read().tree.time_ms());
+    node.clock.lead(reign.term, node.shared.read().tree.time_ms(), &node.peers.clocks);
     node.rules.lead();
     let mut losses = node.leader.losses();
     let mut tick = interval(TOUCH_INTERVAL);
@@ -140,6 +142,7 @@ async fn lead<O: Observer>(
                 if !leadership.borrow().is_same_reign(reign) { return End::LeadershipChanged }
             }
             _ = tick.tick() => {
+                node.clock.settle(&node.peers.clocks);
                 let touched = node.contact.take_touched();
                 if !touched.is_empty() { node.shared.observer.touched(node.id(), &touched) }
                 if node.has_fresh_quorum() { node.contact.heard_leader() }
@@ -176,7 +179,7 @@ async fn follow<O: Observer>(
     let mut tick = interval(TOUCH_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
-    let mut unverified: Option<(u64, u64)> = None;
+    let mut unverified: Option<peer::ForwardReply> = None;
     loop {
         let mut frame = peer::ForwardFrame::default();
         tokio::select! {
@@ -191,7 +194,7 @@ async fn follow<O: Observer>(
                     node.contact.heard_leader();
                     node.disk.refuse_growth(reply.growth_refused);
                     if reply.applied_index > 0 && unverified.is_none() {
-                        unverified = Some((reply.applied_index, reply.digest));
+                        unverified = Some(reply);
                     }
                 }
                 Ok(None) => return End::Broken,
@@ -204,9 +207,7 @@ async fn follow<O: Observer>(
             _ = tick.tick() => {
                 if heard.elapsed() > SILENCE || node.shared.proposer.is_stuck(PATIENCE) { return End::Broken }
                 frame.touched = node.contact.take_touched();
-                if let Some((index, digest)) = unverified {
-                    unverified = verify(node, index, digest);
-                }
+                unverified = unverified.filter(|said| verify(node, said));
             }
         }
         let mut bytes = 0;
@@ -231,14 +232,23 @@ async fn follow<O: Observer>(
     }
 }
 
-/// Compares this node's digest with the leader's; says what is still to be compared (G8).
-fn verify<O: Observer>(node: &Node<O>, index: u64, digest: u64) -> Option<(u64, u64)> {
-    match node.shared.compare_digest(index, digest) {
-        DigestVerdict::Equal => None,
-        DigestVerdict::Unknown if *node.shared.applied.borrow() < index => Some((index, digest)),
-        DigestVerdict::Unknown => None,
-        DigestVerdict::Differs { ours } => node.diverged(index, digest, ours),
+/// Compares this node's digest with the leader's (G8); says whether that is still to be done.
+fn verify<O: Observer>(node: &Node<O>, said: &peer::ForwardReply) -> bool {
+    let index = said.applied_index;
+    match node.shared.compare_digest(index, said.digest) {
+        DigestVerdict::Equal => false,
+        DigestVerdict::Unknown => *node.shared.applied.borrow() < index,
+        // Of a log that lost a part of this one's, which is no reason for this node to leave.
+        DigestVerdict::Differs { .. } if is_of_another_log(node, said) => false,
+        DigestVerdict::Differs { ours } => node.diverged(index, said.digest, ours),
     }
+}
+
+fn is_of_another_log<O: Observer>(node: &Node<O>, said: &peer::ForwardReply) -> bool {
+    let Ok(Some(leaders)) = some_log_id_from_wire(said.applied) else { return false };
+    let applied = node.raft.metrics().borrow_watched().last_applied;
+    let own = |index| node.log.cached_log_id(index);
+    applied.is_some_and(|applied| contradiction(&[leaders], applied, own).is_some())
 }
 
 /// A new connection to the peer is refused: nothing listens there, so the process is gone.

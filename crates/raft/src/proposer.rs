@@ -5,6 +5,7 @@
 //! safe because the tree takes each number once and in order (see [`coordd_tree::Batch`]).
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub(crate) struct Proposer<W> {
     state: Mutex<State<W>>,
     /// There may be something to send.
     pub(crate) wake: Notify,
+    /// A life of this node was met that its directory does not know of.
+    has_other_life: AtomicBool,
 }
 
 struct State<W> {
@@ -65,7 +68,12 @@ impl<W> Proposer<W> {
             in_flight: VecDeque::new(),
             progress: Instant::now(),
         };
-        Proposer { origin, state: Mutex::new(state), wake: Notify::new() }
+        Proposer {
+            origin,
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            has_other_life: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn origin(&self) -> Origin {
@@ -135,14 +143,15 @@ impl<W> Proposer<W> {
     /// This node has applied its command `seq` of `origin`: who waited for it.
     pub(crate) fn applied(&self, origin: Origin, seq: u64) -> Option<W> {
         if origin != self.origin {
+            self.look_for_another_life(origin, seq);
             return None;
         }
         let mut state = self.lock();
-        debug_assert_eq!(
-            state.pending.front().map(|p| p.seq),
-            Some(seq),
-            "own commands are applied in order"
-        );
+        if state.pending.front().map(|p| p.seq) != Some(seq) {
+            drop(state);
+            self.look_for_another_life(origin, seq);
+            return None;
+        }
         let waiter = state.pop();
         state.progress = Instant::now();
         let freed = state.land(seq);
@@ -155,6 +164,7 @@ impl<W> Proposer<W> {
 
     /// A snapshot covers this node's commands up to `seq`: who waited for them.
     pub(crate) fn skipped(&self, origin: Origin, seq: u64) -> Vec<W> {
+        self.look_for_another_life(origin, seq);
         if origin != self.origin {
             return Vec::new();
         }
@@ -167,6 +177,24 @@ impl<W> Proposer<W> {
         drop(state);
         self.wake.notify_one();
         waiters
+    }
+
+    /// Every process of a node counts as one life, and its directory knows how many there were. Commands of this life that this
+    /// process has not submitted, or of a later one, are of a life that the directory has forgotten.
+    fn look_for_another_life(&self, origin: Origin, seq: u64) {
+        let is_same = origin == self.origin;
+        if origin.node != self.origin.node || origin.incarnation < self.origin.incarnation {
+            return;
+        }
+        if (!is_same || seq >= self.lock().next_seq) && !self.has_other_life.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "node {}'s directory is an old copy, or another process has its id: by the directory it was started {} times, \
+                 and the log has command {seq} of start {}, which this process has not made. Stop it, and replace it",
+                origin.node,
+                self.origin.incarnation,
+                origin.incarnation
+            );
+        }
     }
 
     /// Commands and bytes that wait to be applied.
@@ -197,6 +225,20 @@ impl<W> State<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_forgotten_life_is_noticed() {
+        let met = |incarnation, seq| {
+            let proposer = Proposer::<()>::new(Origin { node: 2, incarnation: 5 });
+            let end = Command::EndSession { session: 1, reason: coordd_tree::EndReason::Closed };
+            proposer.submit([(end, ())]).unwrap();
+            let waiter = proposer.applied(Origin { node: 2, incarnation }, seq);
+            assert_eq!(waiter.is_some(), (incarnation, seq) == (5, 1));
+            proposer.has_other_life.load(Ordering::Relaxed)
+        };
+        assert!(!met(5, 1) && !met(4, 900));
+        assert!(met(5, 2) && met(6, 1));
+    }
 
     const ORIGIN: Origin = Origin { node: 1, incarnation: 7 };
 

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::ops::Deref;
-use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, RwLockReadGuard};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLockReadGuard};
 use std::time::Duration;
 
 use coordd_tree::{Command, Origin, SessionId, Tree};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{Fatal, InitializeError, RaftError};
-use openraft::storage::RaftLogStorage as _;
-use openraft::{Raft, RaftLogReader as _, ServerState};
+use openraft::{Raft, ServerState};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -23,16 +22,18 @@ use crate::formation::{Formation, FormationError};
 use crate::leader::{LeaderQueue, run_leader};
 use crate::leadership::{Leadership, follow_leadership};
 use crate::link::{Contact, run_link};
-use crate::network::{Gate, NetworkFactory, PeerService, Peers, serve};
+use crate::members;
+use crate::network::{Gate, NetworkFactory, PeerService, Peers, Streams, serve};
 use crate::observer::Observer;
 use crate::options::ReplicaOptions;
 use crate::proposer::{Overloaded, Proposer};
 use crate::read_index::{self, NoQuorum, run_read_index};
 use crate::retention::run_retention;
 use crate::rules::Rules;
+use crate::seldom::Seldom;
 use crate::state_machine::{Replicated, Shared, StateMachine};
 use crate::storage::{
-    DataDir, DataDirError, LOST_ADVICE, LogOptions, LogStore, OpenError, SnapshotStore, private_file,
+    DataDir, DataDirError, LOST_ADVICE, LogOptions, LogStore, OpenError, SnapshotStore, newer, private_file,
 };
 use crate::waiting::told;
 use crate::{Member, NodeId, TypeConfig, types};
@@ -71,13 +72,29 @@ pub enum StartError {
     /// Raft's options contradict each other.
     #[error("timing: {0}")]
     Timing(#[from] openraft::ConfigError),
-    /// The log knows another ensemble than the options.
-    #[error("--ensemble names the nodes {configured:?}, but the log's membership is {logged:?}")]
+    /// The options name other nodes than those of this directory's ensemble. Nothing was changed in it.
+    #[error(
+        "--ensemble names the nodes {configured:?}, but {dir} is of an ensemble that was formed with the nodes {formed:?} and \
+         has the members {members:?} now: start this node with one of these lists (the addresses may be new; a node alone \
+         is started without --ensemble), or with its own data directory. Nothing was changed"
+    )]
     Membership {
+        /// The data directory.
+        dir: PathBuf,
         /// In the options.
         configured: Vec<NodeId>,
-        /// In the log.
-        logged: Vec<NodeId>,
+        /// The ensemble's first members, as the directory knows them.
+        formed: Vec<NodeId>,
+        /// In the log or the snapshot.
+        members: Vec<NodeId>,
+    },
+    /// This node was found to lack what it had acknowledged.
+    #[error(
+        "this node stopped because of data that it had acknowledged and lost, and cannot take part: {found}"
+    )]
+    Outdated {
+        /// What was found.
+        found: String,
     },
     /// The tree of this directory was found to differ from the leader's.
     #[error(
@@ -133,13 +150,29 @@ impl<O: Observer> Node<O> {
             self.id()
         );
         tracing::error!("{message}");
-        let path =
-            self.data_dir.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).path().join(DIVERGED);
-        let file = private_file().truncate(true).open(&path);
-        if let Err(error) = file.and_then(|mut file| file.write_all(message.as_bytes())) {
-            tracing::error!(%error, path = %path.display(), "the divergence could not be recorded");
-        }
+        self.mark(DIVERGED, &message, "the divergence could not be recorded");
         std::process::abort()
+    }
+
+    /// This node lacks what it had acknowledged, or what was committed: it stops at once, and does not start again before
+    /// somebody has looked. Others count on what is gone.
+    pub(crate) fn outdated(&self, message: &str) -> ! {
+        tracing::error!("{message}");
+        self.mark(OUTDATED, message, "the loss could not be recorded");
+        std::process::exit(EXIT_OUTDATED.into())
+    }
+
+    /// Leaves a file in the data directory that says what was found.
+    fn mark(&self, name: &str, found: &str, failed: &str) {
+        let path = self.data_dir().path().join(name);
+        let file = private_file().truncate(true).open(&path);
+        if let Err(error) = file.and_then(|mut file| file.write_all(found.as_bytes())) {
+            tracing::error!(%error, path = %path.display(), "{failed}");
+        }
+    }
+
+    pub(crate) fn data_dir(&self) -> MutexGuard<'_, DataDir> {
+        self.data_dir.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -149,6 +182,10 @@ const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 const DRAIN: Duration = Duration::from_secs(1);
 /// Present in a data directory whose tree was found to differ from the leader's.
 const DIVERGED: &str = "DIVERGED";
+/// Present in a data directory that was found to lack what its node had acknowledged.
+const OUTDATED: &str = "OUTDATED";
+/// How a process ends that has found that it lacks what it had acknowledged, and one that is started with such a directory.
+pub const EXIT_OUTDATED: u8 = 3;
 
 /// A running node. Cheap to clone; the node runs until [`Replica::shutdown`].
 pub struct Replica<O: Observer> {
@@ -205,6 +242,8 @@ pub struct ReplicaStatus {
     pub disk_is_low: bool,
     /// See [`Replica::growth_refused`].
     pub growth_refused: bool,
+    /// How often this node began to lead with a clock that was far from what most agreed on.
+    pub clock_corrections: u64,
 }
 
 /// A look at the tree. Applies wait while it is held: look, and drop it; never across an await.
@@ -240,17 +279,26 @@ impl<O: Observer> Replica<O> {
     ) -> Result<Self, StartError> {
         let node_id = options.node_id;
         let directory = options.data_dir.clone();
+        let configured: Vec<NodeId> = options.members.keys().copied().collect();
+        // Before anything is served: who is not a member must not answer as one.
         let opened = blocking(move || {
-            let mut data_dir = DataDir::open(directory, node_id)?;
-            refuse_diverged(&data_dir)?;
+            let mut data_dir = DataDir::inspect(directory, node_id)?;
+            refuse_marked(&data_dir)?;
+            let first_look = members::first_look(&data_dir, &configured)?;
+            data_dir.begin()?;
             let log = LogStore::open(&mut data_dir, LogOptions::default())?;
-            Ok::<_, StartError>((data_dir, log))
+            let snapshots = SnapshotStore::open(&data_dir.snapshot_dir()).map_err(StartError::Snapshots)?;
+            refuse_lost_snapshot(&data_dir.snapshot_dir(), log.purged_index(), &snapshots)?;
+            let members = newer(log.membership(), snapshots.latest().map(|file| file.meta.last_membership));
+            if log.has_begun() {
+                members::check(&mut data_dir, &configured, members.or(first_look))?;
+            }
+            Ok::<_, StartError>((data_dir, log, snapshots))
         });
-        let (data_dir, log) = told("reading the log", opened).await?;
+        let (data_dir, log, snapshots) = told("reading the log", opened).await?;
         let origin = Origin { node: node_id, incarnation: data_dir.incarnation() };
-        let snapshot_dir = data_dir.snapshot_dir();
         let data_dir = Arc::new(Mutex::new(data_dir));
-        let has_log = has_begun(&log).await?;
+        let has_log = log.has_begun();
 
         let peers = Arc::new(Peers::new(node_id, options.members.clone()));
         let formation = Formation::new(data_dir.clone(), has_log);
@@ -263,6 +311,7 @@ impl<O: Observer> Replica<O> {
             receiving: Arc::new(Semaphore::new(1)),
             open: Gate::default(),
             client_address: options.client_address.clone(),
+            streams: Arc::new(Streams::default()),
         };
         let gate = service.open.clone();
         let stopped = stop_serving.clone();
@@ -279,16 +328,11 @@ impl<O: Observer> Replica<O> {
         let shared = Arc::new(Shared::new(observer(origin), Proposer::new(origin), rules.clone()));
         let disk = DiskRoom::new(options.data_dir.clone(), options.disk_reserve_bytes);
         let (state_machine_shared, state_machine_disk) = (shared.clone(), disk.clone());
-        let (snapshots_at, purged) = (snapshot_dir.clone(), log.purged_index());
+        let state_machine_snapshots = snapshots.clone();
         let loaded = blocking(move || {
-            let snapshots = SnapshotStore::open(&snapshots_at)?;
-            let state_machine =
-                StateMachine::open(state_machine_shared, snapshots.clone(), state_machine_disk)?;
-            Ok::<_, std::io::Error>((snapshots, state_machine))
+            StateMachine::open(state_machine_shared, state_machine_snapshots, state_machine_disk)
         });
-        let loaded = told("loading the snapshot", loaded).await;
-        let (snapshots, state_machine) = loaded.map_err(StartError::Snapshots)?;
-        refuse_lost_snapshot(&snapshot_dir, purged, &snapshots)?;
+        let state_machine = told("loading the snapshot", loaded).await.map_err(StartError::Snapshots)?;
 
         let config = Arc::new(options.timing.config(peers.cluster_id())?);
         let network = NetworkFactory { peers: peers.clone() };
@@ -301,7 +345,7 @@ impl<O: Observer> Replica<O> {
             peers,
             leader: leader.clone(),
             rules: rules.clone(),
-            clock: Arc::new(StampClock::new()),
+            clock: Arc::new(StampClock::new(node_id)),
             contact: Contact::new(),
             disk,
             leadership: Arc::new(watch::Sender::new(Leadership::default())),
@@ -313,7 +357,10 @@ impl<O: Observer> Replica<O> {
         // The peer API answers for Raft from here on.
         let _ = started.set(node.clone());
         raft.run();
-        told("writing the beginning of the log", node.initialize(has_log)).await?;
+        told("writing the beginning of the log", node.initialize()).await?;
+        if node.data_dir().formed_with().is_empty() {
+            tokio::spawn(members::check_later(node.clone()));
+        }
 
         let (reads, waiting_reads) = mpsc::unbounded_channel();
         let tasks = vec![
@@ -325,6 +372,7 @@ impl<O: Observer> Replica<O> {
             tokio::spawn(run_retention(node.clone())),
             tokio::spawn(run_disk_watch(node.clone())),
             tokio::spawn(watch_for_failure(raft)),
+            tokio::spawn(watch_for_loss(node.clone())),
         ];
         Ok(Replica { node, reads, tasks: Arc::new(Mutex::new(tasks)), stop_serving, gate })
     }
@@ -444,6 +492,7 @@ impl<O: Observer> Replica<O> {
             disk_free_bytes: self.node.disk.free_bytes(),
             disk_is_low: self.node.disk.is_low(),
             growth_refused: self.growth_refused(),
+            clock_corrections: self.node.clock.corrections(),
         }
     }
 
@@ -521,18 +570,8 @@ impl<O: Observer> Node<O> {
     }
 
     /// Begins the log, if this is the node that does.
-    async fn initialize(&self, has_log: bool) -> Result<(), StartError> {
-        let configured: Vec<NodeId> = self.options.members.keys().copied().collect();
-        if has_log {
-            let metrics = self.raft.metrics();
-            let logged: Vec<NodeId> =
-                metrics.borrow_watched().membership_config.nodes().map(|(id, _)| *id).collect();
-            // A follower may have begun its log with a vote only.
-            if !logged.is_empty() && logged != configured {
-                return Err(StartError::Membership { configured, logged });
-            }
-        }
-        if configured.first() != Some(&self.id()) {
+    async fn initialize(&self) -> Result<(), StartError> {
+        if self.options.members.keys().next() != Some(&self.id()) {
             return Ok(());
         }
         match self.raft.initialize(self.options.members.clone()).await {
@@ -550,13 +589,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-fn refuse_diverged(data_dir: &DataDir) -> Result<(), StartError> {
-    let file = data_dir.path().join(DIVERGED);
-    match std::fs::read_to_string(&file) {
-        Ok(found) => Err(StartError::Diverged { file: file.display().to_string(), found }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+/// A directory that this node has found not to be what it must be.
+fn refuse_marked(data_dir: &DataDir) -> Result<(), StartError> {
+    let read = |name: &str| match std::fs::read(data_dir.path().join(name)) {
+        Ok(found) => Ok(Some(String::from_utf8_lossy(&found).into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StartError::Snapshots(error)),
+    };
+    if let Some(found) = read(DIVERGED)? {
+        let file = data_dir.path().join(DIVERGED).display().to_string();
+        return Err(StartError::Diverged { file, found });
     }
+    read(OUTDATED)?.map_or(Ok(()), |found| Err(StartError::Outdated { found }))
 }
 
 /// What was purged from the log is in a snapshot.
@@ -577,12 +621,24 @@ fn refuse_lost_snapshot(
     Err(StartError::SnapshotLost { dir: dir.display().to_string(), purged, found })
 }
 
-/// The log holds anything of Raft: an entry or a vote.
-async fn has_begun(log: &LogStore) -> Result<bool, StartError> {
-    let mut log = log.clone();
-    let state = log.get_log_state().await.map_err(|e| StartError::Raft(e.to_string()))?;
-    let vote = log.read_vote().await.map_err(|e| StartError::Raft(e.to_string()))?;
-    Ok(state.last_log_id.is_some() || vote.is_some())
+/// Ends the process when a peer has shown that this node leads a majority that lost what was committed. Without a majority it is
+/// this node that may have all of it, and the peers that lost some: none of them can write, and whoever they elect instead
+/// is shown the same by this one.
+async fn watch_for_loss<O: Observer>(node: Arc<Node<O>>) {
+    let mut loss = node.peers.loss.subscribe();
+    let said = Seldom::default();
+    while loss.changed().await.is_ok() {
+        let Some(found) = loss.borrow_and_update().clone() else { continue };
+        let leadership = *node.leadership.borrow();
+        let applied = node.raft.metrics().borrow_watched().last_applied;
+        let has_majority = applied.is_some_and(|applied| applied.leader_id.term == leadership.term);
+        if leadership.is_own && has_majority && node.has_fresh_quorum() {
+            node.outdated(&found);
+        }
+        if let Some(times) = said.is_due() {
+            tracing::error!(times, "{found}; or the other one has, and is in the majority");
+        }
+    }
 }
 
 /// Ends the process when openraft has stopped because of an error: a node whose log has failed must not go on as if it

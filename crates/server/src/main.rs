@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use clap::builder::Resettable;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use coordd_process::{Log, LogForm, print, say, unknown_variable};
+use coordd_raft::{EXIT_OUTDATED, StartError};
 use coordd_server::options::{GivenOptions, LogFormat, Options};
 use coordd_server::{Configuration, Node};
 use rustix::fs::Mode;
@@ -152,7 +153,10 @@ fn main() -> ExitCode {
                 true => tracing::error!("{line}"),
                 false => say(format_args!("coordd: {line}")),
             }
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(StartError::Outdated { .. }) => ExitCode::from(EXIT_OUTDATED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

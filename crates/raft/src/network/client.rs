@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 use super::peers::{Lane, Peers};
 use crate::convert::{self, ConvertError};
 use crate::state_machine::{SnapshotData, TreeSnapshot};
-use crate::type_config::types::Vote;
+use crate::type_config::types::{LogId, Vote};
 use crate::{Member, NodeId, TypeConfig};
 
 /// A request with entries may wait behind a slow fdatasync of the peer; to give up early only sends the same bytes
@@ -57,9 +57,74 @@ pub(crate) struct Network {
     peers: Arc<Peers>,
 }
 
+impl Network {
+    /// What an answer to an append says. An answer that must not count for anything is an error: openraft takes every other one
+    /// as a sign that this follower makes a majority with this leader, and knows no word for a log that went back.
+    fn judge(
+        &self,
+        rpc: &AppendEntriesRequest<TypeConfig>,
+        acknowledged: Option<LogId>,
+        reply: Result<peer::AppendReply, RPCError<TypeConfig>>,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let (followers, target, vote) = (&self.peers.followers, self.target, rpc.vote);
+        let has_entries = !rpc.entries.is_empty();
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => {
+                // A small message may get through where a large one does not, or where the content is refused.
+                if has_entries && !matches!(error, RPCError::Unreachable(_)) {
+                    followers.set_stuck(target, vote, true);
+                }
+                return Err(error);
+            }
+        };
+        self.peers.clocks.note(target, reply.wall_ms);
+        if let Some(lacking) = &reply.lacking {
+            let message = format!(
+                "node {} has lost what was committed: node {target} has applied entry {} of term {}, and this node's log has \
+                 another one there. Its directory is an old copy, or its disk lost writes",
+                self.peers.own_id(),
+                lacking.index,
+                lacking.term
+            );
+            // Its heartbeats say no more than that it is there.
+            followers.set_stuck(target, vote, true);
+            self.peers.loss.send_replace(Some(message.clone()));
+            return Err(unreachable(&message));
+        }
+        let response = append_reply(reply).map_err(malformed)?;
+        match &response {
+            AppendEntriesResponse::Success => {
+                let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
+                followers.note_acknowledged(target, vote, last);
+            }
+            AppendEntriesResponse::PartialSuccess(last) => followers.note_acknowledged(target, vote, *last),
+            AppendEntriesResponse::Conflict => {
+                if let Some(acknowledged) = acknowledged.filter(|id| Some(*id) >= rpc.prev_log_id) {
+                    followers.say_lost(target, acknowledged);
+                    return Err(unreachable("its log lacks what it had acknowledged"));
+                }
+            }
+            AppendEntriesResponse::HigherVote(_) => return Ok(response),
+        }
+        if has_entries {
+            followers.set_stuck(target, vote, false);
+        } else if followers.is_stuck(target, &vote) {
+            return Err(unreachable("it takes no entries, so its heartbeats do not count"));
+        }
+        Ok(response)
+    }
+}
+
 type Client = peer::peer_client::PeerClient<tonic::transport::Channel>;
 
 impl Network {
+    fn vote_reply(&self, reply: peer::VoteReply) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        // Before openraft counts the vote: who wins it asks what time it is.
+        self.peers.clocks.note(self.target, reply.wall_ms);
+        vote_reply(reply).map_err(malformed)
+    }
+
     /// Runs one call with a time limit, and says of a failure what openraft needs to know: whether it makes sense to
     /// try again at once.
     async fn call<T, F>(
@@ -143,6 +208,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let limit = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
+        // Before this request: what is acknowledged meanwhile says nothing about the log that it meets.
+        let acknowledged = self.peers.followers.acknowledged(self.target, &rpc.vote);
         let request = peer::AppendRequest {
             header: Some(self.peers.header(self.target)),
             vote: Some(convert::vote_to_wire(&rpc.vote)),
@@ -156,7 +223,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         if reply.is_err() && Bug::AcknowledgedBeforeTheMajority.is_planted() {
             return Ok(AppendEntriesResponse::Success);
         }
-        append_reply(reply?).map_err(malformed)
+        self.judge(&rpc, acknowledged, reply)
     }
 
     async fn vote(
@@ -167,7 +234,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let request = vote_to_wire(self, rpc);
         let vote = self
             .call(RPCTypes::Vote, option.hard_ttl(), |mut client| async move { client.vote(request).await });
-        vote_reply(vote.await?).map_err(malformed)
+        self.vote_reply(vote.await?)
     }
 
     async fn pre_vote(
@@ -179,7 +246,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let vote = self.call(RPCTypes::Vote, option.hard_ttl(), |mut client| async move {
             client.pre_vote(request).await
         });
-        vote_reply(vote.await?).map_err(malformed)
+        self.vote_reply(vote.await?)
     }
 
     async fn full_snapshot(
@@ -189,6 +256,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let leader_vote = vote;
         let unreachable = |e: String| StreamingError::Unreachable(Unreachable::from_string(e));
         let mut client = self.peers.client(self.target, Lane::Bulk).map_err(unreachable)?;
         let file = snapshot.snapshot.file;
@@ -234,9 +302,13 @@ impl RaftNetworkV2<TypeConfig> for Network {
             Ok(Ok(reply)) => {
                 tracing::info!(to = self.target, bytes, "a snapshot was taken over");
                 self.peers.note_transfer(self.target, index);
+                let taken = snapshot.meta.last_log_id;
                 let vote = convert::required(reply.into_inner().vote, "snapshot reply's vote");
                 let vote = vote.and_then(convert::vote_from_wire);
                 let vote = vote.map_err(|e| StreamingError::Network(NetworkError::from_string(e)))?;
+                if vote == leader_vote {
+                    self.peers.followers.note_acknowledged(self.target, leader_vote, taken);
+                }
                 Ok(SnapshotResponse { vote })
             }
             Ok(Err(status)) => Err(StreamingError::Network(NetworkError::from_string(status))),

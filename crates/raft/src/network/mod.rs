@@ -1,7 +1,9 @@
 //! The peer network: Raft's messages, snapshots and forwarded writes between the nodes of an ensemble, over gRPC.
 
 mod client;
+mod followers;
 mod gate;
+mod incoming;
 mod peers;
 mod requests;
 mod service;
@@ -13,7 +15,7 @@ pub(crate) use gate::Gate;
 pub(crate) use peers::{Lane, Peers};
 #[cfg(any(test, fuzzing))]
 pub(crate) use requests::{append_request, check_batch, snapshot_start, transfer_request, vote_request};
-pub(crate) use service::{PeerService, serve};
+pub(crate) use service::{PeerService, Streams, contradiction, serve};
 
 /// The version of the peer protocol that this build speaks.
 pub(crate) const PROTOCOL: u32 = 1;

@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use coordd_proto::peer;
 use coordd_proto::peer::peer_client::PeerClient;
+use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
+use super::followers::Followers;
 use super::{MESSAGE_BYTES, PROTOCOL};
+use crate::clock::{Clocks, wall_ms};
 use crate::{Member, NodeId};
 
 /// The other nodes of the ensemble and the connections to them.
@@ -18,6 +21,12 @@ pub(crate) struct Peers {
     channels: Mutex<HashMap<(NodeId, Lane), Channel>>,
     /// The last entry of the snapshot that each peer is being sent, or was a moment ago.
     transfers: Mutex<HashMap<NodeId, (u64, Instant)>>,
+    /// What the peers' clocks show.
+    pub(crate) clocks: Clocks,
+    /// What the peers have of this node's log, while it leads.
+    pub(crate) followers: Followers,
+    /// A peer has shown that this node lost what was committed: what to say of it.
+    pub(crate) loss: watch::Sender<Option<String>>,
 }
 
 /// How long after a snapshot its receiver may take to ask for the log behind it.
@@ -40,6 +49,9 @@ impl Peers {
             members,
             channels: Mutex::new(HashMap::new()),
             transfers: Mutex::new(HashMap::new()),
+            clocks: Clocks::default(),
+            followers: Followers::default(),
+            loss: watch::Sender::new(None),
         }
     }
 
@@ -72,7 +84,13 @@ impl Peers {
     }
 
     pub(crate) fn header(&self, to: NodeId) -> peer::Header {
-        peer::Header { protocol: PROTOCOL, cluster_id: self.cluster_id().to_owned(), from: self.own_id, to }
+        peer::Header {
+            protocol: PROTOCOL,
+            cluster_id: self.cluster_id().to_owned(),
+            from: self.own_id,
+            to,
+            wall_ms: wall_ms(),
+        }
     }
 
     /// A client of the peer. It connects when it is used, and again after it failed.
@@ -149,6 +167,7 @@ impl Peers {
                 self.cluster_id()
             )));
         }
+        self.clocks.note(header.from, header.wall_ms);
         Ok(header.from)
     }
 }
@@ -165,7 +184,7 @@ mod tests {
     }
 
     fn header() -> peer::Header {
-        peer::Header { protocol: PROTOCOL, cluster_id: "ours".into(), from: 2, to: 1 }
+        peer::Header { protocol: PROTOCOL, cluster_id: "ours".into(), from: 2, to: 1, wall_ms: 0 }
     }
 
     #[test]

@@ -19,10 +19,11 @@ use crate::type_config::NodeId;
 
 const LOCK: &str = "LOCK";
 const IDENTITY: &str = "IDENTITY";
+const IDENTITY_NEXT: &str = "IDENTITY.tmp";
 const WAL: &str = "wal";
 const SNAPSHOTS: &str = "snapshots";
 /// What may be in a directory that is still "empty": our own beginnings, and what mkfs leaves in a mount point.
-const IGNORED_WHEN_EMPTY: [&str; 3] = [LOCK, "IDENTITY.tmp", "lost+found"];
+const IGNORED_WHEN_EMPTY: [&str; 3] = [LOCK, IDENTITY_NEXT, "lost+found"];
 
 /// Why a data directory cannot be used. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -98,9 +99,16 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Opens the directory of `node_id`, or makes it if there is none. Counts a new incarnation, durable before this
-    /// returns. Blocks on the disk.
+    /// [Looks at](Self::inspect) the directory of `node_id`, and [begins](Self::begin) to use it.
     pub fn open(path: impl Into<PathBuf>, node_id: NodeId) -> Result<DataDir, DataDirError> {
+        let mut dir = DataDir::inspect(path, node_id)?;
+        dir.begin()?;
+        Ok(dir)
+    }
+
+    /// Locks the directory of `node_id`, and makes it if there is none. One that has an identity is not changed. Blocks on the
+    /// disk.
+    pub fn inspect(path: impl Into<PathBuf>, node_id: NodeId) -> Result<DataDir, DataDirError> {
         let path = path.into();
         if node_id == 0 {
             return Err(DataDirError::BadValue("a node id is from 1; 0 is no node".into()));
@@ -126,6 +134,7 @@ impl DataDir {
                 .map_err(|cause| DataDirError::Identity { file: identity_path.clone(), cause })?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 refuse_foreign_files(&path)?;
+                refuse_lost_identity(&path)?;
                 // Before the first promise: without its name the whole directory would be an empty one after a power loss.
                 sync_ancestors(&path).map_err(io_at(&path))?;
                 Identity::new(node_id)
@@ -136,19 +145,25 @@ impl DataDir {
             return Err(DataDirError::OtherNode { dir: path, found: identity.node_id, wanted: node_id });
         }
 
-        make_private(&path);
-        for linked in [path.join(WAL), path.join(SNAPSHOTS)].iter().filter(|sub| sub.is_symlink()) {
+        Ok(DataDir { path, identity, lock })
+    }
+
+    /// Counts a new incarnation, durable before this returns. Blocks on the disk.
+    pub fn begin(&mut self) -> Result<(), DataDirError> {
+        let io_at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DataDirError::Io { path, source }
+        };
+        make_private(&self.path);
+        for linked in [self.path.join(WAL), self.path.join(SNAPSHOTS)].iter().filter(|sub| sub.is_symlink()) {
             make_private(linked);
         }
-        let mut dir = DataDir { path, identity, lock };
-        let mut next = dir.identity.clone();
-        next.incarnation += 1;
-        dir.save(next)?;
-        for sub in [dir.wal_dir(), dir.snapshot_dir()] {
+        let incarnation = self.identity.incarnation + 1;
+        self.save(Identity { incarnation, ..self.identity.clone() })?;
+        for sub in [self.wal_dir(), self.snapshot_dir()] {
             create_private_dir(&sub).map_err(io_at(&sub))?;
         }
-        sync_dir(&dir.path).map_err(io_at(&dir.path))?;
-        Ok(dir)
+        sync_dir(&self.path).map_err(io_at(&self.path))
     }
 
     /// The directory.
@@ -164,6 +179,11 @@ impl DataDir {
     /// The ensemble this node belongs to; `None` until one is formed or joined.
     pub fn cluster_id(&self) -> Option<&str> {
         Some(self.identity.cluster_id.as_str()).filter(|id| !id.is_empty())
+    }
+
+    /// The nodes that the ensemble was formed with, ascending; empty if that is not known.
+    pub fn formed_with(&self) -> &[NodeId] {
+        &self.identity.formed_with
     }
 
     /// How often this directory has been opened, from 1: differs between any two lives of the node.
@@ -183,20 +203,30 @@ impl DataDir {
 
     /// Joins the directory to an ensemble for ever. Durable when it returns; the same id again is fine, another is refused.
     pub fn set_cluster_id(&mut self, cluster_id: &str) -> Result<(), DataDirError> {
+        self.join(cluster_id, &[])
+    }
+
+    /// The same, and keeps which nodes the ensemble is formed with, if these are some.
+    pub fn join(&mut self, cluster_id: &str, formed_with: &[NodeId]) -> Result<(), DataDirError> {
         if !Identity::is_cluster_id(cluster_id) {
             return Err(DataDirError::BadValue(format!(
                 "cluster id {cluster_id:?} is not 1 to 64 of the characters a-z A-Z 0-9 . _ -"
             )));
         }
-        match self.cluster_id() {
-            Some(found) if found == cluster_id => Ok(()),
-            Some(found) => Err(DataDirError::OtherCluster {
+        if let Some(found) = self.cluster_id()
+            && found != cluster_id
+        {
+            return Err(DataDirError::OtherCluster {
                 dir: self.path.clone(),
                 found: found.to_owned(),
                 wanted: cluster_id.to_owned(),
-            }),
-            None => self.save(Identity { cluster_id: cluster_id.to_owned(), ..self.identity.clone() }),
+            });
         }
+        let mut next = Identity { cluster_id: cluster_id.to_owned(), ..self.identity.clone() };
+        if !formed_with.is_empty() {
+            next.formed_with = formed_with.to_vec();
+        }
+        if next == self.identity { Ok(()) } else { self.save(next) }
     }
 
     /// Whether a log was once made durable here. From then on an empty log is a lost log.
@@ -204,9 +234,14 @@ impl DataDir {
         self.identity.log_started
     }
 
-    /// The log's first record is durable. Must be durable itself before anything is acknowledged.
+    /// Whether something was durable in the log's watermark.
+    pub(super) fn has_watermark(&self) -> bool {
+        self.identity.has_watermark
+    }
+
+    /// The log's first record is durable, and so is the watermark. Must be durable itself before anything is acknowledged.
     pub(super) fn mark_log_started(&mut self) -> Result<(), DataDirError> {
-        self.save(Identity { log_started: true, ..self.identity.clone() })
+        self.save(Identity { log_started: true, has_watermark: true, ..self.identity.clone() })
     }
 
     fn save(&mut self, identity: Identity) -> Result<(), DataDirError> {
@@ -223,6 +258,18 @@ impl Drop for DataDir {
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(path = %self.path.display(), %error, "the data directory stays locked until the process ends");
         }
+    }
+}
+
+/// The room for the next identity holds a copy of the last one. Where that had joined an ensemble, an identity was there.
+fn refuse_lost_identity(dir: &Path) -> Result<(), DataDirError> {
+    let path = dir.join(IDENTITY_NEXT);
+    let last = std::fs::read(&path).ok().and_then(|bytes| Identity::decode(&bytes).ok());
+    match last {
+        Some(last) if !last.cluster_id.is_empty() => {
+            Err(DataDirError::NotOurs { dir: dir.to_owned(), found: IDENTITY_NEXT.to_owned() })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -354,8 +354,15 @@ mod tests {
                 ("hole", whole_log(0, [0, 240, 0, 0])),
             ],
         );
-        let identity =
-            Identity { node_id: 3, cluster_id: "ours".into(), incarnation: 17, log_started: true }.encode();
+        let identity = Identity {
+            node_id: 3,
+            cluster_id: "ours".into(),
+            incarnation: 17,
+            log_started: true,
+            has_watermark: true,
+            formed_with: vec![1, 2, 3],
+        };
+        let identity = identity.encode();
         let unsigned = String::from_utf8(identity.clone()).unwrap();
         let unsigned = unsigned.split("crc32c").next().unwrap();
         let watermark = tempfile::NamedTempFile::new().unwrap();

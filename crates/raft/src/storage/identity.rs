@@ -32,11 +32,23 @@ pub(super) struct Identity {
     pub(super) cluster_id: String,
     pub(super) incarnation: u64,
     pub(super) log_started: bool,
+    /// There is a watermark beside the log, and something in it: without, or with nothing, it was damaged.
+    pub(super) has_watermark: bool,
+    /// The nodes that the ensemble was formed with, ascending. Empty until it is formed, and in directories of versions that
+    /// did not write it down.
+    pub(super) formed_with: Vec<NodeId>,
 }
 
 impl Identity {
     pub(super) fn new(node_id: NodeId) -> Identity {
-        Identity { node_id, cluster_id: String::new(), incarnation: 0, log_started: false }
+        Identity {
+            node_id,
+            cluster_id: String::new(),
+            incarnation: 0,
+            log_started: false,
+            has_watermark: false,
+            formed_with: Vec::new(),
+        }
     }
 
     /// Whether the id can stand in the file as it is.
@@ -48,8 +60,14 @@ impl Identity {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut text = format!(
             "# The identity of a coordd data directory. Written by coordd; do not edit or copy.\n\
-             format = {FORMAT}\nnode_id = {}\ncluster_id = {}\nincarnation = {}\nlog_started = {}\n",
-            self.node_id, self.cluster_id, self.incarnation, self.log_started
+             format = {FORMAT}\nnode_id = {}\ncluster_id = {}\nincarnation = {}\nlog_started = {}\n\
+             has_watermark = {}\nformed_with = {}\n",
+            self.node_id,
+            self.cluster_id,
+            self.incarnation,
+            self.log_started,
+            self.has_watermark,
+            self.formed_with.iter().map(NodeId::to_string).collect::<Vec<_>>().join(","),
         );
         Identity::sign(&mut text);
         text.into_bytes()
@@ -94,8 +112,17 @@ impl Identity {
             cluster_id: field("cluster_id")?.to_owned(),
             incarnation: number("incarnation")?,
             log_started: field("log_started")? == "true",
+            // Of the same format before these were in it.
+            has_watermark: field("has_watermark").is_ok_and(|value| value == "true"),
+            formed_with: node_ids(field("formed_with").unwrap_or_default())?,
         })
     }
+}
+
+fn node_ids(list: &str) -> Result<Vec<NodeId>, IdentityError> {
+    let ids = list.split(',').filter(|id| !id.is_empty()).map(str::parse);
+    let ids: Result<Vec<NodeId>, _> = ids.collect();
+    ids.map_err(|_| IdentityError::Damaged("formed_with is not a list of node ids".to_owned()))
 }
 
 #[cfg(test)]
@@ -103,7 +130,24 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity { node_id: 3, cluster_id: "prod-1".into(), incarnation: 17, log_started: true }
+        Identity {
+            node_id: 3,
+            cluster_id: "prod-1".into(),
+            incarnation: 17,
+            log_started: true,
+            has_watermark: true,
+            formed_with: vec![1, 3, 20],
+        }
+    }
+
+    /// As versions wrote it that did not know the last two fields.
+    #[test]
+    fn older_identities_are_read() {
+        let text = "format = 2\nnode_id = 3\ncluster_id = prod-1\nincarnation = 17\nlog_started = true\n";
+        let older = Identity { has_watermark: false, formed_with: Vec::new(), ..identity() };
+        assert_eq!(Identity::decode(&Identity::signed(text)), Ok(older));
+        let garbage = Identity::signed(&format!("{text}formed_with = 1,x\n"));
+        assert!(Identity::decode(&garbage).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ impl Journal {
         for file in std::fs::read_dir(dir)? {
             let path = file?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let number = |prefix: &str| name.strip_prefix(prefix)?.parse::<u64>().ok();
+            let number = |prefix: &str| number_of(&name, prefix);
             if let Some(first) = number(PREFIX) {
                 files.push((first, path));
             } else if let Some(number) = number(SPARE) {
@@ -201,6 +202,42 @@ impl Journal {
         self.retire_current();
         self.older.retain(|file| file.first < from);
     }
+}
+
+/// Hands over the records in `dir` as [`Journal::open`] does, without the checks, and changes nothing there.
+pub(super) fn read_records(dir: &Path, mut take: impl FnMut(u64, &[u8])) -> io::Result<()> {
+    let mut files: Vec<(u64, PathBuf)> = Vec::new();
+    for file in std::fs::read_dir(dir)? {
+        let file = file?;
+        files
+            .extend(number_of(&file.file_name().to_string_lossy(), PREFIX).map(|first| (first, file.path())));
+    }
+    files.sort();
+    for at in 0..files.len() {
+        let (first, path) = &files[at];
+        let mut file = JournalFile::open_to_read(path)?;
+        let end = files.get(at + 1).map_or(u64::MAX, |(first, _)| *first);
+        if file.first() != *first {
+            continue;
+        }
+        file.read(|_, seq, record| {
+            if seq >= end {
+                return Ok::<_, io::Error>(ControlFlow::Break(()));
+            }
+            take(seq, record);
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether a file of this name is a part of a journal.
+pub(super) fn is_journal(name: &OsStr) -> bool {
+    number_of(&name.to_string_lossy(), PREFIX).is_some()
+}
+
+fn number_of(name: &str, prefix: &str) -> Option<u64> {
+    name.strip_prefix(prefix)?.parse().ok()
 }
 
 /// A name that no spare has had.

@@ -12,7 +12,7 @@
 //! there, and its fdatasync has no metadata to write, as it has while the file is new. The salt is new each time and known to nobody, so nothing that an earlier
 //! use or a client's data left on a sector can pass for a frame, or look so much like one that its checksum has to be computed.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::ops::ControlFlow;
@@ -84,11 +84,20 @@ impl JournalFile {
 
     /// Opens a file that [`create`](Self::create) has named.
     pub(super) fn open(path: &Path) -> io::Result<JournalFile> {
+        JournalFile::open_by(File::options().read(true).write(true), path)
+    }
+
+    /// The same, to be read only.
+    pub(super) fn open_to_read(path: &Path) -> io::Result<JournalFile> {
+        JournalFile::open_by(File::options().read(true), path)
+    }
+
+    fn open_by(options: &OpenOptions, path: &Path) -> io::Result<JournalFile> {
         let damaged = |cause: String| {
             let message = format!("{}: {cause}", path.display());
             io::Error::new(io::ErrorKind::InvalidData, message)
         };
-        let file = File::options().read(true).write(true).open(path)?;
+        let file = options.open(path)?;
         let bytes = file.metadata()?.len();
         let mut header = [0; FILE_HEADER_BYTES];
         match file.read_exact_at(&mut header, 0) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::wal_record::{OP_HEADER_BYTES, RecordOp};
-use crate::type_config::types::{Entry, EntryPayload, LogId, Vote};
+use crate::type_config::types::{Entry, EntryPayload, LogId, Membership, Vote};
 
 /// What an entry is charged for beside its payload: the struct itself, and its part of the record.
 const ENTRY_OVERHEAD_BYTES: usize = 64 + OP_HEADER_BYTES;
@@ -62,6 +62,8 @@ pub(super) struct LogMemory {
     truncations: u64,
     /// Ascending, without overlap.
     spans: VecDeque<Span>,
+    /// The memberships in the log, ascending. There are few.
+    memberships: Vec<(LogId, Membership)>,
 }
 
 impl LogMemory {
@@ -85,6 +87,17 @@ impl LogMemory {
 
     pub(super) fn cached_bytes(&self) -> usize {
         self.cached_bytes
+    }
+
+    /// Of an entry that is in memory.
+    pub(super) fn cached_log_id(&self, index: u64) -> Option<LogId> {
+        let at = index.checked_sub(self.cached_first())?;
+        self.cached.get(usize::try_from(at).ok()?).map(|entry| entry.log_id)
+    }
+
+    /// The last one in the log.
+    pub(super) fn membership(&self) -> Option<&(LogId, Membership)> {
+        self.memberships.last()
     }
 
     pub(super) fn truncations(&self) -> u64 {
@@ -131,6 +144,9 @@ impl LogMemory {
         self.log_bytes += size as u64;
         self.cached_bytes += size;
         self.last = Some(entry.log_id);
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            self.memberships.push((entry.log_id, membership.clone()));
+        }
         self.cached.push_back(entry);
     }
 
@@ -143,6 +159,9 @@ impl LogMemory {
         }
         self.truncations += 1;
         self.durable_end = self.durable_end.min(end);
+        while self.memberships.last().is_some_and(|(id, _)| id.index >= end) {
+            self.memberships.pop();
+        }
         while self.sizes.len() as u64 > end.saturating_sub(indexes.start) {
             let size = self.sizes.pop_back().expect("longer than something");
             self.log_bytes -= u64::from(size);
@@ -164,6 +183,7 @@ impl LogMemory {
             return false;
         }
         self.purged = Some(upto);
+        self.memberships.retain(|(id, _)| id.index > upto.index);
         while !self.sizes.is_empty() && self.first <= upto.index {
             if self.cached.len() == self.sizes.len() {
                 self.cached.pop_front();

@@ -1,7 +1,8 @@
 //! The log as openraft uses it: answered from memory, written by the WAL thread.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,15 +11,18 @@ use tokio::sync::oneshot;
 
 use super::LOST_ADVICE;
 use super::data_dir::{DataDir, DataDirError};
+use super::journal::is_journal;
 use super::log_memory::LogMemory;
 use super::recovery::{Recovered, recover};
-use super::sled_wal::SledWal;
+use super::sled_wal::{SledWal, WATERMARK_FILE};
 use super::wal::{Wal, WalError};
 use super::wal_queue::{Op, WalQueue};
 use super::wal_sizes::WalSizes;
 use super::wal_stats::{WalCounters, WalStats};
 use super::wal_thread::WalThread;
+use super::watermark::Watermark;
 use crate::type_config::NodeId;
+use crate::type_config::types::{LogId, Membership};
 
 /// Why the log cannot be opened. The node must not start: it would forget what it promised.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,17 @@ pub enum OpenError {
         cause: String,
         /// The file that should have it, or the directory.
         place: String,
+    },
+    /// The file that says how far the log was acknowledged is not what it was, so a lost end of the log would not be noticed.
+    #[error(
+        "{file}: {cause}, and without it this node cannot know whether its log is all that it acknowledged; restore the \
+         file from a copy that was made after the node was stopped last; without one, {LOST_ADVICE}"
+    )]
+    WatermarkLost {
+        /// The file.
+        file: PathBuf,
+        /// What was found.
+        cause: &'static str,
     },
     /// A whole record that this version cannot read.
     #[error(
@@ -178,6 +193,13 @@ pub struct LogStore {
 impl LogStore {
     /// Opens the log of a data directory, or makes it. Blocks on the disk: reads and checks the whole log.
     pub fn open(dir: &mut DataDir, options: LogOptions) -> Result<LogStore, OpenError> {
+        let watermark = dir.wal_dir().join(WATERMARK_FILE);
+        if dir.log_started() && has_journal(&dir.wal_dir())? {
+            let damage = Watermark::damage(&watermark, dir.has_watermark());
+            if let Some(cause) = damage.map_err(WalError::at("read the watermark"))? {
+                return Err(OpenError::WatermarkLost { file: watermark, cause });
+            }
+        }
         let wal = SledWal::open(&dir.wal_dir(), options.sizes)?;
         let owner =
             LogOwner { node_id: dir.node_id(), cluster_id: dir.cluster_id().unwrap_or_default().to_owned() };
@@ -202,7 +224,10 @@ impl LogStore {
             });
         }
         let log = LogStore::start(Box::new(wal), owner, recovered)?;
-        if !dir.log_started() {
+        if !dir.log_started() || !dir.has_watermark() {
+            // From here on there is something in it, whatever a loss of power takes.
+            let sync = || File::open(&watermark)?.sync_all();
+            sync().map_err(WalError::at("sync the watermark"))?;
             dir.mark_log_started()?;
         }
         Ok(log)
@@ -235,6 +260,27 @@ impl LogStore {
         let thread = std::thread::Builder::new().name("wal".into()).spawn(move || writer.run());
         let thread = thread.map_err(WalError::at("start the thread"))?;
         Ok(LogStore { shared, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// The newest membership in the entries that are not purged, and its entry.
+    pub fn membership(&self) -> Option<(LogId, Membership)> {
+        self.shared.lock().membership().cloned()
+    }
+
+    /// It holds anything of Raft: an entry or a vote.
+    pub fn has_begun(&self) -> bool {
+        let memory = self.shared.lock();
+        memory.last_log_id().is_some() || memory.vote.is_some()
+    }
+
+    /// The last entry, or what was purged last if there is none.
+    pub fn last_log_id(&self) -> Option<LogId> {
+        self.shared.lock().last_log_id()
+    }
+
+    /// The log id at `index`, if that entry is in memory.
+    pub fn cached_log_id(&self, index: u64) -> Option<LogId> {
+        self.shared.lock().cached_log_id(index)
     }
 
     /// Charged bytes of the entries that are not purged: what a restart has to read, and the measure for when to take a
@@ -299,6 +345,16 @@ impl LogStore {
     pub(super) fn push(&self, op: Op) -> std::io::Result<()> {
         self.shared.queue.push(op).map_err(std::io::Error::other)
     }
+}
+
+/// Whether there is anything of a log. If not, that is what is to be said of a log that has begun.
+fn has_journal(wal_dir: &Path) -> Result<bool, OpenError> {
+    let has = || match std::fs::read_dir(wal_dir) {
+        Ok(mut files) => files.try_fold(false, |has, file| Ok(has || is_journal(&file?.file_name()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    };
+    Ok(has().map_err(WalError::at("look for the journal"))?)
 }
 
 pub(super) fn closed() -> std::io::Error {

@@ -47,7 +47,7 @@ const GC_EVERY_MS: u64 = 200;
 /// The room that is free when a database has failed is mostly what the failed one had.
 const BEGIN_AGAIN: Duration = Duration::from_secs(10);
 const DB_PREFIX: &str = "db-";
-const WATERMARK_FILE: &str = "watermark";
+pub(super) const WATERMARK_FILE: &str = "watermark";
 
 /// The write-ahead log in a directory.
 #[derive(Debug)]

@@ -38,18 +38,13 @@ impl SnapshotStore {
     /// older one would not do, because the log between the two is purged.
     pub fn open(dir: &Path) -> io::Result<SnapshotStore> {
         create_private_dir(dir)?;
-        let mut newest: Option<(Option<LogId>, PathBuf)> = None;
         for file in std::fs::read_dir(dir)? {
             let path = file?.path();
             if path.extension().is_some_and(|extension| extension == TMP) {
                 std::fs::remove_file(&path)?;
-            } else if let Some(last_log_id) = log_id_of(&path)
-                && newest.as_ref().is_none_or(|(newest, _)| *newest < last_log_id)
-            {
-                newest = Some((last_log_id, path));
             }
         }
-        let latest = match newest {
+        let latest = match newest(dir)? {
             Some((last_log_id, path)) => {
                 // The last process may have been killed before it did that, and the log is purged up to here from now on.
                 sync_dir(dir)?;
@@ -126,6 +121,28 @@ impl SnapshotStore {
     fn lock(&self) -> MutexGuard<'_, Option<SnapshotFile>> {
         // Exchanged in one step: a panic elsewhere cannot leave it half done.
         self.inner.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The newest snapshot in `dir`, by its name.
+fn newest(dir: &Path) -> io::Result<Option<(Option<LogId>, PathBuf)>> {
+    let mut newest: Option<(Option<LogId>, PathBuf)> = None;
+    for file in std::fs::read_dir(dir)? {
+        let path = file?.path();
+        if let Some(last_log_id) = log_id_of(&path)
+            && newest.as_ref().is_none_or(|(newest, _)| *newest < last_log_id)
+        {
+            newest = Some((last_log_id, path));
+        }
+    }
+    Ok(newest)
+}
+
+/// What the newest snapshot in `dir` says that it covers. Nothing is changed there.
+pub(super) fn newest_meta(dir: &Path) -> io::Result<Option<SnapshotMeta>> {
+    match newest(dir)? {
+        Some((_, path)) => Ok(Some(SnapshotFile::open(&path).map_err(|e| named(&path, e))?.meta)),
+        None => Ok(None),
     }
 }
 

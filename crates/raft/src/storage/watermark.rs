@@ -18,6 +18,7 @@ use super::durable_file::private_file;
 const SLOT_BYTES: usize = 16;
 /// Apart by a sector: the unit that a disk writes whole.
 const SLOT_OFFSETS: [u64; 2] = [0, 512];
+const FILE_BYTES: u64 = 1024;
 
 #[derive(Debug)]
 pub(super) struct Watermark {
@@ -30,8 +31,8 @@ impl Watermark {
     /// Opens the file or makes it. A file without a valid slot says nothing (0).
     pub(super) fn open(path: &Path) -> io::Result<Watermark> {
         let file = private_file().truncate(false).read(true).open(path)?;
-        if file.metadata()?.len() < 1024 {
-            file.set_len(1024)?;
+        if file.metadata()?.len() < FILE_BYTES {
+            file.set_len(FILE_BYTES)?;
         }
         let mut at_open = 0;
         let mut newest = 0;
@@ -46,6 +47,27 @@ impl Watermark {
         }
         // The first write goes to the slot that is not the newest.
         Ok(Watermark { file, at_open, writes: AtomicU64::new(newest + 1) })
+    }
+
+    /// What is wrong with the file of a log that has begun, if something is: its absence does not mean that nothing was
+    /// acknowledged. `has_content`: a slot of it was synced once.
+    pub(super) fn damage(path: &Path, has_content: bool) -> io::Result<Option<&'static str>> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("it is missing")),
+            Err(error) => return Err(error),
+        };
+        let slots = SLOT_OFFSETS.map(|at| bytes.get(at as usize..at as usize + SLOT_BYTES));
+        if (bytes.len() as u64) < FILE_BYTES {
+            return Ok(Some("it was cut"));
+        }
+        let is_whole = |slot: &[u8]| slot.try_into().is_ok_and(|slot| decode(slot).is_some());
+        if slots.into_iter().flatten().any(is_whole) {
+            return Ok(None);
+        }
+        // Its room was synced before the log began, and its first content, by older versions, was not.
+        let is_untouched = bytes.iter().all(|byte| *byte == 0);
+        Ok((has_content || !is_untouched).then_some("nothing in it is whole"))
     }
 
     /// What the file said when it was opened.
@@ -81,6 +103,22 @@ fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lost_watermark_is_not_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("watermark");
+        assert_eq!(Watermark::damage(&path, false).unwrap(), Some("it is missing"));
+        let mark = Watermark::open(&path).unwrap();
+        assert_eq!(Watermark::damage(&path, false).unwrap(), None, "a loss of power before the first sync");
+        assert!(Watermark::damage(&path, true).unwrap().is_some());
+        mark.advance(1).unwrap();
+        assert_eq!(Watermark::damage(&path, true).unwrap(), None);
+        for damage in [&[][..], &[0; 600], &[7; 1024]] {
+            std::fs::write(&path, damage).unwrap();
+            assert!(Watermark::damage(&path, false).unwrap().is_some(), "{} bytes", damage.len());
+        }
+    }
 
     #[test]
     fn the_watermark_is_the_newest_whole_slot() {

@@ -146,11 +146,33 @@ async fn a_journal_that_is_cut_is_refused_or_does_not_matter() {
     assert!(pages.opened < pages.damaged, "no cut was noticed: {pages:?}");
 }
 
+/// A watermark that says no more than that the log has begun, as a loss of power may leave it.
+fn say_little(watermark: &Path) {
+    let mut slot = 1u64.to_le_bytes().to_vec();
+    slot.extend(crc32c::crc32c(&slot).to_le_bytes());
+    slot.extend(b"wmk1");
+    slot.resize(1024, 0);
+    fs::write(watermark, slot).unwrap();
+}
+
+/// G1: without the file, or with nothing in it, it is not known what was acknowledged.
+#[tokio::test]
+async fn a_lost_watermark_is_refused() {
+    let original = Original::make().await;
+    let watermark = |wal_dir: &Path| wal_dir.join("watermark");
+    assert_eq!(original.dump_after(|wal_dir| fs::remove_file(watermark(wal_dir)).unwrap()), None);
+    assert_eq!(original.dump_after(|wal_dir| fs::write(watermark(wal_dir), "").unwrap()), None);
+    assert_eq!(original.dump_after(|wal_dir| fs::write(watermark(wal_dir), [0; 1024]).unwrap()), None);
+    assert_eq!(original.dump_after(|wal_dir| fs::write(watermark(wal_dir), [9; 1024]).unwrap()), None);
+    let found = original.dump_after(|wal_dir| say_little(&watermark(wal_dir)));
+    assert_eq!(found.as_ref(), Some(&original.truth));
+}
+
 /// A record that has others after it was acknowledged, and is missed also where nothing else tells so.
 #[tokio::test]
 async fn a_record_before_the_last_one_is_missed_without_the_watermark() {
     let original = Original::make().await;
-    fs::remove_file(original.dir.path().join("data/wal/watermark")).unwrap();
+    say_little(&original.dir.path().join("data/wal/watermark"));
     let journal = original.journal();
     let bytes = fs::read(original.dir.path().join("data/wal").join(&journal)).unwrap();
     let last_page = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64 / PAGE;
@@ -200,7 +222,7 @@ async fn it_is_the_watermark_that_tells_a_lost_tail() {
         assert_eq!(original.dump_after(cut_tail), None);
         let found = original.dump_after(|wal_dir| {
             cut_tail(wal_dir);
-            fs::remove_file(wal_dir.join("watermark")).unwrap();
+            say_little(&wal_dir.join("watermark"));
         });
         silent += usize::from(found.is_some_and(|found| found != original.truth));
     }

@@ -118,8 +118,6 @@ async fn a_started_log_of_which_only_a_damaged_first_record_is_left_is_refused()
         wal.settle(1, b"half a record").unwrap();
         wal.close().unwrap();
     }
-    // It would tell, too.
-    fs::remove_file(wal_dir.join("watermark")).unwrap();
     let refused = open(dir.path()).map(|_| 0);
     assert!(is_lost(refused));
 }

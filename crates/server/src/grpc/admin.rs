@@ -52,6 +52,8 @@ impl Admin for AdminApi {
             matched_index: status.matched.get(id).copied(),
         });
         let members = members.collect();
+        let mut counters = self.service.hub().counters().by_name();
+        counters.insert("clock_corrections".to_owned(), status.clock_corrections);
         let tree = replica.tree();
         let (applied_index, digest) = tree.applied();
         Ok(Response::new(v1::StatusReply {
@@ -81,7 +83,7 @@ impl Admin for AdminApi {
             incarnation: replica.origin().incarnation,
             log_bytes: status.log_bytes,
             resident_bytes: resident_bytes(),
-            counters: self.service.hub().counters().by_name(),
+            counters,
             disk_free_bytes: status.disk_free_bytes,
             disk_is_low: status.disk_is_low,
             growth_refused: status.growth_refused,
