@@ -10,7 +10,7 @@ use super::key::ConfigKey;
 use super::options::ConfigOptions;
 use super::snapshot::Config;
 use crate::recipes::replace_if::BackOff;
-use crate::recipes::znode::{found, to_json};
+use crate::recipes::znode::found;
 use crate::recipes::{SharedValue, Versioned};
 use crate::{Check, Client, CreateMode, CreateOptions, Error, ErrorKind, MultiResult, ReadLevel, Stat};
 
@@ -29,13 +29,13 @@ pub struct ConfigDocument<T> {
 
 /// What is to be written.
 struct Change {
-    document: Value,
+    json: Bytes,
     restored: Option<i32>,
 }
 
-impl From<Value> for Change {
-    fn from(document: Value) -> Self {
-        Self { document, restored: None }
+impl From<String> for Change {
+    fn from(json: String) -> Self {
+        Self { json: json.into(), restored: None }
     }
 }
 
@@ -83,7 +83,21 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
     /// It may be replaced all the same.
     pub async fn set(&self, value: &T) -> Result<Config<T>, Error> {
         let document = self.options.to_document(value)?;
-        self.edit(|_| Ok(document.clone().into())).await
+        self.edit(|found| Ok(unless_stored(&document, found).into())).await
+    }
+
+    /// The same with the text of a JSON document, which is stored byte for byte.
+    ///
+    /// # Errors
+    ///
+    /// `BadArguments` if it is not JSON, or not valid; those of [`set`](Self::set).
+    ///
+    /// # Cancellation
+    ///
+    /// It may be replaced all the same.
+    pub async fn set_json(&self, json: &str) -> Result<Config<T>, Error> {
+        self.options.check_document(&parsed(json)?)?;
+        self.edit(|_| Ok(json.to_owned().into())).await
     }
 
     /// Changes the configuration: `change` is given what is stored, or the default, and again, after a short random pause,
@@ -106,7 +120,7 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
         self.edit(|found| {
             let mut value = T::clone(&self.parse(found)?.value);
             change(&mut value)?;
-            Ok(self.options.to_document(&value)?.into())
+            Ok(unless_stored(&self.options.to_document(&value)?, found).into())
         })
         .await
     }
@@ -123,25 +137,67 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
     /// It may be replaced all the same.
     pub async fn compare_and_set(&self, seen: &Config<T>, value: &T) -> Result<Option<Config<T>>, Error> {
         let document = self.options.to_document(value)?;
-        let Some(stat) = self.replace(seen.stat.as_ref(), &document.clone().into()).await? else {
-            return Ok(None);
-        };
-        Ok(Some(Config::new(value.clone(), document, Some(stat))))
+        self.replace_seen(seen, document.to_string()).await
     }
 
-    /// Sets the value of one key ([`ConfigKey`]), and leaves the others as they are, also those that `T` does not know.
+    /// The same with the text of a JSON document, which is stored byte for byte.
     ///
     /// # Errors
     ///
-    /// `BadArguments` for a malformed key, one that cannot be set, and if the document is not valid then; those of
-    /// [`set`](Self::set).
+    /// Those of [`set_json`](Self::set_json).
+    ///
+    /// # Cancellation
+    ///
+    /// It may be replaced all the same.
+    pub async fn compare_and_set_json(
+        &self,
+        seen: &Config<T>,
+        json: &str,
+    ) -> Result<Option<Config<T>>, Error> {
+        self.options.check_document(&parsed(json)?)?;
+        self.replace_seen(seen, json.to_owned()).await
+    }
+
+    async fn replace_seen(&self, seen: &Config<T>, json: String) -> Result<Option<Config<T>>, Error> {
+        let change = Change::from(json);
+        let stat = self.replace(seen.stat.as_ref(), &change).await?;
+        stat.map(|stat| self.options.read(&self.path, Some((&change.json, stat)))).transpose()
+    }
+
+    /// Sets the value of one key ([`ConfigKey`]), and leaves the others byte for byte as they are, also those that `T` does not
+    /// know. A value that is equal already is left as it is written.
+    ///
+    /// # Errors
+    ///
+    /// `BadArguments` for a malformed key, the empty one (the whole document is [`set`](Self::set)), one that cannot be set, and if
+    /// the document is not valid then; those of [`set`](Self::set).
     ///
     /// # Cancellation
     ///
     /// It may be set all the same.
     pub async fn set_key(&self, key: &str, value: impl Into<Value>) -> Result<Config<T>, Error> {
-        let (key, value) = (key.parse::<ConfigKey>()?, value.into());
-        self.edit_document(|document| key.set(document, value.clone())).await
+        let (key, value) = (member_key(key)?, value.into());
+        let json = value.to_string();
+        self.edit_json(|document| match key.get_json(document).and_then(|stored| parsed(stored).ok()) {
+            Some(stored) if stored == value => Ok(document.to_owned()),
+            _ => key.set_json(document, &json),
+        })
+        .await
+    }
+
+    /// The same with the text of a JSON value, which is stored byte for byte: numbers keep their text.
+    ///
+    /// # Errors
+    ///
+    /// `BadArguments` if it is not JSON; those of [`set_key`](Self::set_key).
+    ///
+    /// # Cancellation
+    ///
+    /// It may be set all the same.
+    pub async fn set_key_json(&self, key: &str, json: &str) -> Result<Config<T>, Error> {
+        let key = member_key(key)?;
+        parsed(json)?;
+        self.edit_json(|document| key.set_json(document, json.trim())).await
     }
 
     /// Removes one key; one that is not there is removed.
@@ -154,25 +210,22 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
     ///
     /// It may be removed all the same.
     pub async fn remove_key(&self, key: &str) -> Result<Config<T>, Error> {
-        let key = key.parse::<ConfigKey>()?;
-        self.edit_document(|document| {
-            key.remove(document);
-            Ok(())
-        })
-        .await
+        let key = member_key(key)?;
+        self.edit_json(|document| Ok(key.remove_json(document).unwrap_or_else(|| document.to_owned()))).await
     }
 
-    async fn edit_document(
+    async fn edit_json(
         &self,
-        mut change: impl FnMut(&mut Value) -> Result<(), Error>,
+        mut change: impl FnMut(&str) -> Result<String, Error>,
     ) -> Result<Config<T>, Error> {
         self.edit(|found| {
             let config = self.parse(found)?;
             // As it is stored, which may be more than `T` knows.
-            let stored = found.and_then(|found| serde_json::from_slice(&found.value).ok());
-            let mut document = stored.unwrap_or_else(|| config.document().clone());
-            change(&mut document)?;
-            self.options.check_document(&document)?;
+            let document = match config.json() {
+                Some(stored) => change(stored)?,
+                None => change(&config.document().to_string())?,
+            };
+            self.options.check_document(&parsed(&document)?)?;
             Ok(document.into())
         })
         .await
@@ -215,7 +268,8 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
             return Err(Error { path: self.path.to_string(), ..Error::new(ErrorKind::NoNode, message) });
         };
         self.options.check_document(&former.value)?;
-        self.edit(|_| Ok(Change { document: former.value.clone(), restored: Some(version) })).await
+        let json = Bytes::from(former.json);
+        self.edit(|_| Ok(Change { json: json.clone(), restored: Some(version) })).await
     }
 
     async fn read(&self, level: ReadLevel) -> Result<Option<Versioned<Bytes>>, Error> {
@@ -236,16 +290,12 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
         loop {
             let found = self.read(ReadLevel::Linearizable).await?;
             let change = decide(found.as_ref())?;
-            let stored = found.as_ref().and_then(|found| serde_json::from_slice::<Value>(&found.value).ok());
-            let stat = match stored.as_ref() == Some(&change.document) {
-                true => found.map(|found| found.stat),
-                false => self.replace(found.as_ref().map(|found| &found.stat), &change).await?,
+            let stat = match &found {
+                Some(found) if found.value == change.json => Some(found.stat),
+                _ => self.replace(found.as_ref().map(|found| &found.stat), &change).await?,
             };
             match stat {
-                Some(stat) => {
-                    let data = to_json(&change.document)?;
-                    return self.options.read(&self.path, Some((&data, stat)));
-                }
+                Some(stat) => return self.options.read(&self.path, Some((&change.json, stat))),
                 None => back_off.pause().await,
             }
         }
@@ -253,7 +303,7 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
 
     /// Writes document and history in one step, if the document is as it was seen. `None`: it is not.
     async fn replace(&self, seen: Option<&Stat>, change: &Change) -> Result<Option<Stat>, Error> {
-        let data = to_json(&change.document)?;
+        let data = change.json.clone();
         let persistent = CreateOptions::new(CreateMode::Persistent).parents(true);
         let (mut multi, version) = match seen {
             None => (self.client.multi().create(&*self.path, data, persistent.clone()), 0),
@@ -268,9 +318,8 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
             multi = multi.delete(self.version_path(pruned), None);
         }
         if self.options.history > 0 {
-            let Change { document, restored } = change;
-            let (author, value) = (self.options.author.clone(), document.clone());
-            let record = Record { author, restored: *restored, value };
+            let value = serde_json::from_slice(&change.json).map_err(|error| not_json(&error))?;
+            let record = Record { author: self.options.author.clone(), restored: change.restored, value };
             multi = multi.create(self.version_path(version), record.to_bytes()?, persistent);
         }
         match multi.commit().await {
@@ -307,5 +356,33 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
             Some((data, stat)) => Ok(Some(Record::parse(&path, &data)?.into_version(version, &stat))),
             None => Ok(None),
         }
+    }
+}
+
+/// The key of a part of the document. To change all of it by an empty key is a mistake more often than a wish.
+fn member_key(key: &str) -> Result<ConfigKey, Error> {
+    let key: ConfigKey = key.parse()?;
+    match key.is_empty() {
+        true => {
+            Err(Error::new(ErrorKind::BadArguments, "the key is empty; it must name a part of the document"))
+        }
+        false => Ok(key),
+    }
+}
+
+fn parsed(json: &str) -> Result<Value, Error> {
+    serde_json::from_str(json).map_err(|error| not_json(&error))
+}
+
+fn not_json(error: &serde_json::Error) -> Error {
+    Error::new(ErrorKind::BadArguments, format!("the configuration is refused: it is not JSON: {error}"))
+}
+
+/// The text of a document; what is stored, if that means the same.
+fn unless_stored(document: &Value, found: Option<&Versioned<Bytes>>) -> String {
+    let stored = found.and_then(|found| std::str::from_utf8(&found.value).ok());
+    match stored.filter(|stored| parsed(stored).is_ok_and(|stored| stored == *document)) {
+        Some(stored) => stored.to_owned(),
+        None => document.to_string(),
     }
 }

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::recipes::znode::to_json;
 use crate::{Error, ErrorKind, Stat};
@@ -21,6 +22,8 @@ pub struct ConfigVersion {
     pub restored: Option<i32>,
     /// The document.
     pub value: Value,
+    /// The same as it was written, byte for byte.
+    pub json: String,
 }
 
 /// What stands in a znode of the history, as JSON.
@@ -30,7 +33,7 @@ pub(super) struct Record {
     pub(super) author: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) restored: Option<i32>,
-    pub(super) value: Value,
+    pub(super) value: Box<RawValue>,
 }
 
 impl Record {
@@ -47,7 +50,10 @@ impl Record {
 
     pub(super) fn into_version(self, version: i32, stat: &Stat) -> ConfigVersion {
         let Record { author, restored, value } = self;
-        ConfigVersion { version, author, at_ms: stat.ctime, restored, value }
+        let json = String::from(Box::<str>::from(value));
+        // It was read out of JSON; what is too deep for a tree of values is shown as none.
+        let value = serde_json::from_str(&json).unwrap_or_default();
+        ConfigVersion { version, author, at_ms: stat.ctime, restored, value, json }
     }
 }
 

@@ -3,6 +3,7 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
+use super::text::{Inside, Spot};
 use crate::{Error, ErrorKind};
 
 /// The way to a value within a document: names of members, and numbers of elements of arrays.
@@ -85,6 +86,61 @@ impl ConfigKey {
             }
             _ => None,
         }
+    }
+
+    /// It is the whole document.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The text of the value in a document of JSON, byte for byte, if there is one.
+    pub fn get_json<'a>(&self, json: &'a str) -> Option<&'a str> {
+        let document = Spot::document(json)?;
+        let found = self.0.iter().try_fold(document, |spot, name| spot.child(name, index(name)));
+        found.map(|spot| spot.json())
+    }
+
+    /// A document of JSON with another value, which is JSON too, where [`set`](Self::set) would put it. All else stays byte for
+    /// byte: the order of members, white space, and how numbers are written.
+    ///
+    /// # Errors
+    ///
+    /// `BadArguments` for a document that is not JSON, and those of [`set`](Self::set).
+    pub fn set_json(&self, json: &str, new: &str) -> Result<String, Error> {
+        let malformed = || Error::new(ErrorKind::BadArguments, "the document is not JSON");
+        let mut spot = Spot::document(json).ok_or_else(malformed)?;
+        for (depth, name) in self.0.iter().enumerate() {
+            if let Some(child) = spot.child(name, index(name)) {
+                spot = child;
+                continue;
+            }
+            // Objects that are missing on the way, from the innermost.
+            let nested = |from: usize| {
+                self.0[from..]
+                    .iter()
+                    .rev()
+                    .fold(new.to_owned(), |value, name| format!("{{{}:{value}}}", Value::from(name.as_str())))
+            };
+            return match spot.inside() {
+                Inside::Members(_) => Ok(spot.with_member(name, &nested(depth + 1))),
+                Inside::Null => Ok(spot.replaced(&nested(depth))),
+                Inside::Elements(elements)
+                    if depth + 1 == self.0.len() && index(name) == Some(elements.len()) =>
+                {
+                    Ok(spot.with_element(new))
+                }
+                Inside::Elements(_) | Inside::Nothing => Err(self.blocked()),
+            };
+        }
+        Ok(spot.replaced(new))
+    }
+
+    /// A document of JSON without the value, and otherwise byte for byte as it was; `None` if the value is not there.
+    pub fn remove_json(&self, json: &str) -> Option<String> {
+        let document = Spot::document(json)?;
+        let Some((last, way)) = self.0.split_last() else { return Some(document.replaced("null")) };
+        let parent = way.iter().try_fold(document, |spot, name| spot.child(name, index(name)))?;
+        parent.without(last, index(last))
     }
 
     pub(super) fn child(&self, name: &str) -> Self {
@@ -217,5 +273,102 @@ mod tests {
         assert_eq!(key("a.list.1").remove(&mut document), None);
         assert_eq!(key("a.list.0.x").remove(&mut document), None);
         assert_eq!(document, json!({ "a": { "list": [2] } }));
+    }
+
+    /// E9: what a change does not mean stays byte for byte, in every style of writing.
+    #[test]
+    fn untouched_text_stays() {
+        for (way, document, new, expected) in [
+            ("b", r#"{"z":1.10,"a":1e10}"#, "x", r#"{"z":1.10,"a":1e10,"b":x}"#),
+            ("b", r#"{"z": 1.10, "a": 1e10}"#, "x", r#"{"z": 1.10, "a": 1e10, "b": x}"#),
+            ("b", r#"{"z": 123456789012345678901234}"#, "x", r#"{"z": 123456789012345678901234, "b": x}"#),
+            ("b", "{\n  \"z\": 1.10\n}\n", "x", "{\n  \"z\": 1.10,\n  \"b\": x\n}\n"),
+            ("z", "{\n\t\"z\" : 1.10 ,\n\t\"a\":2}", "x", "{\n\t\"z\" : x ,\n\t\"a\":2}"),
+            ("b.c.d", r#"{ "a": [1, 2.0] }"#, "x", r#"{ "a": [1, 2.0], "b": {"c":{"d":x}} }"#),
+            ("a.1", r#"{ "a": [1.0, 2.0] }"#, "x", r#"{ "a": [1.0, x] }"#),
+            ("a.2", r#"{ "a": [1.0,  2.0] }"#, "x", r#"{ "a": [1.0,  2.0,  x] }"#),
+            ("a.1", "[]", "x", ""),
+            ("0", " [ ] ", "x", " [x ] "),
+            ("1", "[\n  1.0\n]", "x", "[\n  1.0,\n  x\n]"),
+            ("a", "{}", "x", r#"{"a":x}"#),
+            ("a.b", "null", "x", r#"{"a":{"b":x}}"#),
+            ("a.b", r#"{"a": null, "n": 1.50}"#, "x", r#"{"a": {"b":x}, "n": 1.50}"#),
+            ("a", r#"{"a":1,"n":2,"\u0061":3}"#, "x", r#"{"a":1,"n":2,"\u0061":x}"#),
+            ("q\"", r#"{"a":"}, \"q"}"#, "x", r#"{"a":"}, \"q","q\"":x}"#),
+            ("a.b", r#"{"a":1.0}"#, "x", ""),
+        ] {
+            match key(way).set_json(document, new) {
+                Ok(text) => assert_eq!(text, expected, "{way} in {document}"),
+                Err(error) => assert!(expected.is_empty(), "{way} in {document}: {error}"),
+            }
+        }
+        for (way, document, expected) in [
+            ("a", r#"{"a":1.0,"b":2.0}"#, Some(r#"{"b":2.0}"#)),
+            ("b", r#"{"a":1.0,"b":2.0}"#, Some(r#"{"a":1.0}"#)),
+            ("a", r#"{ "a": 1.0 }"#, Some("{}")),
+            ("b", "{\n  \"a\": 1.0,\n  \"b\": {},\n  \"c\": 3\n}", Some("{\n  \"a\": 1.0,\n  \"c\": 3\n}")),
+            ("c", "{\n  \"a\": 1.0,\n  \"c\": 3\n}", Some("{\n  \"a\": 1.0\n}")),
+            ("a.0", r#"{"a": [1.0, 2.0]}"#, Some(r#"{"a": [2.0]}"#)),
+            ("a.1", r#"{"a": [1.0, 2.0]}"#, Some(r#"{"a": [1.0]}"#)),
+            ("a", r#"{"a":1,"b":2,"a":3}"#, Some(r#"{"b":2}"#)),
+            ("x", r#"{"a":1}"#, None),
+            ("a.x", r#"{"a":1}"#, None),
+        ] {
+            assert_eq!(key(way).remove_json(document).as_deref(), expected, "{way} in {document}");
+        }
+        assert_eq!(key("a.1").get_json(r#"{"a": [1, 2.50 ]}"#), Some("2.50"));
+        assert_eq!(key("").get_json(" 1.0\n"), Some("1.0"));
+    }
+
+    /// The text is changed as the tree of values would be.
+    #[test]
+    fn texts_change_as_values() {
+        let documents = [
+            json!(null),
+            json!({ "a": { "b": [1, { "c": null }], "": 2 }, "x": "y" }),
+            json!([[], {}, "a", null]),
+            json!(7),
+        ];
+        for document in documents {
+            for way in [
+                "a",
+                "a.b",
+                "a.b.0",
+                "a.b.1",
+                "a.b.1.c.d",
+                "a.b.2",
+                "a.b.9",
+                "/a/",
+                "x",
+                "x.y",
+                "0",
+                "0.0",
+                "1.z",
+                "3",
+                "4",
+                "7",
+            ] {
+                let way = key(way);
+                for text in [document.to_string(), format!("{document:#}")] {
+                    let mut changed = document.clone();
+                    let set = way.set(&mut changed, json!({ "new": 1 }));
+                    let set_text = way.set_json(&text, r#"{"new": 1}"#);
+                    assert_eq!(set.is_ok(), set_text.is_ok(), "{way} in {text}");
+                    if let Ok(set_text) = set_text {
+                        assert_eq!(
+                            serde_json::from_str::<Value>(&set_text).unwrap(),
+                            changed,
+                            "{way} in {text}"
+                        );
+                    }
+                    let removed =
+                        way.remove_json(&text).map(|text| serde_json::from_str::<Value>(&text).unwrap());
+                    let mut value = document.clone();
+                    assert_eq!(removed, way.remove(&mut value).map(|_| value.clone()), "{way} in {text}");
+                    let got = way.get_json(&text).map(|text| serde_json::from_str::<Value>(text).unwrap());
+                    assert_eq!(got.as_ref(), way.get(&document), "{way} in {text}");
+                }
+            }
+        }
     }
 }

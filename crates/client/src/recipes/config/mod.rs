@@ -8,6 +8,7 @@ mod key;
 mod manager;
 mod options;
 mod snapshot;
+mod text;
 
 pub use change::{ConfigChange, KeyChange};
 pub use document::ConfigDocument;

@@ -125,7 +125,9 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigOptions<T> {
         };
         let document = serde_json::to_value(&value)
             .map_err(|why| unreadable(path, stat.map_or(0, |stat| stat.version), &why))?;
-        Ok(Config::new(value, document, stat))
+        // It was read as JSON.
+        let json = found.and_then(|(data, _)| std::str::from_utf8(data).ok());
+        Ok(Config::new(value, document, stat).stored_as(json))
     }
 
     fn judge(&self, value: &T) -> Result<(), String> {

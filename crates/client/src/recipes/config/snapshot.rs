@@ -12,17 +12,29 @@ pub struct Config<T> {
     /// The stat of its znode; `None` if there is none, and this is the default.
     pub stat: Option<Stat>,
     document: Arc<Value>,
+    json: Option<Arc<str>>,
 }
 
 impl<T> Clone for Config<T> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), stat: self.stat, document: self.document.clone() }
+        let Self { value, stat, document, json } = self;
+        Self { value: value.clone(), stat: *stat, document: document.clone(), json: json.clone() }
     }
 }
 
 impl<T> Config<T> {
     pub(super) fn new(value: T, document: Value, stat: Option<Stat>) -> Self {
-        Self { value: Arc::new(value), stat, document: Arc::new(document) }
+        Self { value: Arc::new(value), stat, document: Arc::new(document), json: None }
+    }
+
+    pub(super) fn stored_as(mut self, json: Option<&str>) -> Self {
+        self.json = json.map(Arc::from);
+        self
+    }
+
+    /// What is stored, byte for byte, also what `T` does not know. `None`: nothing is, this is the default.
+    pub fn json(&self) -> Option<&str> {
+        self.json.as_deref()
     }
 
     /// Its number: 0 for the first, one more with every change. `None`: it is the default.
