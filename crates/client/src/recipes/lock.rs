@@ -82,7 +82,8 @@ impl Lock {
         self.line.try_acquire(LockMode::Write).await
     }
 
-    /// Waits for the lock for so long; `None` if that was not enough.
+    /// Waits for the lock for so long; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
+    /// free.
     ///
     /// # Errors
     ///
@@ -92,7 +93,7 @@ impl Lock {
     ///
     /// As [`lock`](Self::lock).
     pub async fn lock_within(&self, patience: Duration) -> Result<Option<Grant>, Error> {
-        within(patience, self.lock()).await
+        within(patience, self.try_lock(), self.lock()).await
     }
 
     /// Who has the lock and who waits, in the order in which they came, everything considered that was acknowledged before

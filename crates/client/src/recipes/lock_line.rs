@@ -49,11 +49,16 @@ pub(super) fn blocker(positions: &[Position], index: usize) -> Option<String> {
     Some(before.name.clone())
 }
 
-/// `None` if it takes longer.
+/// `None` if it takes longer. With no patience at all, what is free is taken `at_once`: the time is for others, and not for the
+/// answers.
 pub(super) async fn within<T>(
     patience: Duration,
+    at_once: impl Future<Output = Result<Option<T>, Error>>,
     acquiring: impl Future<Output = Result<T, Error>>,
 ) -> Result<Option<T>, Error> {
+    if patience.is_zero() {
+        return at_once.await;
+    }
     match tokio::time::timeout(patience, acquiring).await {
         Ok(acquired) => acquired.map(Some),
         Err(_) => Ok(None),

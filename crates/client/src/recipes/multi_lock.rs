@@ -117,7 +117,8 @@ impl MultiLock {
         self.grant(places).await.map(Some)
     }
 
-    /// Waits for the locks for so long; `None` if that was not enough.
+    /// Waits for the locks for so long; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
+    /// free.
     ///
     /// # Errors
     ///
@@ -127,7 +128,7 @@ impl MultiLock {
     ///
     /// As [`lock`](Self::lock).
     pub async fn lock_within(&self, patience: Duration) -> Result<Option<MultiGrant>, Error> {
-        within(patience, self.lock()).await
+        within(patience, self.try_lock(), self.lock()).await
     }
 
     async fn join(&self) -> Result<Vec<Place>, Error> {

@@ -88,7 +88,8 @@ impl ReadWriteLock {
         self.line.try_acquire(LockMode::Read).await
     }
 
-    /// Waits for so long until it may read; `None` if that was not enough.
+    /// Waits for so long until it may read; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
+    /// free.
     ///
     /// # Errors
     ///
@@ -98,7 +99,7 @@ impl ReadWriteLock {
     ///
     /// As [`read`](Self::read).
     pub async fn read_within(&self, patience: Duration) -> Result<Option<Grant>, Error> {
-        within(patience, self.read()).await
+        within(patience, self.try_read(), self.read()).await
     }
 
     /// Waits until it may write.
@@ -128,7 +129,8 @@ impl ReadWriteLock {
         Ok(grant.map(|grant| self.writing(grant)))
     }
 
-    /// Waits for so long until it may write; `None` if that was not enough.
+    /// Waits for so long until it may write; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
+    /// free.
     ///
     /// # Errors
     ///
@@ -138,7 +140,7 @@ impl ReadWriteLock {
     ///
     /// As [`read`](Self::read).
     pub async fn write_within(&self, patience: Duration) -> Result<Option<WriteGrant>, Error> {
-        within(patience, self.write()).await
+        within(patience, self.try_write(), self.write()).await
     }
 
     /// Who has the lock and who waits, in the order in which they came, everything considered that was acknowledged before

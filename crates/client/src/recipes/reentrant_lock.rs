@@ -87,7 +87,8 @@ impl ReentrantLock {
         }
     }
 
-    /// Waits for the lock for so long; `None` if that was not enough.
+    /// Waits for the lock for so long; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
+    /// free.
     ///
     /// # Errors
     ///
@@ -97,7 +98,7 @@ impl ReentrantLock {
     ///
     /// As [`Lock::lock`].
     pub async fn lock_within(&self, patience: Duration) -> Result<Option<ReentrantGrant>, Error> {
-        within(patience, self.lock()).await
+        within(patience, self.try_lock(), self.lock()).await
     }
 
     /// See [`Lock::queue`]. An owner stands there once, however often it has locked.

@@ -143,7 +143,8 @@ impl Semaphore {
         self.take(place).await.map(Some)
     }
 
-    /// Waits for a permit for so long; `None` if that was not enough.
+    /// Waits for a permit for so long; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
+    /// free.
     ///
     /// # Errors
     ///
@@ -153,7 +154,7 @@ impl Semaphore {
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn acquire_within(&self, patience: Duration) -> Result<Option<Grant>, Error> {
-        within(patience, self.acquire()).await
+        within(patience, self.try_acquire(), self.acquire()).await
     }
 
     /// Who has a permit, in the order in which they got it, and then who waits, in the order in which they came; everything
