@@ -58,9 +58,12 @@ impl Client {
     /// Deletes a znode and all below it, in one step. `expected_count`: how many znodes are to go, the top included, as a
     /// safeguard. Returns how many went.
     ///
+    /// Everybody waits for such a step, so a server may refuse one for a large subtree:
+    /// [`delete_tree_in_batches`](Self::delete_tree_in_batches) deletes it in many.
+    ///
     /// # Errors
     ///
-    /// `NoNode`, `CountMismatch`, `NoAuth`, `GuardFailed`.
+    /// `BadArguments` if the subtree is too large for one step: nothing was deleted then. `NoNode`, `CountMismatch`, `NoAuth`, `GuardFailed`.
     ///
     /// # Watches fired
     ///
