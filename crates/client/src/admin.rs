@@ -122,6 +122,8 @@ pub struct SessionInfo {
     pub unacknowledged: u64,
     /// It is attached to the node that was asked.
     pub attached_here: bool,
+    /// Where its stream comes from; `None` if it is not attached to the node that was asked.
+    pub client_address: Option<String>,
 }
 
 /// What is known of a session.

@@ -330,6 +330,7 @@ impl From<v1::SessionInfo> for SessionInfo {
             ephemerals: info.ephemerals,
             unacknowledged: info.unacknowledged,
             attached_here: info.attached_here,
+            client_address: (!info.client_address.is_empty()).then_some(info.client_address),
         }
     }
 }

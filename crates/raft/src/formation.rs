@@ -267,7 +267,7 @@ fn lock(data_dir: &Mutex<DataDir>) -> MutexGuard<'_, DataDir> {
 }
 
 /// Asks a node who it is. The error says which node does not answer, or refuses, and why.
-async fn hello(peers: &Peers, id: NodeId) -> Result<peer::HelloReply, String> {
+pub(crate) async fn hello(peers: &Peers, id: NodeId) -> Result<peer::HelloReply, String> {
     let address = peers.address(id).unwrap_or_default();
     let mut client = peers.client(id, Lane::Bulk)?;
     let request = peer::HelloRequest { protocol: PROTOCOL, from: peers.own_id(), to: id };

@@ -200,6 +200,7 @@ mod tests {
             initialized: true,
             acknowledged: log_id(5),
             acknowledged_to: vote,
+            client_address: "h2:7401".into(),
         };
         let append_reply =
             peer::AppendReply { result: Some(partial), wall_ms: 1_700_000_000_000, lacking: log_id(4) };

@@ -20,6 +20,7 @@
 // They panic when nobody reads, or the disk is full; coordd-process has what does not.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
+mod addresses;
 mod clock;
 mod convert;
 mod disk;

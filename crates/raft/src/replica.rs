@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::run_addresses;
 use crate::clock::StampClock;
 use crate::disk::{DiskRoom, run_disk_watch};
 use crate::formation::{Formation, FormationError};
@@ -371,6 +372,7 @@ impl<O: Observer> Replica<O> {
             tokio::spawn(run_read_index(node.clone(), waiting_reads)),
             tokio::spawn(run_retention(node.clone())),
             tokio::spawn(run_disk_watch(node.clone())),
+            tokio::spawn(run_addresses(node.clone())),
             tokio::spawn(watch_for_failure(raft)),
             tokio::spawn(watch_for_loss(node.clone())),
         ];
@@ -499,6 +501,16 @@ impl<O: Observer> Replica<O> {
     /// The members as they are configured.
     pub fn members(&self) -> &BTreeMap<NodeId, Member> {
         self.node.peers.members()
+    }
+
+    /// Where the clients of a node reach it: `host:port`. `None` while it has not said so.
+    pub fn client_address(&self, id: NodeId) -> Option<String> {
+        self.node.peers.client_addresses().get(id)
+    }
+
+    /// Says where the clients of this node reach it, for the other nodes.
+    pub fn set_client_address(&self, address: &str) {
+        self.node.peers.client_addresses().set(self.id(), address);
     }
 
     /// Stops the node: hands the leadership over if it has it, then stops Raft and closes the log. Commands that are not

@@ -2,6 +2,7 @@
 //! watches they fire, ends of sessions to the streams attached to them.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ pub(crate) struct Hub {
     renewals: Mutex<HashMap<SessionId, (Arc<Outbox>, u64)>>,
     /// What is applied, and all of whose events are in the outboxes.
     zxid: watch::Sender<Zxid>,
+    /// Where the attached streams come from.
+    client_addresses: Mutex<HashMap<SessionId, SocketAddr>>,
     next_outbox_id: AtomicU64,
     start: Instant,
     counters: Counters,
@@ -81,6 +84,7 @@ impl Hub {
             tracker: Mutex::default(),
             renewals: Mutex::default(),
             zxid: watch::Sender::new(0),
+            client_addresses: Mutex::default(),
             next_outbox_id: AtomicU64::new(1),
             start: Instant::now(),
             counters: Counters::default(),
@@ -135,8 +139,17 @@ impl Hub {
     }
 
     /// Makes `outbox` the stream of its session; the stream before it is told. The caller holds the tree.
-    pub(crate) fn attach(&self, outbox: &Arc<Outbox>) {
-        let before = lock(&self.attached).insert(outbox.session, outbox.clone());
+    /// `from`: where the stream comes from, if that is known.
+    pub(crate) fn attach(&self, outbox: &Arc<Outbox>, from: Option<SocketAddr>) {
+        let before = {
+            let mut attached = lock(&self.attached);
+            let mut addresses = lock(&self.client_addresses);
+            match from {
+                Some(from) => drop(addresses.insert(outbox.session, from)),
+                None => drop(addresses.remove(&outbox.session)),
+            }
+            attached.insert(outbox.session, outbox.clone())
+        };
         if let Some(before) = before {
             self.watches().disarm_all(&before);
             before.push(Item::Moved);
@@ -149,6 +162,7 @@ impl Hub {
         let mut attached = lock(&self.attached);
         if attached.get(&outbox.session).is_some_and(|current| current.id == outbox.id) {
             attached.remove(&outbox.session);
+            lock(&self.client_addresses).remove(&outbox.session);
         }
         drop(attached);
         self.watches().disarm_all(outbox);
@@ -160,6 +174,11 @@ impl Hub {
 
     pub(crate) fn is_attached(&self, session: SessionId) -> bool {
         lock(&self.attached).contains_key(&session)
+    }
+
+    /// Where the stream of a session comes from that is attached to this node.
+    pub(crate) fn client_address(&self, session: SessionId) -> Option<String> {
+        lock(&self.client_addresses).get(&session).map(ToString::to_string)
     }
 
     /// Arms watches that go on from `last_zxid`, and puts what they missed into the outbox, which nobody reads yet. What is
@@ -217,6 +236,7 @@ impl Hub {
 
     fn tell_end(&self, tree: &Tree, session: SessionId) {
         let Some(outbox) = lock(&self.attached).remove(&session) else { return };
+        lock(&self.client_addresses).remove(&session);
         self.watches().disarm_all(&outbox);
         let end = match tree.ended_session(session) {
             Some(ended) => convert::end_to_wire(ended),

@@ -1,5 +1,6 @@
 //! One `coordd`: wired together, run, and taken down in the reverse order.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,16 @@ pub struct Node {
     stop: CancellationToken,
     api: JoinHandle<anyhow::Result<()>>,
     tasks: Vec<JoinHandle<()>>,
+}
+
+/// Where clients reach this node, as far as it knows: where it listens. If that is every address of the machine, the host is the one
+/// under which its peers reach it.
+fn client_address(listen: SocketAddr, options: &Options) -> Option<String> {
+    if !listen.ip().is_unspecified() {
+        return Some(listen.to_string());
+    }
+    let (host, _) = options.members.get(&options.id)?.peer_address.rsplit_once(':')?;
+    (!host.is_empty()).then(|| format!("{host}:{}", listen.port()))
 }
 
 impl Node {
@@ -80,6 +91,9 @@ impl Node {
         let new_cluster_id = format!("{:016x}", rand::rng().random::<u64>());
         let replica = Replica::start(replica_options, peers, new_cluster_id, |_| Hub::new()).await?;
         drop(answering);
+        if let Some(address) = client_address(clients_at, &options) {
+            replica.set_client_address(&address);
+        }
         let limits = options.limits;
         let wrong_port = not_for_peers(&options);
         let service = Service::new(replica, options);

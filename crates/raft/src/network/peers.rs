@@ -10,6 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::followers::Followers;
 use super::{MESSAGE_BYTES, PROTOCOL};
 use crate::clock::{Clocks, wall_ms};
+use crate::addresses::ClientAddresses;
 use crate::{Member, NodeId};
 
 /// The other nodes of the ensemble and the connections to them.
@@ -19,6 +20,7 @@ pub(crate) struct Peers {
     cluster_id: OnceLock<String>,
     members: BTreeMap<NodeId, Member>,
     channels: Mutex<HashMap<(NodeId, Lane), Channel>>,
+    client_addresses: ClientAddresses,
     /// The last entry of the snapshot that each peer is being sent, or was a moment ago.
     transfers: Mutex<HashMap<NodeId, (u64, Instant)>>,
     /// What the peers' clocks show.
@@ -48,6 +50,7 @@ impl Peers {
             cluster_id: OnceLock::new(),
             members,
             channels: Mutex::new(HashMap::new()),
+            client_addresses: ClientAddresses::default(),
             transfers: Mutex::new(HashMap::new()),
             clocks: Clocks::default(),
             followers: Followers::default(),
@@ -66,6 +69,11 @@ impl Peers {
     /// Of all nodes but this one.
     pub(crate) fn others(&self) -> impl Iterator<Item = NodeId> {
         self.members.keys().copied().filter(|id| *id != self.own_id)
+    }
+
+    /// Where the clients of the nodes reach them, this one included.
+    pub(crate) fn client_addresses(&self) -> &ClientAddresses {
+        &self.client_addresses
     }
 
     /// Empty before the ensemble is formed.

@@ -536,6 +536,7 @@ impl<O: Observer> Peer for PeerService<O> {
             initialized,
             acknowledged: acknowledged.as_ref().map(convert::log_id_to_wire),
             acknowledged_to: vote.as_ref().map(convert::vote_to_wire),
+            client_address: self.peers.client_addresses().get(self.peers.own_id()).unwrap_or_default(),
         }))
     }
 

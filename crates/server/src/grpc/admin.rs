@@ -34,6 +34,7 @@ impl AdminApi {
             ephemerals: session.ephemeral_count() as u64,
             unacknowledged: session.unacknowledged() as u64,
             attached_here: self.service.hub().is_attached(session.id()),
+            client_address: self.service.hub().client_address(session.id()).unwrap_or_default(),
         }
     }
 }
@@ -47,7 +48,7 @@ impl Admin for AdminApi {
         let members = replica.members().iter().map(|(id, member)| v1::Member {
             node_id: *id,
             peer_address: member.peer_address.clone(),
-            client_address: member.client_address.clone(),
+            client_address: replica.client_address(*id).unwrap_or_else(|| member.client_address.clone()),
             voter: status.voters.contains(id),
             matched_index: status.matched.get(id).copied(),
         });

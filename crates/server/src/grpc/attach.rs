@@ -1,6 +1,6 @@
 //! How a stream gets its session: a new one, or one that goes on, here or from another node.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use coordd_proto::v1::{self, ErrorCode};
@@ -15,7 +15,7 @@ use crate::session::connection::{Connection, Frames};
 /// Takes the first frame of a stream, attaches it to its session and starts its task.
 pub(super) async fn attach(
     service: Arc<Service>,
-    ip: Option<IpAddr>,
+    from: Option<SocketAddr>,
     mut requests: Streaming<v1::ClientFrame>,
 ) -> Result<Frames, Status> {
     let mut first =
@@ -25,7 +25,8 @@ pub(super) async fn attach(
     })?;
     service.check_serving().map_err(refuse)?;
     let auth =
-        authenticate(&from_address(ip), &attach.credentials, service.super_digest()).map_err(refuse)?;
+        authenticate(&from_address(from.map(|from| from.ip())), &attach.credentials, service.super_digest())
+            .map_err(refuse)?;
 
     let (session, password, timeout_ms) = if attach.session_id == 0 {
         if attach.last_zxid > 0 {
@@ -52,7 +53,7 @@ pub(super) async fn attach(
         if let Some(refused) = Service::refuse_session(&tree, session, &password) {
             return Err(refuse(refused));
         }
-        service.hub().attach(&outbox);
+        service.hub().attach(&outbox, from);
         if let Err(refused) = resume_watches(&service, &tree, &outbox, &attach) {
             drop(tree);
             service.hub().detach(&outbox);

@@ -6,7 +6,7 @@ mod confirmations;
 mod subscribe;
 mod unary;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use coordd_proto::status::into_status;
@@ -37,10 +37,10 @@ fn refuse(error: v1::Error) -> Status {
     into_status(error)
 }
 
+fn client_address<T>(request: &Request<T>) -> Option<SocketAddr> {
+    request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr)
+}
+
 fn client_ip<T>(request: &Request<T>) -> Option<IpAddr> {
-    request
-        .extensions()
-        .get::<TcpConnectInfo>()
-        .and_then(TcpConnectInfo::remote_addr)
-        .map(|address| address.ip())
+    client_address(request).map(|address| address.ip())
 }

@@ -8,7 +8,7 @@ use coordd_tree::{Auth, Command, Write, WriteOp, WriteOutcome};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{CoorddApi, attach, client_ip, refuse, subscribe};
+use super::{CoorddApi, attach, client_address, client_ip, refuse, subscribe};
 use crate::admission::Place;
 use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire};
 use crate::reads::{Read, authenticate};
@@ -146,8 +146,8 @@ impl Coordd for CoorddApi {
     type SubscribeStream = ReceiverStream<Result<v1::SubscribeReply, Status>>;
 
     async fn session(&self, request: Request<Streaming<v1::ClientFrame>>) -> Reply<Self::SessionStream> {
-        let ip = client_ip(&request);
-        let frames = attach::attach(self.service.clone(), ip, request.into_inner()).await?;
+        let from = client_address(&request);
+        let frames = attach::attach(self.service.clone(), from, request.into_inner()).await?;
         Ok(Response::new(ReceiverStream::new(frames)))
     }
 
