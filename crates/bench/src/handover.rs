@@ -35,7 +35,7 @@ async fn take_turns(lock: Lock, released: Released, schedule: Schedule) -> Recor
         if let Err(error) = take_turn(&lock, &released, schedule, &mut recorder).await {
             recorder.on_error(error.kind);
             if error.is_terminal() {
-                eprintln!("coordbench: a session ended: {error}");
+                note!("a session ended: {error}");
                 break;
             }
         }

@@ -150,7 +150,7 @@ async fn print_progress(successes: Arc<AtomicU64>) {
         second.tick().await;
         let now = successes.load(Ordering::Relaxed);
         at += 1;
-        eprintln!("second {at}: {}", now - before);
+        note!("second {at}: {}", now - before);
         before = now;
     }
 }
@@ -178,7 +178,7 @@ impl Worker {
         let load = self.load(depth, schedule, &mut recorder);
         let late = tokio::time::timeout_at(deadline.into(), load).await.is_err();
         if late {
-            eprintln!("coordbench: {} requests without an answer in the end", self.client.unanswered());
+            note!("{} requests without an answer in the end", self.client.unanswered());
             recorder.on_error(ErrorKind::ConnectionLoss);
         }
         recorder
@@ -205,7 +205,7 @@ impl Worker {
                 Err(error) => {
                     recorder.on_error(error.kind);
                     if error.is_terminal() {
-                        eprintln!("coordbench: a session ended: {error}");
+                        note!("a session ended: {error}");
                         return;
                     }
                 }

@@ -4,12 +4,23 @@
 //! another is answered. So the figures say what the ensemble does with that much concurrency, and a stall shows as
 //! what it is to a client: no answers.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+/// Says something on the standard error; what cannot be written is lost.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        let line = format!("coordbench: {}\n", format_args!($($text)*));
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    }};
+}
+
 mod handover;
 mod load;
 mod options;
 mod recorder;
 mod report;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -22,7 +33,7 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(clean) => ExitCode::from(u8::from(!clean)),
         Err(error) => {
-            eprintln!("coordbench: {error:#}");
+            note!("{error:#}");
             ExitCode::from(2)
         }
     }
@@ -41,9 +52,14 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     };
     let runtime = builder.enable_all().build().context("the runtime does not start")?;
     let report = runtime.block_on(load::run(options))?;
-    match options.output {
-        OutputFormat::Text => print!("{report}"),
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    let text = match options.output {
+        OutputFormat::Text => report.to_string(),
+        OutputFormat::Json => serde_json::to_string_pretty(&report)? + "\n",
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever read the figures has gone.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        written => written.context("the report cannot be written")?,
     }
     Ok(report.errors.is_empty())
 }
