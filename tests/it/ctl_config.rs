@@ -97,3 +97,65 @@ async fn a_watch_that_was_stopped_for_longer_than_its_session_tells_what_changed
     );
     assert!(watch.terminate().await.success());
 }
+
+/// E9: a change leaves every byte that it does not name, in every way of changing, and a rollback brings all of them back.
+#[tokio::test(flavor = "multi_thread")]
+async fn untouched_bytes_stay() {
+    let ensemble = Ensemble::start(1).await;
+    let client = ensemble.client(TIMEOUT).await;
+    let run = async |args: &[&str]| ensemble.coordctl(&[&["config"], args].concat()).await;
+    let stored = async || {
+        let (data, _) = client.get("/c", coordd_client::ReadLevel::Linearizable).await.expect("a value");
+        String::from_utf8(data.to_vec()).expect("text")
+    };
+    let first = "{\n  \"version\": 1.10,\n  \"sha\" : 1e10,\n  \"id\": 123456789012345678901234,\n  \"a\": [ 1.0 ]\n}\n";
+    let file = ensemble.scratch().join("document.json");
+    std::fs::write(&file, first).expect("a file");
+    run(&["set", "/c", "--file", &file.display().to_string()]).await.expect("set");
+    assert_eq!(stored().await, first);
+    run(&["set", "/c", "other", "x"]).await.expect("set");
+    assert_eq!(stored().await, first.replace("[ 1.0 ]", "[ 1.0 ],\n  \"other\": \"x\""));
+    run(&["set", "/c", "version", "1.20", "--version", "1"]).await.expect("set");
+    run(&["set", "/c", "a.1", "-1.50"]).await.expect("set");
+    run(&["unset", "/c", "other"]).await.expect("unset");
+    let changed = first.replace("1.10", "1.20").replace("[ 1.0 ]", "[ 1.0, -1.50 ]");
+    assert_eq!(stored().await, changed);
+    for (key, shown) in [("version", "1.20\n"), ("sha", "1e10\n"), ("id", "123456789012345678901234\n")] {
+        assert_eq!(run(&["get", "/c", key]).await.expect("a value"), shown);
+        let json = run(&["get", "/c", key, "--output", "json"]).await.expect("a value");
+        assert!(json.contains(&format!("\"value\":{}", shown.trim())), "{json}");
+    }
+    assert!(
+        run(&["history", "/c"])
+            .await
+            .expect("a history")
+            .contains(r#"{"version":1.20,"sha":1e10,"id":1234567890"#)
+    );
+    run(&["rollback", "/c", "0"]).await.expect("back");
+    // The history has the value, without white space around it.
+    let first = first.trim_end();
+    assert_eq!(stored().await, first);
+
+    // Numbers that are equal and written in another way are a change that was asked for.
+    run(&["set", "/c", "version", "1.1"]).await.expect("set");
+    assert_eq!(stored().await, first.replace("1.10", "1.1"));
+    let before = stored().await;
+    for (args, why) in [
+        (&["set", "/c", "k", "{bad"][..], "not JSON"),
+        (&["set", "/c", "k", "[1,"], "not JSON"),
+        (&["set", "/c", "k", "01"], "not JSON"),
+        (&["set", "/c", "k", ""], "not JSON"),
+        (&["set", "/c", "", "5"], "it is empty"),
+        (&["unset", "/c", ""], "it is empty"),
+        (&["set", "/c", "k", "--verison=7"], "--version"),
+        (&["set", "/c", "k", "--bad"], "unexpected argument"),
+    ] {
+        let refused = run(args).await.expect_err("refused");
+        assert!(refused.contains(why), "{args:?}: {refused}");
+        assert_eq!(stored().await, before, "{args:?}");
+    }
+    run(&["set", "/c", "k", "--string", "{bad"]).await.expect("set");
+    assert_eq!(run(&["get", "/c", "k"]).await.expect("a value"), "{bad\n");
+    run(&["set", "/c", "k", "--", "--bad"]).await.expect("set");
+    assert_eq!(run(&["get", "/c", "k"]).await.expect("a value"), "--bad\n");
+}

@@ -153,3 +153,45 @@ async fn members_of_a_group_are_listed_and_watched() {
     assert_eq!(code(&mut refused).await, Some(2));
     assert_eq!(watcher.terminate().await.code(), Some(0));
 }
+
+/// E18: a lock that is free is taken however short the time for others is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_patience_takes_what_is_free() {
+    let ensemble = Ensemble::start(3).await;
+    for kind in [&["--write"][..], &["--read"], &["--permits", "1"]] {
+        for wait in ["0s", "1us"] {
+            let mut free = lock(&ensemble, &[kind, &["--wait", wait]].concat(), "exit 7").await;
+            assert_eq!(code(&mut free).await, Some(7), "{kind:?} within {wait}");
+        }
+        let mut holder = lock(&ensemble, kind, HAVE).await;
+        epoch(&mut holder).await;
+        let other = if kind == ["--read"] { &["--write"][..] } else { kind };
+        let mut vain = lock(&ensemble, &[other, &["--wait", "0s"]].concat(), "exit 7").await;
+        assert_eq!(code(&mut vain).await, Some(12), "{kind:?} is taken");
+        holder.terminate().await;
+    }
+}
+
+/// E19: what a command runs reaches the same ensemble as the same client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_reach_the_command() {
+    let ensemble = Ensemble::start(1).await;
+    let auth = ["--auth", "ann:pw", "--auth", "bob:pw:2"];
+    let secret = ["create", "/secret", "told", "--acl", "auth::r"];
+    ensemble.coordctl(&[&secret[..], &auth[2..]].concat()).await.expect("created");
+    ensemble.coordctl(&["get", "/secret"]).await.expect_err("it is a secret");
+    let script = "echo \"$COORDCTL_ENDPOINTS $($CTL get /secret)\"";
+    for args in [
+        &["lock", "/auth-lock"][..],
+        &["elect", "/auth-elect"],
+        &["register", "cart", "--host", "h", "--port", "1"],
+    ] {
+        let mut program = Command::new(coordctl());
+        program.env_remove("COORDCTL_AUTH").env("CTL", coordctl());
+        program.args(args).args(auth).args(["--endpoints", &ensemble.endpoints().join(",")]);
+        program.args(["--", "sh", "-c", script]);
+        let output = program.output().expect("coordctl starts");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said, format!("{} told\n", ensemble.endpoints().join(",")), "{args:?}: {output:?}");
+    }
+}

@@ -1,4 +1,5 @@
-use clap::{Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{
     acl, completions, config, create, delete, elect, get, health, lock, ls, man, members, multi, outcome,
@@ -76,6 +77,52 @@ pub(crate) enum Command {
     Man(man::Man),
 }
 
+impl Cli {
+    /// Reads the command line of this program; says what is wrong with it, or what was asked for, and ends the program then.
+    pub(crate) fn read() -> Self {
+        let mut command = without_empty_variables(Cli::command());
+        let matches = command.try_get_matches_from_mut(std::env::args_os());
+        let cli =
+            matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command)));
+        cli.unwrap_or_else(|error| with_tip(error, &command).exit())
+    }
+}
+
+/// A variable of the environment that is empty means what an absent one means.
+pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| match arg.get_env() {
+        Some(name) if is_empty(name) => arg.env(None),
+        _ => arg,
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
+/// Names the option that was meant where a value of one was written as an option itself: `--ephemeral` for `--mode ephemeral`.
+pub(crate) fn with_tip(mut error: Error, command: &clap::Command) -> Error {
+    let Some(ContextValue::String(written)) = error.get(ContextKind::InvalidArg) else { return error };
+    let Some(name) = written.strip_prefix("--") else { return error };
+    if error.kind() != ErrorKind::UnknownArgument || error.get(ContextKind::SuggestedArg).is_some() {
+        return error;
+    }
+    let meant = all_commands(command).find_map(|command| {
+        command.get_arguments().find_map(|arg| {
+            let long = arg.get_long()?;
+            let has_value = arg.get_possible_values().iter().any(|value| value.matches(name, false));
+            has_value.then(|| format!("--{long} {name}"))
+        })
+    });
+    if let Some(meant) = meant {
+        error.remove(ContextKind::Suggested);
+        error.insert(ContextKind::SuggestedArg, ContextValue::String(meant));
+    }
+    error
+}
+
+fn all_commands(command: &clap::Command) -> Box<dyn Iterator<Item = &clap::Command> + '_> {
+    Box::new(std::iter::once(command).chain(command.get_subcommands().flat_map(all_commands)))
+}
+
 impl Command {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
@@ -113,8 +160,6 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -1,18 +1,24 @@
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use coordd_client::recipes::Sessions;
 use coordd_client::{Admin, Check, Client, ConnectOptions, Credential, Endpoints, Error, ErrorKind};
 use tokio::sync::OnceCell;
 
+use crate::cli::Command;
 use crate::exit::Failure;
 use crate::guard::GuardArg;
+use crate::interrupt::Interrupts;
 use crate::output::{Format, Output};
 use crate::progress::Progress;
 use crate::supervised::Signals;
 
 /// Giving back at the end what a session holds is a courtesy: it goes with the session.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(2);
+/// A command that has not ended so long after a signal does not notice it.
+const STUCK: Duration = Duration::from_millis(500);
 
 /// What all commands share.
 #[derive(Args, Clone, Debug)]
@@ -24,7 +30,8 @@ pub(crate) struct GlobalOptions {
         env = "COORDCTL_ENDPOINTS",
         value_delimiter = ',',
         default_value = "127.0.0.1:7401",
-        value_name = "ENDPOINT,..."
+        value_name = "ENDPOINT,...",
+        value_parser = NonEmptyStringValueParser::new()
     )]
     pub(crate) endpoints: Vec<String>,
 
@@ -40,8 +47,16 @@ pub(crate) struct GlobalOptions {
     #[arg(long, global = true, default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) session_timeout: Duration,
 
-    /// An identity of the digest scheme.
-    #[arg(long, global = true, env = "COORDCTL_AUTH", hide_env_values = true, value_name = "USER:PASSWORD")]
+    /// An identity of the digest scheme. May be repeated; in the environment several stand on lines of their own.
+    #[arg(
+        long,
+        global = true,
+        env = "COORDCTL_AUTH",
+        hide_env_values = true,
+        value_delimiter = AUTH_DELIMITER,
+        value_name = "USER:PASSWORD",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     pub(crate) auth: Vec<String>,
 
     /// Write only while the znode at PATH is the one that was created by the zxid EPOCH: a lock or leadership that is still
@@ -56,22 +71,75 @@ pub(crate) struct GlobalOptions {
     pub(crate) guard: Vec<GuardArg>,
 }
 
-/// The options of this run and its session, which is opened by the first command that needs it.
+/// Between several identities in the environment.
+const AUTH_DELIMITER: char = '\n';
+
+impl GlobalOptions {
+    /// What a command finds in its environment, so that each coordctl that it runs reaches the same ensemble as the same client.
+    /// What is not said here it inherits.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        let endpoints = self.endpoints.join(",");
+        let mut environment =
+            vec![("COORDD_ENDPOINTS", endpoints.clone()), ("COORDCTL_ENDPOINTS", endpoints)];
+        if !self.auth.is_empty() {
+            environment.push(("COORDCTL_AUTH", self.auth.join(&AUTH_DELIMITER.to_string())));
+        }
+        environment
+    }
+}
+
+/// The options of this run and its sessions. The first command that needs one opens it; all are closed at the end, however that
+/// comes.
 pub(crate) struct Context {
     pub(crate) options: GlobalOptions,
     client: OnceCell<Client>,
+    /// Those that follow each other: of the command that runs.
+    sessions: Mutex<Vec<Sessions>>,
     /// The session outlives the command.
     pub(crate) in_shell: bool,
+    pub(crate) interrupts: Interrupts,
 }
 
 impl Context {
     pub(crate) fn new(options: GlobalOptions) -> Self {
-        Self { options, client: OnceCell::new(), in_shell: false }
+        Self {
+            options,
+            client: OnceCell::new(),
+            sessions: Mutex::default(),
+            in_shell: false,
+            interrupts: Interrupts::default(),
+        }
     }
 
     /// For the commands of a shell: they share one session.
     pub(crate) fn for_shell(options: GlobalOptions) -> Self {
         Self { in_shell: true, ..Self::new(options) }
+    }
+
+    /// Carries out one command, until it has ended or a signal asks for its end, and closes the sessions that are its own.
+    pub(crate) async fn carry_out(self: &Arc<Self>, command: Command) -> Result<(), Failure> {
+        self.interrupts.reset();
+        let last_resort = tokio::spawn(self.clone().exit_if_stuck());
+        let result = tokio::select! {
+            biased;
+            result = command.run(self) => result,
+            interrupted = self.interrupts.next() => interrupted.result(),
+        };
+        match self.in_shell {
+            true => self.close_sessions().await,
+            false => self.close().await,
+        }
+        last_resort.abort();
+        result
+    }
+
+    /// Ends the program on a signal that the command does not notice because it is held up: by a write to a pipe that nobody reads.
+    async fn exit_if_stuck(self: Arc<Self>) {
+        let interrupted = self.interrupts.next().await;
+        tokio::time::sleep(GOODBYE + STUCK).await;
+        self.close().await;
+        let code = interrupted.result().err().map_or(0, |failure| failure.exit_code());
+        std::process::exit(code.into());
     }
 
     pub(crate) fn output(&self) -> Output {
@@ -88,7 +156,7 @@ impl Context {
     }
 
     fn guards(&self) -> impl Iterator<Item = Check> {
-        self.options.guard.iter().filter_map(GuardArg::check)
+        self.options.guard.iter().map(GuardArg::check)
     }
 
     async fn connect(&self) -> Result<Client, Failure> {
@@ -96,36 +164,33 @@ impl Context {
         Ok(Progress::new("looking for a node").during(connecting).await?)
     }
 
-    /// One session after the other, for what goes on when one has ended. Their writes are guarded as those of `writer`.
+    /// One session after the other, for what goes on when one has ended. Their writes are guarded as those of `writer`. The
+    /// present one is closed when the command has ended.
     pub(crate) async fn sessions(&self) -> Result<Sessions, Failure> {
         let connecting = Sessions::connect(self.options.endpoints.clone(), self.connect_options());
-        Ok(Progress::new("looking for a node").during(connecting).await?.guarded(self.guards()))
+        let sessions = Progress::new("looking for a node").during(connecting).await?;
+        lock(&self.sessions).push(sessions.clone());
+        Ok(sessions.guarded(self.guards()))
     }
 
-    /// The same, for what goes on until it is ended: a signal that asks for that ends the search for a node.
-    pub(crate) async fn sessions_until(&self, signals: &mut Signals) -> Result<Sessions, Failure> {
-        tokio::select! {
-            sessions = self.sessions() => sessions,
-            signal = signals.end() => Err(Failure::ended_by(signal)),
-        }
-    }
-
-    /// Runs what needs one session after the other until it is ended, and closes the last one.
+    /// Runs what needs one session after the other and has its own way with signals. One that asks for the end ends the search
+    /// for a node.
     pub(crate) async fn in_sessions(
         &self,
         run: impl AsyncFnOnce(&Sessions, &mut Signals) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
-        let sessions = self.sessions_until(&mut signals).await?;
-        let result = run(&sessions, &mut signals).await;
-        // If no node is in reach the session expires by itself, and the result is what matters.
-        let _ = tokio::time::timeout(GOODBYE, sessions.close()).await;
-        result
+        self.interrupts.are_taken();
+        let sessions = tokio::select! {
+            sessions = self.sessions() => sessions?,
+            signal = signals.end() => return Err(Failure::ended_by(signal)),
+        };
+        run(&sessions, &mut signals).await
     }
 
     fn connect_options(&self) -> ConnectOptions {
-        let name =
-            std::env::var("USER").map_or_else(|_| "coordctl".into(), |user| format!("coordctl {user}"));
+        let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
+        let name = user.map_or_else(|| "coordctl".into(), |user| format!("coordctl {user}"));
         let mut connect = ConnectOptions::new()
             .session_timeout(self.options.session_timeout)
             .connect_timeout(self.options.timeout)
@@ -159,7 +224,13 @@ impl Context {
             answer = call => Ok(answer?),
             () = cut_off => {
                 let message = format!("no node was in reach for {:?}", self.options.timeout);
-                Err(Error::new(ErrorKind::ConnectionLoss, message).into())
+                let error = client.connection_failure();
+                let error = error.unwrap_or_else(|| Error::new(ErrorKind::ConnectionLoss, ""));
+                let message = match error.message.is_empty() {
+                    true => message,
+                    false => format!("{message}: {}", error.message),
+                };
+                Err(Error { message, ..error }.into())
             }
         }
     }
@@ -184,22 +255,27 @@ impl Context {
         }
     }
 
-    /// A connection for questions to one node: the first endpoint that answers.
+    /// A way to ask for what needs no session: of one endpoint after the other, until one answers.
     pub(crate) async fn admin(&self) -> Result<Admin, Failure> {
-        let mut last = None;
-        for endpoint in &self.options.endpoints {
-            match Admin::connect(endpoint.as_str(), self.options.timeout).await {
-                Ok(admin) => return Ok(admin),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.map_or_else(|| Failure::Usage("no endpoints given".into()), Failure::from))
+        Ok(Admin::connect_any(self.options.endpoints.clone(), self.options.timeout).await?)
     }
 
-    /// Closes the session, so that nothing of it stays behind.
+    /// Closes all sessions, so that nothing of them stays behind.
     pub(crate) async fn close(&self) {
+        self.close_sessions().await;
         let Some(client) = self.client.get() else { return };
         // If no node is in reach the session expires by itself, and the command's own result is what matters.
-        let _ = tokio::time::timeout(self.options.timeout.min(Duration::from_secs(2)), client.close()).await;
+        let _ = tokio::time::timeout(self.options.timeout.min(GOODBYE), client.close()).await;
     }
+
+    /// Closes the sessions of the command that has ended.
+    async fn close_sessions(&self) {
+        let sessions = std::mem::take(&mut *lock(&self.sessions));
+        let closing = futures::future::join_all(sessions.iter().map(Sessions::close));
+        let _ = tokio::time::timeout(self.options.timeout.min(GOODBYE), closing).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

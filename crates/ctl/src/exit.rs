@@ -2,6 +2,8 @@ use std::fmt;
 
 use coordd_client::{Error, ErrorKind};
 
+use crate::printable::plain;
+
 /// The exit codes, as `--help` and the manual page list them.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
@@ -18,7 +20,8 @@ Exit codes:
   10  reading or writing here failed
   11  GrantLost: the lock or leadership was lost, and the command was stopped
   12  NotFree: the lock was not to be had at once, or in the time given
-A command that was run under a lock or a leadership and ended by itself: its own exit code, 128 and the number of the signal
+  141 nobody reads the output any more, as with `| head`; nothing is said about it
+A command that was ended by a signal: 128 and its number. A command that was run under a lock or a leadership and ended by itself: its own exit code, 128 and the number of the signal
 that ended it, 126 if it cannot be executed, 127 if there is none.";
 
 /// What a command that was run has said with its exit code.
@@ -56,11 +59,11 @@ impl Failure {
     /// Nothing to complain about: whoever read the output has gone, or the exit code is that of a command that had its own
     /// say.
     pub(crate) fn is_silent(&self) -> bool {
-        match self {
-            Failure::Io { error, .. } => error.kind() == std::io::ErrorKind::BrokenPipe,
-            Failure::Exit(_) => true,
-            _ => false,
-        }
+        matches!(self, Failure::Exit(_)) || self.is_broken_pipe()
+    }
+
+    fn is_broken_pipe(&self) -> bool {
+        matches!(self, Failure::Io { error, .. } if error.kind() == std::io::ErrorKind::BrokenPipe)
     }
 
     /// The name that programs look at.
@@ -87,6 +90,8 @@ impl Failure {
         let error = match self {
             Failure::Operation(error) => error,
             Failure::Usage(_) => return 2,
+            // As if by the signal SIGPIPE, which is how others end then.
+            Failure::Io { .. } if self.is_broken_pipe() => return 141,
             Failure::Io { .. } => return 10,
             Failure::NotFree(_) => return 12,
             Failure::NotStarted { code, .. } | Failure::Exit(code) => return *code,
@@ -120,11 +125,55 @@ impl From<Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Operation(error) => error.fmt(f),
+            Failure::Operation(error) => write_error(f, error),
             Failure::Usage(message) | Failure::NotStarted { message, .. } => f.write_str(message),
-            Failure::NotFree(path) => write!(f, "NotFree: {path} was not to be had in time"),
+            Failure::NotFree(path) => write!(f, "NotFree: {} was not to be had in time", plain(path)),
             Failure::Exit(code) => write!(f, "exit code {code}"),
-            Failure::Io { what, error } => write!(f, "{what}: {error}"),
+            Failure::Io { what, error } => write!(f, "{}: {error}", plain(what)),
         }
+    }
+}
+
+/// In one line, except that where several endpoints were tried each has a line of its own.
+fn write_error(f: &mut fmt::Formatter<'_>, error: &Error) -> fmt::Result {
+    let text = error.to_string();
+    match text.split_once(ENDPOINTS) {
+        Some((before, lines)) => {
+            write!(f, "{}{ENDPOINTS}", plain(before))?;
+            lines.split("\n  ").enumerate().try_for_each(|(index, line)| {
+                let break_before = if index == 0 { "" } else { "\n  " };
+                write!(f, "{break_before}{}", plain(line))
+            })
+        }
+        None => f.write_str(&plain(&text)),
+    }
+}
+
+/// Behind it the SDK's errors have a line for each endpoint.
+const ENDPOINTS: &str = " endpoints could be used:";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// B6 and C5: of what others say nothing but the lines of the endpoints breaks a line.
+    #[test]
+    fn errors_are_printable() {
+        let shown = |message: &str| Failure::from(Error::new(ErrorKind::NotServing, message)).to_string();
+        assert_eq!(shown("no\nroom\u{1b}[2J"), "NotServing: no\\nroom\\u{1b}[2J");
+        assert_eq!(
+            shown("none of 2 endpoints could be used:\n  a:1: refused\n  b:1: no \u{202e}leader"),
+            "NotServing: none of 2 endpoints could be used:\n  a:1: refused\n  b:1: no \\u{202e}leader"
+        );
+    }
+
+    /// A reader that has gone ends the program as SIGPIPE ends others, and is not complained about.
+    #[test]
+    fn broken_pipes_are_silent() {
+        let failure = |kind| Failure::io("writing", std::io::Error::from(kind));
+        let gone = failure(std::io::ErrorKind::BrokenPipe);
+        assert!(gone.is_silent() && gone.exit_code() == 141);
+        let full = failure(std::io::ErrorKind::StorageFull);
+        assert!(!full.is_silent() && full.exit_code() == 10);
     }
 }

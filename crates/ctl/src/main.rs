@@ -1,15 +1,22 @@
 //! `coordctl`: the command line of coordd.
 
+// Output that fails must not end a command with a panic: see `output.rs` and `notes.rs`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 mod commands;
 mod context;
+mod everybody;
 mod exit;
 mod guard;
 mod history;
 mod interrupt;
+mod json_text;
+mod notes;
 mod output;
 mod owner;
 mod path_completion;
+mod printable;
 mod progress;
 mod session_id;
 mod supervised;
@@ -18,8 +25,7 @@ mod value;
 mod words;
 
 use std::process::ExitCode;
-
-use clap::Parser as _;
+use std::sync::Arc;
 
 use crate::cli::Cli;
 use crate::context::Context;
@@ -29,17 +35,13 @@ fn main() -> ExitCode {
     if supervised::keeper::is_keeper() {
         return supervised::keeper::main();
     }
-    let cli = Cli::parse();
-    let context = Context::new(cli.global);
+    let cli = Cli::read();
+    let context = Arc::new(Context::new(cli.global));
     // One worker keeps the session alive while the shell waits for a line on the main thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(async {
-                let result = cli.command.run(&context).await;
-                context.close().await;
-                result
-            });
+            let result = runtime.block_on(context.carry_out(cli.command));
             // Whatever still runs (a name being resolved) must not hold up the exit.
             runtime.shutdown_background();
             result

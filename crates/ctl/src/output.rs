@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::exit::Failure;
+use crate::json_text;
+use crate::printable::{plain, plain_lines, plain_value};
 use crate::session_id::SessionId;
 
 /// For whom the output is.
@@ -19,7 +21,8 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Writes results to the standard output. Never panics: a reader that has gone away is an error like others.
+/// Writes results to the standard output. Never panics: a reader that has gone away is an error like others. Of what it prints a
+/// terminal obeys nothing but newlines.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     format: Format,
@@ -36,9 +39,13 @@ impl Output {
 
     /// A result: its `Display` for people, its fields for programs.
     pub(crate) fn result<T: Serialize + Display>(self, result: &T) -> Result<(), Failure> {
+        write(self.rendered(result)?.as_bytes())
+    }
+
+    fn rendered<T: Serialize + Display>(self, result: &T) -> Result<String, Failure> {
         match self.format {
-            Format::Text => self.write(|out| write!(out, "{result}")),
-            Format::Json => self.json(result),
+            Format::Text => Ok(plain_lines(&result.to_string()).into_owned()),
+            Format::Json => json_line(result),
         }
     }
 
@@ -48,31 +55,30 @@ impl Output {
     }
 
     pub(crate) fn json<T: Serialize>(self, value: &T) -> Result<(), Failure> {
-        self.write(|out| {
-            serde_json::to_writer(&mut *out, value)?;
-            writeln!(out)
-        })
+        write(json_line(value)?.as_bytes())
     }
 
+    /// Lines that were made here, of fields that are [plain](crate::printable::plain).
     pub(crate) fn line(self, line: impl Display) -> Result<(), Failure> {
-        self.write(|out| writeln!(out, "{line}"))
+        write(format!("{}\n", plain_lines(&line.to_string())).as_bytes())
     }
 
-    /// Bytes as they are, with a newline only where a person's prompt would otherwise follow them.
+    /// Bytes of this program's own, as they are.
     pub(crate) fn raw(self, bytes: &[u8]) -> Result<(), Failure> {
-        self.write(|out| {
-            out.write_all(bytes)?;
-            let dangling = !bytes.is_empty() && !bytes.ends_with(b"\n");
-            if dangling && std::io::stdout().is_terminal() { writeln!(out) } else { Ok(()) }
-        })
+        write(bytes)
     }
 
-    fn write(
-        self,
-        write: impl FnOnce(&mut std::io::BufWriter<std::io::StdoutLock<'static>>) -> std::io::Result<()>,
-    ) -> Result<(), Failure> {
-        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        write(&mut out).and_then(|()| out.flush()).map_err(|error| Failure::io("writing", error))
+    /// A value: byte for byte for a pipe or a file. On a terminal everything that it would obey is escaped, except newlines and
+    /// tabs, and a newline follows where the prompt would otherwise.
+    pub(crate) fn value(self, bytes: &[u8]) -> Result<(), Failure> {
+        if !std::io::stdout().is_terminal() {
+            return write(bytes);
+        }
+        let mut shown = plain_value(bytes);
+        if !shown.is_empty() && !shown.ends_with('\n') {
+            shown.push('\n');
+        }
+        write(shown.as_bytes())
     }
 
     /// Why a command failed, on the standard error.
@@ -81,7 +87,7 @@ impl Output {
             return;
         }
         let text = match self.format {
-            Format::Text => format!("coordctl: {failure}"),
+            Format::Text => format!("coordctl: {}", plain_lines(&failure.to_string())),
             Format::Json => {
                 let mut error = json!({
                     "kind": failure.kind(), "message": failure.message(), "exit_code": failure.exit_code(),
@@ -90,12 +96,24 @@ impl Output {
                     error["path"] = json!(operation.path);
                     error["op_index"] = json!(operation.op_index);
                 }
-                json!({ "error": error }).to_string()
+                json_text::compact(&json!({ "error": error })).unwrap_or_default()
             }
         };
         // Nothing is left to report a failure of this to.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
     }
+}
+
+fn json_line<T: Serialize>(value: &T) -> Result<String, Failure> {
+    match json_text::compact(value) {
+        Ok(text) => Ok(text + "\n"),
+        Err(error) => Err(Failure::io("writing JSON", error.into())),
+    }
+}
+
+fn write(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| Failure::io("writing", error))
 }
 
 /// A znode's stat, under ZooKeeper's names.
@@ -182,7 +200,8 @@ impl From<Bytes> for ValueOutput {
 impl Display for ValueOutput {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            ValueOutput::Data(text) => write!(f, "{}", text.escape_debug()),
+            // Quotes and backslashes are escaped too: it stands among other fields.
+            ValueOutput::Data(text) => f.write_str(&plain(&text.escape_debug().to_string())),
             ValueOutput::DataBase64(text) => write!(f, "base64:{text}"),
         }
     }

@@ -1,32 +1,34 @@
 use std::fmt;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use coordd_client::recipes::Owner;
 use serde_json::Value;
+
+use crate::json_text::{self, JsonArg};
+use crate::printable::plain;
 
 /// Who asks for a leadership or a lock, as others see it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct OwnerArgs {
     /// The name, as others see it. Default: the name of the machine.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
 
     /// Where others reach it while it holds.
     #[arg(long, default_value = "")]
     address: String,
 
-    /// What else others should know: JSON, or a text.
+    /// What else others should know: JSON, or a text that cannot be taken for JSON.
     #[arg(long)]
-    data: Option<String>,
+    data: Option<JsonArg>,
 }
 
 impl OwnerArgs {
     pub(crate) fn owner(&self) -> Owner {
         let owner = Owner::new(self.id.clone().unwrap_or_else(machine_name)).address(&self.address);
         match &self.data {
-            Some(data) => {
-                owner.data(serde_json::from_str(data).unwrap_or_else(|_| Value::from(data.as_str())))
-            }
+            Some(data) => owner.data(data.value()),
             None => owner,
         }
     }
@@ -34,12 +36,12 @@ impl OwnerArgs {
 
 /// An owner in a line for people: what it does not say is left out.
 pub(crate) fn write_owner(f: &mut fmt::Formatter<'_>, id: &str, address: &str, data: &Value) -> fmt::Result {
-    f.write_str(id)?;
+    f.write_str(&plain(id))?;
     if !address.is_empty() {
-        write!(f, " {address}")?;
+        write!(f, " {}", plain(address))?;
     }
     if !data.is_null() {
-        write!(f, " {data}")?;
+        write!(f, " {}", json_text::shown(data))?;
     }
     Ok(())
 }

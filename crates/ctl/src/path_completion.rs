@@ -10,6 +10,7 @@ use rustyline::{Context, Helper};
 use tokio::runtime::Handle;
 
 use crate::cli::Cli;
+use crate::printable::is_printable;
 
 /// Completes the first word of a line to a command and every word that begins with "/" to a path that exists.
 pub(crate) struct PathCompletion {
@@ -40,7 +41,8 @@ impl PathCompletion {
             Ok(Ok(page)) => page
                 .children
                 .into_iter()
-                .filter(|child| child.name.starts_with(prefix))
+                // What a terminal would obey is not put on its line.
+                .filter(|child| child.name.starts_with(prefix) && child.name.chars().all(is_printable))
                 .map(|child| format!("{parent}/{}", child.name))
                 .collect(),
             // No completion is the answer to a parent that is not there, and to an ensemble that is slow.

@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::printable::plain;
+
 /// Tells a person at a terminal that long work goes on: a line on the standard error that is rewritten. Says nothing
 /// elsewhere, and nothing about work that is done within a second.
 pub(crate) struct Progress {
@@ -18,7 +20,12 @@ const REDRAW: Duration = Duration::from_millis(200);
 impl Progress {
     pub(crate) fn new(label: impl Into<String>) -> Self {
         let visible = std::io::stderr().is_terminal();
-        Self { label: label.into(), since: Instant::now(), drawn_at: None, visible }
+        Self { label: plain(&label.into()).into_owned(), since: Instant::now(), drawn_at: None, visible }
+    }
+
+    /// Somebody sees it.
+    pub(crate) fn is_visible(&self) -> bool {
+        self.visible
     }
 
     /// Says how far the work is.

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use crate::printable::plain;
+
 /// Rows under headings, for people. The columns are as wide as what is in them.
 pub(crate) struct Table<const COLUMNS: usize> {
     /// The headings first.
@@ -11,8 +13,9 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         Self { rows: vec![headings.map(str::to_owned)] }
     }
 
+    /// What is in a cell is one line, and printable.
     pub(crate) fn row(&mut self, row: [String; COLUMNS]) {
-        self.rows.push(row);
+        self.rows.push(row.map(|cell| plain(&cell).into_owned()));
     }
 }
 

@@ -9,8 +9,8 @@ use crate::exit::Failure;
 /// Where a value comes from.
 #[derive(Args, Debug)]
 pub(crate) struct Value {
-    /// The value; `-` reads it from the standard input.
-    #[arg(value_name = "DATA", allow_hyphen_values = true)]
+    /// The value; `-` reads it from the standard input. One that begins with a hyphen, other than a number, stands behind `--`.
+    #[arg(value_name = "DATA", allow_negative_numbers = true)]
     data: Option<String>,
 
     /// Read the value from a file.

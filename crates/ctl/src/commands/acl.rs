@@ -9,6 +9,7 @@ use super::Freshness;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::StatOutput;
+use crate::printable::plain;
 
 /// Prints or replaces the ACL of a znode.
 #[derive(Args, Debug)]
@@ -82,7 +83,9 @@ struct AclOutput {
 
 impl fmt::Display for AclOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.acl.iter().try_for_each(|entry| writeln!(f, "{}:{}:{}", entry.scheme, entry.id, entry.perms))
+        self.acl.iter().try_for_each(|entry| {
+            writeln!(f, "{}:{}:{}", plain(&entry.scheme), plain(&entry.id), entry.perms)
+        })
     }
 }
 

@@ -3,22 +3,27 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use coordd_client::recipes::config::{
-    Config as Snapshot, ConfigDocument, ConfigKey, ConfigManager, ConfigOptions, ConfigVersion, KeyChange,
+    Config as Snapshot, ConfigChange, ConfigDocument, ConfigKey, ConfigManager, ConfigOptions, ConfigVersion,
+    KeyChange,
 };
 use coordd_client::{Error, ErrorKind, ReadLevel};
 use futures::StreamExt as _;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::Freshness;
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::interrupt::interrupted;
+use crate::json_text::{self, JsonArg};
+use crate::notes::note;
 use crate::output::time;
+use crate::printable::plain;
 
 /// Reads, changes and follows a configuration: a JSON document with a history.
 ///
-/// A KEY is written with dots, `feature_flags.dark_mode` or `servers.0`, or as a JSON pointer, `/feature_flags/dark_mode`.
+/// A KEY is written with dots, `feature_flags.dark_mode` or `servers.0`, or as a JSON pointer, `/feature_flags/dark_mode`. What a change
+/// does not name stays byte for byte: the order of members, white space, and how numbers are written.
 #[derive(Args, Debug)]
 pub(crate) struct Config {
     #[command(subcommand)]
@@ -32,6 +37,7 @@ enum ConfigCommand {
         /// The configuration.
         path: String,
         /// The key.
+        #[arg(value_parser = key)]
         key: Option<ConfigKey>,
         #[command(flatten)]
         freshness: Freshness,
@@ -43,6 +49,7 @@ enum ConfigCommand {
         /// The configuration.
         path: String,
         /// The key.
+        #[arg(value_parser = key)]
         key: ConfigKey,
         #[command(flatten)]
         recording: Recording,
@@ -52,6 +59,7 @@ enum ConfigCommand {
         /// The configuration. It need not exist.
         path: String,
         /// Only this key.
+        #[arg(value_parser = key)]
         key: Option<ConfigKey>,
     },
     /// Print the versions that are kept, the newest first.
@@ -76,12 +84,17 @@ struct Set {
     path: String,
 
     /// The key.
-    #[arg(required_unless_present = "file", requires = "value")]
+    #[arg(required_unless_present = "file", requires = "value", value_parser = key)]
     key: Option<ConfigKey>,
 
-    /// Its value: JSON, or a text.
-    #[arg(allow_hyphen_values = true)]
+    /// Its value: JSON, which is stored as it is written, or a text that cannot be taken for JSON. One that begins with a hyphen,
+    /// other than a number, stands behind `--`.
+    #[arg(allow_negative_numbers = true)]
     value: Option<String>,
+
+    /// The value is a text, whatever it looks like.
+    #[arg(long, requires = "value")]
+    string: bool,
 
     /// Replace the document by the JSON in this file.
     #[arg(short, long, value_name = "FILE", conflicts_with = "key")]
@@ -107,23 +120,21 @@ struct Recording {
     keep: usize,
 }
 
+/// The empty key would be the whole document, which nobody means who writes it.
+fn key(text: &str) -> Result<ConfigKey, String> {
+    match text.is_empty() {
+        true => Err("it is empty; a key names a part of the document".to_owned()),
+        false => text.parse().map_err(|error: Error| error.message),
+    }
+}
+
 #[derive(Serialize)]
 struct GetOutput<'a> {
     path: &'a str,
     version: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
-    value: &'a Value,
-}
-
-/// Text as it is, the rest as JSON.
-impl fmt::Display for GetOutput<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.value {
-            Value::String(text) => writeln!(f, "{text}"),
-            value => writeln!(f, "{value:#}"),
-        }
-    }
+    value: &'a RawValue,
 }
 
 #[derive(Serialize)]
@@ -145,14 +156,21 @@ impl fmt::Display for Written<'_> {
 struct Changed {
     version: Option<i32>,
     key: String,
-    old: Option<Value>,
-    new: Option<Value>,
+    old: Option<Box<RawValue>>,
+    new: Option<Box<RawValue>>,
 }
 
 impl Changed {
-    fn new(version: Option<i32>, change: KeyChange) -> Self {
-        let KeyChange { key, old, new } = change;
-        Self { version, key: key.to_string(), old, new }
+    /// One key of it, with the values as they are written.
+    fn new(change: &ConfigChange<Value>, different: KeyChange) -> Self {
+        let KeyChange { key, old, new } = different;
+        let written = |config: &Snapshot<Value>, value: Option<Value>| {
+            let value = value?;
+            let json = config.json().and_then(|json| key.get_json(json));
+            RawValue::from_string(json.map_or_else(|| value.to_string(), str::to_owned)).ok()
+        };
+        let (old, new) = (written(&change.old, old), written(&change.new, new));
+        Self { version: change.new.version(), key: key.to_string(), old, new }
     }
 }
 
@@ -163,10 +181,11 @@ impl fmt::Display for Changed {
             Some(version) => write!(f, "version {version}  ")?,
             None => write!(f, "deleted  ")?,
         }
-        let text =
-            |value: &Option<Value>| value.as_ref().map_or_else(|| "(none)".to_owned(), Value::to_string);
+        let text = |value: &Option<Box<RawValue>>| {
+            value.as_ref().map_or_else(|| "(none)".to_owned(), json_text::shown)
+        };
         let key = if key.is_empty() { "(document)" } else { key };
-        writeln!(f, "{key}: {} -> {}", text(old), text(new))
+        writeln!(f, "{}: {} -> {}", plain(key), text(old), text(new))
     }
 }
 
@@ -177,13 +196,13 @@ struct VersionOutput {
     at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     restored: Option<i32>,
-    value: Value,
+    value: Option<Box<RawValue>>,
 }
 
 impl From<ConfigVersion> for VersionOutput {
     fn from(version: ConfigVersion) -> Self {
-        let ConfigVersion { version, author, at_ms, restored, value } = version;
-        Self { version, author, at: time(at_ms), restored, value }
+        let ConfigVersion { version, author, at_ms, restored, json, .. } = version;
+        Self { version, author, at: time(at_ms), restored, value: RawValue::from_string(json).ok() }
     }
 }
 
@@ -191,11 +210,11 @@ impl fmt::Display for VersionOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { version, author, at, restored, value } = self;
         let author = if author.is_empty() { "(nobody)" } else { author };
-        write!(f, "version {version}  {at}  {author}")?;
+        write!(f, "version {version}  {at}  {}", plain(author))?;
         if let Some(restored) = restored {
             write!(f, "  restored {restored}")?;
         }
-        writeln!(f, "  {value}")
+        writeln!(f, "  {}", json_text::shown(value))
     }
 }
 
@@ -238,15 +257,23 @@ impl Recording {
 
 impl Set {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let Self { path, key, value, file, version, recording } = self;
+        let Self { path, key, value, string, file, version, recording } = self;
         let new = match (value, file) {
-            (Some(text), _) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+            (Some(text), _) if string => JsonArg::string(&text).as_str().to_owned(),
+            (Some(text), _) => {
+                let json: Result<JsonArg, String> = text.parse();
+                let refused = |why| {
+                    Failure::Usage(format!("the value {text:?} is refused: {why}, or follows --string"))
+                };
+                json.map_err(refused)?.as_str().to_owned()
+            }
             (None, Some(file)) => {
                 let name = file.display();
-                let text =
-                    std::fs::read(&file).map_err(|error| Failure::io(format!("reading {name}"), error))?;
-                serde_json::from_slice(&text)
-                    .map_err(|error| Failure::Usage(format!("{name} is not JSON: {error}")))?
+                let text = std::fs::read_to_string(&file)
+                    .map_err(|error| Failure::io(format!("reading {name}"), error))?;
+                serde_json::from_str::<Value>(&text)
+                    .map_err(|error| Failure::Usage(format!("{name} is not JSON: {error}")))?;
+                text
             }
             (None, None) => return Err(Failure::Usage("no value given: KEY VALUE, or --file FILE".into())),
         };
@@ -254,10 +281,9 @@ impl Set {
         let config = match (version, key) {
             (Some(version), key) => {
                 let seen = context.answer(document.get(ReadLevel::Linearizable)).await?;
-                let mut value = Value::clone(&seen.value);
-                key.unwrap_or_default().set(&mut value, new)?;
+                let json = key.unwrap_or_default().set_json(seen.json().unwrap_or("null"), &new)?;
                 let replaced = match seen.version() == Some(version) {
-                    true => context.answer(document.compare_and_set(&seen, &value)).await?,
+                    true => context.answer(document.compare_and_set_json(&seen, &json)).await?,
                     false => None,
                 };
                 replaced.ok_or_else(|| {
@@ -265,8 +291,8 @@ impl Set {
                     Error { path: path.clone(), ..Error::new(ErrorKind::BadVersion, message) }
                 })?
             }
-            (None, Some(key)) => context.answer(document.set_key(&key.to_string(), new)).await?,
-            (None, None) => context.answer(document.set(&new)).await?,
+            (None, Some(key)) => context.answer(document.set_key_json(&key.to_string(), &new)).await?,
+            (None, None) => context.answer(document.set_json(&new)).await?,
         };
         written(context, &path, &config)
     }
@@ -287,18 +313,28 @@ fn print(
     config: &Snapshot<Value>,
 ) -> Result<(), Failure> {
     let missing = |message: String| Error { path: path.to_owned(), ..Error::new(ErrorKind::NoNode, message) };
-    if config.version().is_none() {
+    let Some(document) = config.json() else {
         return Err(missing(format!("no configuration at {path}")).into());
-    }
-    let value = match &key {
-        Some(key) => {
-            let value = key.get(&config.value);
-            value.ok_or_else(|| missing(format!("no key {key} in the configuration at {path}")))?
-        }
-        None => &config.value,
     };
-    let key = key.map(|key| key.to_string());
-    context.output().result(&GetOutput { path, version: config.version(), key, value })
+    let json = match &key {
+        Some(key) => {
+            let json = key.get_json(document);
+            json.ok_or_else(|| missing(format!("no key {key} in the configuration at {path}")))?
+        }
+        None => document,
+    };
+    let unreadable =
+        |error| Failure::io(format!("reading the configuration at {path}"), std::io::Error::from(error));
+    let output = context.output();
+    if output.is_json() {
+        let (key, value) = (key.map(|key| key.to_string()), serde_json::from_str(json).map_err(unreadable)?);
+        return output.json(&GetOutput { path, version: config.version(), key, value });
+    }
+    // Text as it is, the rest as JSON.
+    match serde_json::from_str::<Value>(json).map_err(unreadable)? {
+        Value::String(text) => output.value(format!("{text}\n").as_bytes()),
+        _ => output.line(json_text::pretty(json).map_err(unreadable)?),
+    }
 }
 
 fn written(context: &Context, path: &str, config: &Snapshot<Value>) -> Result<(), Failure> {
@@ -310,34 +346,25 @@ async fn watch(context: &Context, path: &str, key: Option<ConfigKey>) -> Result<
     let sessions = context.sessions().await?;
     let manager = ConfigManager::start(&sessions, path, ConfigOptions::new(Value::Null)).await?;
     let mut changes = manager.changes();
+    context.interrupts.are_the_end();
     written(context, path, &manager.snapshot())?;
     if let Some(problem) = manager.problem() {
-        eprintln!("coordctl: {problem}");
+        note!("{problem}");
     }
-    loop {
-        let change = tokio::select! {
-            change = changes.next() => change,
-            () = interrupted() => break,
-        };
+    while let Some(change) = changes.next().await {
         match change {
-            Some(Ok(change)) => {
-                let version = change.new.version();
+            Ok(change) => {
                 let different = match &key {
                     Some(key) => change.key(key).into_iter().collect(),
                     None => change.keys(),
                 };
                 for different in different {
-                    context.output().result(&Changed::new(version, different))?;
+                    context.output().result(&Changed::new(&change, different))?;
                 }
             }
-            Some(Err(problem)) if problem.kind == ErrorKind::MarshallingError => {
-                eprintln!("coordctl: {problem}")
-            }
-            Some(Err(error)) => return Err(error.into()),
-            None => break,
+            Err(problem) if problem.kind == ErrorKind::MarshallingError => note!("{problem}"),
+            Err(error) => return Err(error.into()),
         }
     }
-    // If no node is in reach the session expires by itself.
-    let _ = tokio::time::timeout(context.options.timeout, sessions.close()).await;
     Ok(())
 }

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::acl::AclArg;
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::interrupt::interrupted;
 use crate::output::StatOutput;
+use crate::printable::plain;
 use crate::value::Value;
 
 /// Creates a znode and prints its path.
@@ -101,7 +101,7 @@ struct CreateOutput {
 
 impl fmt::Display for CreateOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.path)
+        writeln!(f, "{}", plain(&self.path))
     }
 }
 
@@ -113,10 +113,16 @@ impl Create {
         let data = self.value.read()?.unwrap_or_default();
         let client = context.writer().await?;
         let created = context.answer(client.create(self.path, data, options)).await?;
-        context.output().result(&CreateOutput { path: created.path, stat: created.stat.into() })?;
+        let printed =
+            context.output().result(&CreateOutput { path: created.path, stat: created.stat.into() });
         if !self.kind.is_ephemeral() || context.in_shell {
-            return Ok(());
+            return printed;
         }
+        // The znode is there, also if nobody could be told its path.
+        if let Err(failure) = printed {
+            context.output().failure(&failure);
+        }
+        context.interrupts.are_the_end();
         let held = async {
             match self.hold {
                 Some(time) => tokio::time::sleep(time).await,
@@ -125,7 +131,6 @@ impl Create {
         };
         tokio::select! {
             () = held => Ok(()),
-            () = interrupted() => Ok(()),
             state = client.ended() => {
                 let message = match state {
                     SessionState::Expired(end) => end.to_string(),

@@ -1,16 +1,20 @@
-use std::collections::VecDeque;
 use std::fmt;
+use std::time::Duration;
 
 use clap::Args;
-use coordd_client::{Call, Client, ErrorKind, ListOptions, ReadLevel};
-use futures::TryStreamExt as _;
+use coordd_client::{Client, ErrorKind};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::notes::note;
 use crate::progress::Progress;
 
 /// Deletes a znode, or a subtree.
+///
+/// A subtree goes in one step. If it is too large for that (the servers refuse to be held up by it), it goes in many, children before
+/// their parents: then others see it get smaller, and the same command goes on if it was interrupted.
 #[derive(Args, Debug)]
 pub(crate) struct Delete {
     /// The path.
@@ -20,16 +24,15 @@ pub(crate) struct Delete {
     #[arg(long, conflicts_with = "recursive")]
     version: Option<i32>,
 
-    /// Delete all below it too, in one step.
+    /// Delete all below it too.
     #[arg(short, long)]
     recursive: bool,
 
-    /// Delete only if so many znodes would go, the top included.
+    /// Delete only if so many znodes would go, the top included: in one step, or not at all.
     #[arg(long, requires = "recursive", value_name = "COUNT")]
     expect: Option<u64>,
 
-    /// Delete the subtree znode by znode, from the bottom, instead of in one step: for subtrees so large that one step
-    /// would hold up everybody.
+    /// Delete the subtree in many steps also if one would do: others are held up less.
     #[arg(long, requires = "recursive", conflicts_with = "expect")]
     gradually: bool,
 }
@@ -54,62 +57,55 @@ impl Delete {
             context.answer(client.delete(&self.path, self.version)).await?;
             return context.output().quiet_result(&DeleteOutput { path: self.path, count: 1 });
         }
-        let count = if self.gradually {
-            delete_gradually(context, &client, &self.path).await?
-        } else {
-            let deleting = context.answer(client.delete_tree(&self.path, self.expect));
-            Progress::new(format!("deleting {}", self.path)).during(deleting).await?
+        let count = match self.gradually {
+            true => in_batches(context, &client, &self.path, None).await?,
+            false => self.in_one_step(context, &client).await?,
         };
         context.output().result(&DeleteOutput { path: self.path, count })
     }
+
+    async fn in_one_step(&self, context: &Context, client: &Client) -> Result<u64, Failure> {
+        let deleting = context.answer(client.delete_tree(&self.path, self.expect));
+        match Progress::new(format!("deleting {}", self.path)).during(deleting).await {
+            // If it is about something else than the size, the first of the many steps is refused as well.
+            Err(Failure::Operation(error))
+                if error.kind == ErrorKind::BadArguments && self.expect.is_none() =>
+            {
+                in_batches(context, client, &self.path, Some(&error.message)).await
+            }
+            result => result,
+        }
+    }
 }
 
-/// How many deletes are in flight at once.
-const DEPTH: usize = 500;
+/// How often it is said how far it is where there is no terminal to show it.
+const NOTE: Duration = Duration::from_secs(5);
 
-/// Children before parents: the order of the calls is the order of the effects, so they need not be waited for one by
-/// one.
-async fn delete_gradually(context: &Context, client: &Client, top: &str) -> Result<u64, Failure> {
-    let mut progress = Progress::new(format!("listing {top}"));
-    let mut paths = vec![top.to_owned()];
-    let mut listed = 0;
-    while listed < paths.len() {
-        let parent = paths[listed].clone();
-        let prefix = if parent == "/" { String::new() } else { parent.clone() };
-        let mut pages = client.list_pages(parent, ReadLevel::Local, ListOptions::default());
-        loop {
-            match context.answer(pages.try_next()).await {
-                Ok(Some(page)) => {
-                    paths.extend(page.children.iter().map(|child| format!("{prefix}/{}", child.name)));
-                }
-                Ok(None) => break,
-                // Somebody else was quicker; only the top must be there.
-                Err(Failure::Operation(error)) if error.kind == ErrorKind::NoNode && listed > 0 => break,
-                Err(failure) => return Err(failure),
-            }
+/// `refused`: why it does not go in one step.
+async fn in_batches(
+    context: &Context,
+    client: &Client,
+    path: &str,
+    mut refused: Option<&str>,
+) -> Result<u64, Failure> {
+    let mut progress = Progress::new(format!("deleting {path}"));
+    let (mut noted_at, mut gone) = (Instant::now(), 0);
+    let shown = progress.is_visible();
+    let deleting = client.delete_tree_in_batches(path, |count| {
+        if let Some(why) = refused.take() {
+            note!("not in one step: {why}; deleting in many, children first");
         }
-        listed += 1;
-        progress.at(paths.len() as u64, None);
-    }
+        gone = count;
+        progress.at(count, None);
+        if !shown && noted_at.elapsed() >= NOTE {
+            noted_at = Instant::now();
+            note!("{count} znodes below {path} are deleted");
+        }
+    });
+    let result = context.answer(deleting).await;
     drop(progress);
-
-    let mut progress = Progress::new(format!("deleting {top}"));
-    let total = paths.len() as u64;
-    let mut in_flight: VecDeque<Call<u64>> = VecDeque::with_capacity(DEPTH);
-    let mut count = 0;
-    let mut rest = paths.iter().rev();
-    loop {
-        while in_flight.len() < DEPTH
-            && let Some(path) = rest.next()
-        {
-            in_flight.push_back(client.delete(path, None));
-        }
-        let Some(oldest) = in_flight.pop_front() else { return Ok(count) };
-        match context.answer(oldest).await {
-            Ok(_) => count += 1,
-            Err(Failure::Operation(error)) if error.kind == ErrorKind::NoNode => {}
-            Err(failure) => return Err(failure),
-        }
-        progress.at(count, Some(total));
+    if result.is_err() && gone > 0 {
+        note!("{gone} znodes are deleted; the same command goes on from there");
     }
+    result
 }

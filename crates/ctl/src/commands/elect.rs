@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::context::Context;
 use crate::exit::{Failure, exit_with};
-use crate::interrupt::interrupted;
+use crate::notes::note;
 use crate::output::time;
 use crate::owner::{OwnerArgs, write_owner};
 use crate::session_id::SessionId;
@@ -133,11 +133,11 @@ impl Elect {
                 elected = campaign(sessions, &self.path, &candidate) => elected?,
                 signal = signals.end() => return Err(Failure::ended_by(signal)),
             };
-            eprintln!("coordctl: leading {} with epoch {}", self.path, leadership.epoch());
+            note!("leading {} with epoch {}", self.path, leadership.epoch());
             let ending = hold(&leadership, &client, &self.line, context, signals).await;
             match &ending {
-                Ok(Ending::Lost(loss)) => eprintln!("coordctl: no longer leading {}: {loss}", self.path),
-                _ => eprintln!("coordctl: resigning from {}", self.path),
+                Ok(Ending::Lost(loss)) => note!("no longer leading {}: {loss}", self.path),
+                _ => note!("resigning from {}", self.path),
             }
             // The command is gone by now.
             tokio::select! {
@@ -176,12 +176,9 @@ impl Elect {
     async fn observe(&self, context: &Context) -> Result<(), Failure> {
         let client = context.client().await?;
         let mut leaders = LeaderElection::new(client, &self.path).observe();
+        context.interrupts.are_the_end();
         loop {
-            let leader = tokio::select! {
-                leader = leaders.try_next() => leader?,
-                () = interrupted() => return Ok(()),
-            };
-            let Some(leader) = leader else { return Ok(()) };
+            let Some(leader) = leaders.try_next().await? else { return Ok(()) };
             context.output().result(&Observed { leader: leader.map(LeaderOutput::from) })?;
         }
     }
@@ -209,7 +206,7 @@ async fn campaign(
             Err(error)
                 if error.is_terminal() || error.is_retryable() || error.kind == ErrorKind::GrantLost =>
             {
-                eprintln!("coordctl: campaigning again: {error}");
+                note!("campaigning again: {error}");
                 tokio::time::sleep(error.retry_after.unwrap_or(PAUSE)).await;
             }
             Err(error) => return Err(error),

@@ -6,7 +6,10 @@ use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::{StatOutput, ValueOutput};
 
-/// Prints the data of a znode, byte by byte as it is; a newline is added only on a terminal.
+/// Prints the data of a znode: byte for byte as it is into a pipe or a file.
+///
+/// On a terminal, control characters other than newlines and tabs are escaped, and so are bytes that are not UTF-8; a newline is
+/// added at the end.
 #[derive(Args, Debug)]
 pub(crate) struct Get {
     /// The path.
@@ -32,6 +35,6 @@ impl Get {
         if output.is_json() {
             return output.json(&GetOutput { path: self.path, value: data.into(), stat: stat.into() });
         }
-        output.raw(&data)
+        output.value(&data)
     }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::printable::plain;
 
 /// Asks the first endpoint whether it takes clients: exit code 0 if so, 9 if not. For health checks of containers.
 #[derive(Args, Debug)]
@@ -20,7 +21,7 @@ struct HealthOutput {
 
 impl fmt::Display for HealthOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "node {} is serving ({})", self.node_id, self.role)
+        writeln!(f, "node {} is serving ({})", self.node_id, plain(&self.role))
     }
 }
 

@@ -6,11 +6,14 @@ use coordd_client::recipes::{self, Grant, Participant, ReadWriteLock, Semaphore,
 use coordd_client::{Client, Error, ErrorKind};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::context::{Context, GOODBYE};
 use crate::exit::{Failure, exit_with};
+use crate::notes::note;
 use crate::output::time;
 use crate::owner::{OwnerArgs, write_owner};
+use crate::printable::plain;
 use crate::session_id::SessionId;
 use crate::supervised::{CommandLine, ENVIRONMENT, Ending, Signals, hold};
 
@@ -47,7 +50,7 @@ pub(crate) struct Lock {
     #[arg(long = "try", conflicts_with = "wait")]
     at_once: bool,
 
-    /// Wait for so long, and then end with exit code 12.
+    /// Wait for so long, and then end with exit code 12. What is free is taken, also with 0s.
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     wait: Option<Duration>,
 
@@ -95,7 +98,7 @@ impl fmt::Display for ParticipantOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (holds, name) =
             (if self.holds { "holds" } else { "waits" }, self.path.rsplit('/').next().unwrap_or_default());
-        write!(f, "{holds}  {name} epoch {} since {} ", self.epoch, self.since)?;
+        write!(f, "{holds}  {} epoch {} since {} ", plain(name), self.epoch, self.since)?;
         write_owner(f, &self.id, &self.address, &self.data)
     }
 }
@@ -129,10 +132,10 @@ impl Lock {
         signals: &mut Signals,
     ) -> Result<(), Failure> {
         let (client, grant) = tokio::select! {
-            acquired = self.acquire_in_time(sessions) => acquired?,
+            acquired = self.acquire_in_time(context, sessions) => acquired?,
             signal = signals.end() => return Err(Failure::ended_by(signal)),
         };
-        eprintln!("coordctl: holding {} with epoch {}", self.path, grant.epoch());
+        note!("holding {} with epoch {}", self.path, grant.epoch());
         let ending = hold(&grant, &client, &self.line, context, signals).await;
         // The command is gone by now.
         tokio::select! {
@@ -145,26 +148,41 @@ impl Lock {
         }
     }
 
-    async fn acquire_in_time(&self, sessions: &Sessions) -> Result<(Client, Grant), Failure> {
-        let acquiring = self.acquire(sessions);
-        let acquired = match self.wait {
-            Some(wait) => tokio::time::timeout(wait, acquiring).await.unwrap_or(Ok(None)),
-            None => acquiring.await,
+    async fn acquire_in_time(
+        &self,
+        context: &Context,
+        sessions: &Sessions,
+    ) -> Result<(Client, Grant), Failure> {
+        let Some(wait) = self.wait else {
+            let acquired = self.acquire(sessions, self.at_once).await?;
+            return acquired.ok_or_else(|| self.not_free());
         };
-        acquired?.ok_or_else(|| Failure::NotFree(self.path.clone()))
+        // What is free is taken however short the time is: it says how long others are waited for, and not how long an answer takes.
+        let deadline = Instant::now() + wait;
+        let at_once =
+            tokio::time::timeout(wait.max(context.options.timeout), self.acquire(sessions, true)).await;
+        if let Some(acquired) = at_once.unwrap_or(Ok(None))? {
+            return Ok(acquired);
+        }
+        let acquired = tokio::time::timeout_at(deadline, self.acquire(sessions, false)).await;
+        acquired.unwrap_or(Ok(None))?.ok_or_else(|| self.not_free())
+    }
+
+    fn not_free(&self) -> Failure {
+        Failure::NotFree(self.path.clone())
     }
 
     /// In this session or in a later one.
-    async fn acquire(&self, sessions: &Sessions) -> Result<Option<(Client, Grant)>, Error> {
+    async fn acquire(&self, sessions: &Sessions, at_once: bool) -> Result<Option<(Client, Grant)>, Error> {
         loop {
             let client = sessions.live().await?;
-            match self.ask(&client).await {
+            match self.ask(&client, at_once).await {
                 Ok(grant) => return Ok(grant.map(|grant| (client, grant))),
                 // The next session asks anew, and so does who was struck from the list.
                 Err(error)
                     if error.is_terminal() || error.is_retryable() || error.kind == ErrorKind::GrantLost =>
                 {
-                    eprintln!("coordctl: asking again: {error}");
+                    note!("asking again: {error}");
                     tokio::time::sleep(error.retry_after.unwrap_or(PAUSE)).await;
                 }
                 Err(error) => return Err(error),
@@ -172,21 +190,21 @@ impl Lock {
         }
     }
 
-    async fn ask(&self, client: &Client) -> Result<Option<Grant>, Error> {
+    async fn ask(&self, client: &Client, at_once: bool) -> Result<Option<Grant>, Error> {
         let (owner, grace) = (self.owner.owner(), self.line.grace_before_deadline(client.session_timeout()));
         if let Some(permits) = self.permits {
             let semaphore = Semaphore::new(client, &self.path, permits)?.owner(owner).grace(grace);
-            return match self.at_once {
+            return match at_once {
                 true => semaphore.try_acquire().await,
                 false => semaphore.acquire().await.map(Some),
             };
         }
         if self.read {
             let lock = ReadWriteLock::new(client, &self.path).owner(owner).grace(grace);
-            return if self.at_once { lock.try_read().await } else { lock.read().await.map(Some) };
+            return if at_once { lock.try_read().await } else { lock.read().await.map(Some) };
         }
         let lock = recipes::Lock::new(client, &self.path).owner(owner).grace(grace);
-        if self.at_once { lock.try_lock().await } else { lock.lock().await.map(Some) }
+        if at_once { lock.try_lock().await } else { lock.lock().await.map(Some) }
     }
 
     async fn list(&self, context: &Context) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use super::Freshness;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::{StatOutput, time};
+use crate::printable::plain;
 
 /// Lists the children of a znode, one a line, in byte order.
 #[derive(Args, Debug)]
@@ -55,7 +56,7 @@ impl Ls {
 }
 
 fn line(child: &Child) -> String {
-    let Some(stat) = child.stat else { return child.name.clone() };
+    let Some(stat) = child.stat else { return plain(&child.name).into_owned() };
     let owner =
         if stat.ephemeral_owner == 0 { String::new() } else { format!("  {:#x}", stat.ephemeral_owner) };
     format!(
@@ -64,6 +65,6 @@ fn line(child: &Child) -> String {
         stat.num_children,
         stat.data_length,
         time(stat.mtime),
-        child.name
+        plain(&child.name)
     )
 }

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::pin::pin;
 
 use clap::Args;
 use coordd_client::Client;
@@ -7,10 +6,10 @@ use coordd_client::recipes::{GroupMembership, Member, MemberChange};
 use futures::StreamExt as _;
 use serde::Serialize;
 
-use crate::context::{Context, GOODBYE};
+use crate::context::Context;
 use crate::exit::Failure;
-use crate::interrupt::interrupted;
 use crate::output::{ValueOutput, time};
+use crate::printable::plain;
 use crate::session_id::SessionId;
 
 /// Prints the members of a group: who is there, and with --watch who comes and goes; or joins it.
@@ -24,7 +23,12 @@ pub(crate) struct Members {
     watch: bool,
 
     /// Be a member under this name until this program is ended, in one session after the other.
-    #[arg(long, value_name = "NAME", conflicts_with = "watch")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with = "watch",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
     join: Option<String>,
 
     /// What the member says of itself.
@@ -51,7 +55,7 @@ impl From<Member> for MemberOutput {
 
 impl fmt::Display for MemberOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} epoch {} since {}", self.name, self.epoch, self.since)?;
+        write!(f, "{} epoch {} since {}", plain(&self.name), self.epoch, self.since)?;
         match self.data.to_string() {
             data if data.is_empty() => Ok(()),
             data => write!(f, " {data}"),
@@ -77,7 +81,7 @@ struct Joined {
 
 impl fmt::Display for Joined {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.path)
+        writeln!(f, "{}", plain(&self.path))
     }
 }
 
@@ -106,53 +110,39 @@ impl fmt::Display for Changed {
 
 impl Members {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
-        let sessions = tokio::select! {
-            sessions = context.sessions() => sessions?,
-            () = interrupted() => return Ok(()),
-        };
+        let sessions = context.sessions().await?;
         let client = sessions.newest()?;
         let group = GroupMembership::new(&sessions, &self.path);
-        let result = match &self.join {
+        match &self.join {
             Some(name) => self.join(context, &group, name).await,
             None if self.watch => watch(context, &client, &group).await,
             None => list(context, &client, &group).await,
-        };
-        // If no node is in reach the session expires by itself, and the result is what matters.
-        let _ = tokio::time::timeout(GOODBYE, sessions.close()).await;
-        result
+        }
     }
 
+    /// Until the program is ended. The session that is closed then takes the member along.
     async fn join(&self, context: &Context, group: &GroupMembership, name: &str) -> Result<(), Failure> {
-        let mut ended = pin!(interrupted());
-        let membership = tokio::select! {
-            membership = group.join(name, self.data.clone()) => membership?,
-            () = &mut ended => return Ok(()),
-        };
-        context.output().result(&Joined { path: membership.path().to_owned() })?;
-        ended.await;
-        // The session that is closed next takes it along if no node is in reach now.
-        let _ = tokio::time::timeout(GOODBYE, membership.leave()).await;
-        Ok(())
+        context.interrupts.are_the_end();
+        let membership = group.join(name, self.data.clone()).await?;
+        // The member is there, also if nobody could be told so.
+        if let Err(failure) = context.output().result(&Joined { path: membership.path().to_owned() }) {
+            context.output().failure(&failure);
+        }
+        std::future::pending().await
     }
 }
 
 async fn watch(context: &Context, client: &Client, group: &GroupMembership) -> Result<(), Failure> {
-    let (mut changes, mut ended) = (group.watch(), pin!(interrupted()));
-    loop {
-        let change = tokio::select! {
-            change = changes.next() => change,
-            () = &mut ended => return Ok(()),
-        };
-        // It ends where the group may not be read: another look says why.
-        let Some(change) = change else { return list(context, client, group).await };
+    context.interrupts.are_the_end();
+    let mut changes = group.watch();
+    while let Some(change) = changes.next().await {
         context.output().result(&Changed::from(change))?;
     }
+    // It ends where the group may not be read: another look says why.
+    list(context, client, group).await
 }
 
 async fn list(context: &Context, client: &Client, group: &GroupMembership) -> Result<(), Failure> {
-    let members = tokio::select! {
-        members = context.answer_in(client, group.members()) => members?,
-        () = interrupted() => return Ok(()),
-    };
+    let members = context.answer_in(client, group.members()).await?;
     context.output().result(&Listed { members: members.into_iter().map(MemberOutput::from).collect() })
 }

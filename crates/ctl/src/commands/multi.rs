@@ -2,14 +2,16 @@ use std::fmt;
 use std::io::Read as _;
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::{Args, CommandFactory as _, Parser};
 use coordd_client::{Check, CreateOptions, MultiResult};
 use serde::Serialize;
 
 use super::create::Kind;
+use crate::cli::with_tip;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::StatOutput;
+use crate::printable::plain;
 use crate::words;
 
 const FORMAT: &str = "\
@@ -18,7 +20,8 @@ The file has one operation a line:
   set PATH DATA [--version N]
   delete PATH [--version N]
   check PATH [--version N | --epoch CZXID | --absent]
-Words are quoted as in a shell; # begins a comment. A check without a condition says that the znode exists.";
+Words are quoted as in a shell; # begins a comment; DATA that begins with a hyphen, other than a number, stands behind --.
+A check without a condition says that the znode exists.";
 
 /// Carries out several writes, all or none.
 #[derive(Args, Debug)]
@@ -34,7 +37,7 @@ pub(crate) struct Multi {
 enum Line {
     Create {
         path: String,
-        #[arg(default_value = "", allow_hyphen_values = true)]
+        #[arg(default_value = "", allow_negative_numbers = true)]
         data: String,
         #[command(flatten)]
         kind: Kind,
@@ -43,7 +46,7 @@ enum Line {
     },
     Set {
         path: String,
-        #[arg(allow_hyphen_values = true)]
+        #[arg(allow_negative_numbers = true)]
         data: String,
         #[arg(long)]
         version: Option<i32>,
@@ -95,7 +98,7 @@ impl fmt::Display for MultiOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for result in &self.results {
             match result {
-                OpOutput::Create { path, .. } => writeln!(f, "created {path}")?,
+                OpOutput::Create { path, .. } => writeln!(f, "created {}", plain(path))?,
                 OpOutput::Delete => writeln!(f, "deleted")?,
                 OpOutput::Set { version, .. } => writeln!(f, "version {version}")?,
                 OpOutput::Check => writeln!(f, "holds")?,
@@ -149,7 +152,8 @@ fn parse(text: &str) -> Result<Vec<Line>, Failure> {
         let wrong = |cause: String| Failure::Usage(format!("line {}: {}", index + 1, cause.trim_end()));
         let words = words::split(line).map_err(wrong)?;
         if !words.is_empty() {
-            lines.push(Line::try_parse_from(words).map_err(|error| wrong(error.to_string()))?);
+            let line = Line::try_parse_from(words).map_err(|error| with_tip(error, &Line::command()));
+            lines.push(line.map_err(|error| wrong(error.to_string()))?);
         }
     }
     Ok(lines)

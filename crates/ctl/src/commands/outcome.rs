@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::printable::plain;
 use crate::session_id::SessionId;
 
 /// Asks for the fate of a numbered write, also after its session has ended (for an hour).
@@ -41,7 +42,7 @@ impl fmt::Display for OutcomeOutput {
             write!(f, " at zxid {zxid}")?;
         }
         if let Some(refused) = &self.refused {
-            write!(f, ", refused: {refused}")?;
+            write!(f, ", refused: {}", plain(refused))?;
         }
         writeln!(f)
     }
@@ -50,7 +51,7 @@ impl fmt::Display for OutcomeOutput {
 impl OutcomeCommand {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let token = SessionToken { session_id: self.session_id.0, password: self.password };
-        let outcome = context.client().await?.outcome(&token, self.write_seq).await?;
+        let outcome = context.answer(context.client().await?.outcome(&token, self.write_seq)).await?;
         let (fate, zxid, refused) = match outcome {
             Outcome::Applied { zxid, result } => {
                 ("applied", Some(zxid), result.err().map(|error| error.to_string()))

@@ -3,6 +3,7 @@ use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use coordd_client::recipes::Sessions;
 use coordd_client::recipes::health::{HealthCheck, HealthPolicy, HealthStatus, TargetHealth};
 use coordd_client::recipes::registry::{
@@ -16,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::context::{Context, GOODBYE};
 use crate::exit::Failure;
+use crate::notes::note;
 use crate::supervised::{FreeCommand, Signals};
 
 const ENVIRONMENT: &str = "\
@@ -23,8 +25,9 @@ The command finds in its environment:
   COORDD_SERVICE, COORDD_INSTANCE   the service, and the instance's id
   COORDD_GRANT_PATH, COORDD_EPOCH   its record, and the epoch of that in the session of its start; it is registered anew, with
                                     a higher epoch, when that session has ended
-  COORDD_ENDPOINTS, COORDCTL_ENDPOINTS
-                                    where the nodes are
+  COORDD_ENDPOINTS                  where the nodes are
+  COORDCTL_ENDPOINTS, COORDCTL_AUTH, COORDCTL_REGISTRY
+                                    so each coordctl that it runs reaches the same registry with the same credentials
 It goes on while the ensemble is out of reach. It is stopped, with all it has started, if coordctl is killed. SIGTERM takes the
 instance out of rotation and then stops it; INT, HUP, QUIT, USR1, USR2 and WINCH are handed on.";
 
@@ -41,7 +44,7 @@ pub(crate) struct Register {
     services: Vec<String>,
 
     /// Where callers reach it.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     host: String,
 
     /// Where callers reach it.
@@ -49,7 +52,7 @@ pub(crate) struct Register {
     port: u16,
 
     /// Its name, of which there is one below the root: a second one waits until the first is gone. Default: HOST:PORT.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
 
     /// Whatever else callers should know. May be repeated.
@@ -82,7 +85,7 @@ pub(crate) struct Register {
     heartbeat: Duration,
 
     /// Where the registry is.
-    #[arg(long, env = "COORDCTL_REGISTRY", default_value = "/registry")]
+    #[arg(long, env = "COORDCTL_REGISTRY", default_value = "/registry", value_parser = NonEmptyStringValueParser::new())]
     root: String,
 
     /// How long the command and all it has started may take to end after SIGTERM, before SIGKILL.
@@ -134,11 +137,11 @@ impl Register {
             registration = registry.register(instance) => registration?,
             signal = signals.end() => return Err(Failure::ended_by(signal)),
         };
-        eprintln!("coordctl: {id} is registered for {} at {address}", self.services.join(", "));
+        note!("{id} is registered for {} at {address}", self.services.join(", "));
         let result = self.attend(&registration, &self.environment(context, &registration), signals).await;
         // The command is gone by now.
         let _ = tokio::time::timeout(GOODBYE, registration.deregister()).await;
-        eprintln!("coordctl: {id} is deregistered");
+        note!("{id} is deregistered");
         match result? {
             0 => Ok(()),
             code => Err(Failure::Exit(code)),
@@ -161,17 +164,17 @@ impl Register {
     }
 
     fn environment(&self, context: &Context, registration: &Registration) -> Vec<(&'static str, String)> {
-        let endpoints = context.options.endpoints.join(",");
         let id = registration.instance().id;
         let path = format!("{}/nodes/{id}", self.root.trim_end_matches('/'));
-        vec![
+        let mut environment = context.options.environment();
+        environment.extend([
             ("COORDD_SERVICE", self.services.join(",")),
             ("COORDD_INSTANCE", id),
             ("COORDD_GRANT_PATH", path),
             ("COORDD_EPOCH", registration.epoch().unwrap_or_default().to_string()),
-            ("COORDD_ENDPOINTS", endpoints.clone()),
-            ("COORDCTL_ENDPOINTS", endpoints),
-        ]
+            ("COORDCTL_REGISTRY", self.root.clone()),
+        ]);
+        environment
     }
 
     /// Runs the command, if there is one, and the checks; returns the exit code.
@@ -213,7 +216,7 @@ impl Register {
                 continue;
             }
             if tokio::time::timeout(GOODBYE, registration.drain()).await.is_err() {
-                eprintln!("coordctl: callers cannot be told that it goes: no node is in reach");
+                note!("callers cannot be told that it goes: no node is in reach");
             }
             return command.stop(self.grace).await;
         }
@@ -233,7 +236,7 @@ impl Register {
             turns.tick().await;
             let outcome = check.run(self.check_timeout).await;
             if let Some(change) = health.on_outcome(&outcome, Instant::now()) {
-                eprintln!("coordctl: {check} is {}: {}", change.new, health.why());
+                note!("{check} is {}: {}", change.new, health.why());
                 let passes = matches!(change.new, HealthStatus::Healthy | HealthStatus::Suspect);
                 passing.send_if_modified(|all| std::mem::replace(&mut all[index], passes) != passes);
             }

@@ -2,12 +2,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use coordd_client::recipes::registry::{InstanceStatus, RegistryOptions, ServiceProvider, ServiceRegistry};
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::interrupt::interrupted;
+use crate::printable::plain;
 use crate::table::Table;
 
 /// Prints the services, or the instances of one, and how they are called.
@@ -21,7 +22,7 @@ pub(crate) struct Services {
     watch: bool,
 
     /// Where the registry is.
-    #[arg(long, env = "COORDCTL_REGISTRY", default_value = "/registry")]
+    #[arg(long, env = "COORDCTL_REGISTRY", default_value = "/registry", value_parser = NonEmptyStringValueParser::new())]
     root: String,
 }
 
@@ -84,9 +85,9 @@ impl ServiceOutput {
 impl fmt::Display for ServiceOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { service, mode, strategy, timeout_ms, .. } = self;
-        write!(f, "{service}: {mode}, {strategy}, {timeout_ms} ms")?;
+        write!(f, "{}: {mode}, {}, {timeout_ms} ms", plain(service), plain(strategy))?;
         if let Some(leader) = &self.leader {
-            write!(f, ", led by {leader}")?;
+            write!(f, ", led by {}", plain(leader))?;
         }
         writeln!(f, "; {} of {} take calls", self.healthy, self.instances.len())?;
         let mut table = Table::new(["ID", "ADDRESS", "STATUS", "LOAD", "WEIGHT", "METADATA"]);
@@ -130,15 +131,17 @@ impl fmt::Display for ServicesOutput {
 impl Services {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let sessions = context.sessions().await?;
+        let client = sessions.newest()?;
         let registry = ServiceRegistry::new(sessions, &self.root, RegistryOptions::new())?;
         let Some(service) = &self.service else {
             let mut services = Vec::new();
-            for service in registry.services().await? {
-                services.push(ServiceOutput::of(&registry.provider(&service).await?));
+            for service in context.answer_in(&client, registry.services()).await? {
+                let provider = context.answer_in(&client, registry.provider(&service)).await?;
+                services.push(ServiceOutput::of(&provider));
             }
             return context.output().result(&ServicesOutput { services });
         };
-        let provider = registry.provider(service).await?;
+        let provider = context.answer_in(&client, registry.provider(service)).await?;
         let mut last = None;
         loop {
             let shown = ServiceOutput::of(&provider);
@@ -150,10 +153,8 @@ impl Services {
                 return Ok(());
             }
             let changed = provider.wait_until(|provider| last.as_ref() != Some(&ServiceOutput::of(provider)));
-            tokio::select! {
-                () = changed => {}
-                () = interrupted() => return Ok(()),
-            }
+            context.interrupts.are_the_end();
+            changed.await;
         }
     }
 }

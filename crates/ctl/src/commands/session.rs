@@ -1,14 +1,19 @@
+use std::collections::BTreeMap;
 use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use coordd_client::{EndReason, SessionInfo, SessionRecord};
+use coordd_client::{Admin, EndReason, SessionInfo, SessionRecord};
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use crate::context::Context;
+use crate::everybody::{Everybody, ask_all, nobody};
 use crate::exit::Failure;
 use crate::output::time;
+use crate::printable::plain;
 use crate::session_id::SessionId;
+use crate::table::Table;
 
 /// Lists sessions, ends one, or asks why one ended.
 #[derive(Args, Debug)]
@@ -19,7 +24,8 @@ pub(crate) struct Session {
 
 #[derive(Subcommand, Debug)]
 enum SessionCommand {
-    /// List the live sessions of the ensemble.
+    /// List the live sessions of the ensemble: where the client is, as the node says that it is attached to, the number of its last
+    /// write, and its age.
     List,
     /// End a session; its ephemerals go with it.
     Kill {
@@ -47,7 +53,10 @@ struct LiveOutput {
     last_write_seq: u64,
     ephemerals: u64,
     unacknowledged: u64,
-    attached_here: bool,
+    /// To one of the nodes that were asked.
+    attached: bool,
+    client_address: Option<String>,
+    age_ms: u64,
 }
 
 impl From<SessionInfo> for LiveOutput {
@@ -62,7 +71,9 @@ impl From<SessionInfo> for LiveOutput {
             last_write_seq: info.last_write_seq,
             ephemerals: info.ephemerals,
             unacknowledged: info.unacknowledged,
-            attached_here: info.attached_here,
+            attached: info.attached_here,
+            client_address: info.client_address,
+            age_ms: unix_ms().saturating_sub(info.opened_ms),
         }
     }
 }
@@ -70,13 +81,51 @@ impl From<SessionInfo> for LiveOutput {
 impl fmt::Display for LiveOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} is alive", self.session_id)?;
-        writeln!(f, "client          {}", self.client_name)?;
+        writeln!(f, "client          {}", plain(&self.client_name))?;
+        writeln!(f, "address         {}", self.address())?;
         writeln!(f, "timeout         {} ms", self.timeout_ms)?;
-        writeln!(f, "opened          {} at zxid {}", self.opened, self.opened_zxid)?;
+        writeln!(f, "opened          {} at zxid {}, {} ago", self.opened, self.opened_zxid, self.age())?;
         writeln!(f, "last write      {}", self.last_write_seq)?;
         writeln!(f, "ephemerals      {}", self.ephemerals)?;
         writeln!(f, "unacknowledged  {}", self.unacknowledged)
     }
+}
+
+impl LiveOutput {
+    fn address(&self) -> String {
+        self.client_address.as_ref().map_or_else(|| "-".to_owned(), |address| plain(address).into_owned())
+    }
+
+    /// In whole seconds.
+    fn age(&self) -> humantime::FormattedDuration {
+        humantime::format_duration(Duration::from_secs(self.age_ms / 1000))
+    }
+}
+
+struct Listed(Vec<LiveOutput>);
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table =
+            Table::new(["SESSION", "ADDRESS", "AGE", "TIMEOUT", "LAST WRITE", "EPHEMERALS", "CLIENT"]);
+        for live in &self.0 {
+            table.row([
+                live.session_id.to_string(),
+                live.address(),
+                live.age().to_string(),
+                format!("{} ms", live.timeout_ms),
+                live.last_write_seq.to_string(),
+                live.ephemerals.to_string(),
+                live.client_name.clone(),
+            ]);
+        }
+        table.fmt(f)
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Serialize)]
@@ -99,9 +148,9 @@ impl fmt::Display for EndedOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} has ended: {}", self.session_id, self.reason)?;
         if !self.detail.is_empty() {
-            writeln!(f, "detail      {}", self.detail)?;
+            writeln!(f, "detail      {}", plain(&self.detail))?;
         }
-        writeln!(f, "client      {}", self.client_name)?;
+        writeln!(f, "client      {}", plain(&self.client_name))?;
         writeln!(f, "ended       {} at zxid {}", self.ended, self.zxid)?;
         writeln!(f, "last write  {}", self.last_write_seq)?;
         if let (Some(silent_ms), Some(last_node)) = (self.silent_ms, self.last_node) {
@@ -125,30 +174,20 @@ impl fmt::Display for KillOutput {
 
 impl Session {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
-        let admin = context.admin().await?;
         let output = context.output();
         match self.command {
             SessionCommand::List => {
-                let mut sessions = admin.sessions();
-                while let Some(info) = sessions.try_next().await? {
-                    let live = LiveOutput::from(info);
-                    if output.is_json() {
-                        output.json(&live)?;
-                    } else {
-                        let LiveOutput { session_id, opened, timeout_ms, ephemerals, client_name, .. } = live;
-                        let session_id = session_id.to_string();
-                        output.line(format_args!(
-                            "{session_id:<18}  {opened}  {timeout_ms:>6} ms  {ephemerals:>4} ephemerals  {client_name}"
-                        ))?;
-                    }
+                let sessions: Vec<_> = live(context).await?.into_values().map(LiveOutput::from).collect();
+                match output.is_json() {
+                    true => sessions.iter().try_for_each(|session| output.json(session)),
+                    false => output.line(Listed(sessions).to_string().trim_end()),
                 }
-                Ok(())
             }
             SessionCommand::Kill { session_id, by } => {
-                let ephemerals = admin.kill_session(session_id.0, by).await?;
+                let ephemerals = context.admin().await?.kill_session(session_id.0, by).await?;
                 output.result(&KillOutput { session_id, ephemerals })
             }
-            SessionCommand::Why { session_id } => match admin.session(session_id.0).await? {
+            SessionCommand::Why { session_id } => match why(context, session_id).await? {
                 SessionRecord::Live(info) => output.result(&LiveOutput::from(info)),
                 SessionRecord::Ended {
                     client_name, end, zxid, ended_ms, last_write_seq, silence, ..
@@ -167,6 +206,50 @@ impl Session {
             },
         }
     }
+}
+
+/// Once one node has said which sessions there are, the others only add where clients are.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The live sessions, as the nodes say that they are attached to.
+async fn live(context: &Context) -> Result<BTreeMap<u64, SessionInfo>, Failure> {
+    let everybody = Everybody::ask(context, Some(GRACE)).await?;
+    let list = async |admin: Admin| admin.sessions().try_collect::<Vec<_>>().await;
+    let answers = ask_all(context, everybody.endpoints(), Some(GRACE), list).await;
+    let mut failures = everybody.failures();
+    let (mut sessions, mut has_answer) = (BTreeMap::<u64, SessionInfo>::new(), false);
+    for node in &answers {
+        match &node.answer {
+            Ok(listed) => {
+                has_answer = true;
+                for info in listed {
+                    let known = sessions.entry(info.session_id).or_insert_with(|| info.clone());
+                    if info.attached_here {
+                        known.clone_from(info);
+                    }
+                }
+            }
+            Err(error) => failures.push(error.clone()),
+        }
+    }
+    if has_answer { Ok(sessions) } else { Err(nobody(failures)) }
+}
+
+/// What is known of a session; of a live one, by the node that it is attached to.
+async fn why(context: &Context, session_id: SessionId) -> Result<SessionRecord, Failure> {
+    let record = context.admin().await?.session(session_id.0).await?;
+    let SessionRecord::Live(info) = &record else { return Ok(record) };
+    if info.attached_here {
+        return Ok(record);
+    }
+    let everybody = Everybody::ask(context, Some(GRACE)).await?;
+    let ask = async |admin: Admin| admin.session(session_id.0).await;
+    let answers = ask_all(context, everybody.endpoints(), Some(GRACE), ask).await;
+    let attached = answers.into_iter().find_map(|node| match node.answer {
+        Ok(SessionRecord::Live(info)) if info.attached_here => Some(SessionRecord::Live(info)),
+        _ => None,
+    });
+    Ok(attached.unwrap_or(record))
 }
 
 fn reason(reason: EndReason) -> &'static str {

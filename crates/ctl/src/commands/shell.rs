@@ -1,15 +1,20 @@
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 
-use clap::{Args, Parser};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
+use rustix::process::Signal;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
 use tokio::runtime::Handle;
 
-use crate::cli::Command;
+use crate::cli::{Command, with_tip, without_empty_variables};
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::history::history_path;
+use crate::interrupt::EndSignals;
+use crate::notes::note;
 use crate::path_completion::PathCompletion;
 use crate::words;
 
@@ -40,48 +45,97 @@ impl Shell {
         if context.in_shell {
             return Err(Failure::Usage("this is the shell".into()));
         }
-        let interactive = std::io::stdin().is_terminal();
-        let mut shell = Context::for_shell(context.options.clone());
-        // Opened before the first line, so that completion works and a wrong endpoint shows at once.
-        let client = shell.client().await?.clone();
-        let mut editor = editor(PathCompletion::new(client, Handle::current()))?;
-        let result = loop {
-            let line = match tokio::task::block_in_place(|| read_line(&mut editor))? {
-                Next::Line(line) => line,
-                Next::Nothing => continue,
-                Next::End => break Ok(()),
-            };
-            if line.trim() == "exit" || line.trim() == "quit" {
-                break Ok(());
-            }
-            if let Err(failure) = carry_out(&line, &shell).await {
-                if !interactive {
-                    break Err(failure);
-                }
-                shell.output().failure(&failure);
-            }
-            if interactive && shell.client().await?.state().is_terminal() {
-                eprintln!("the session has ended; opening another");
-                shell = Context::for_shell(context.options.clone());
-                let client = shell.client().await?.clone();
-                editor.set_helper(Some(PathCompletion::new(client, Handle::current())));
-            }
-        };
+        // A signal ends the command that runs, or the wait for the next line.
+        context.interrupts.are_taken();
+        let mut shell = Arc::new(Context::for_shell(context.options.clone()));
+        let result = lines(context, &mut shell).await;
         shell.close().await;
-        if interactive {
-            save_history(&mut editor)?;
-        }
         result
     }
 }
 
-async fn carry_out(line: &str, shell: &Context) -> Result<(), Failure> {
+async fn lines(context: &Context, shell: &mut Arc<Context>) -> Result<(), Failure> {
+    let interactive = std::io::stdin().is_terminal();
+    let mut signals = EndSignals::new();
+    // Opened before the first line, so that completion works and a wrong endpoint shows at once.
+    let client = tokio::select! {
+        client = shell.client() => client?.clone(),
+        signal = signals.next() => return Err(Failure::ended_by(signal)),
+    };
+    let terminal = tcgetattr(std::io::stdin()).ok();
+    let mut editor = editor(PathCompletion::new(client, Handle::current()))?;
+    loop {
+        // On a thread of its own, which a signal leaves behind.
+        let reading = tokio::task::spawn_blocking(move || {
+            let line = read_line(&mut editor);
+            (editor, line)
+        });
+        let line = tokio::select! {
+            read = reading => {
+                let line;
+                (editor, line) = read.map_err(|error| Failure::io("reading a line", std::io::Error::other(error)))?;
+                line?
+            }
+            signal = signals.next() => {
+                restore(terminal.as_ref());
+                return Err(Failure::ended_by(signal));
+            }
+        };
+        let line = match line {
+            Next::Line(line) => line,
+            Next::Nothing => continue,
+            Next::End => break,
+        };
+        if line.trim() == "exit" || line.trim() == "quit" {
+            break;
+        }
+        if let Err(failure) = carry_out(&line, shell).await {
+            let is_ended = !interactive || ends_the_shell(&failure);
+            if is_ended {
+                return Err(failure);
+            }
+            shell.output().failure(&failure);
+        }
+        // What was meant for the command is done with.
+        signals = EndSignals::new();
+        if interactive && shell.client().await?.state().is_terminal() {
+            note!("the session has ended; opening another");
+            *shell = Arc::new(Context::for_shell(context.options.clone()));
+            let client = shell.client().await?.clone();
+            editor.set_helper(Some(PathCompletion::new(client, Handle::current())));
+        }
+    }
+    if interactive { save_history(&mut editor) } else { Ok(()) }
+}
+
+/// Ctrl-C ends a command; what is sent to end the program ends the shell with it. Nobody reads what goes into a broken pipe.
+fn ends_the_shell(failure: &Failure) -> bool {
+    let code = |signal| Failure::ended_by(signal).exit_code();
+    let by_signal = [Signal::TERM, Signal::HUP].map(code);
+    failure.is_silent()
+        && (by_signal.contains(&failure.exit_code()) || failure.exit_code() == code(Signal::PIPE))
+}
+
+/// The editor changes how the terminal works while it reads a line.
+fn restore(terminal: Option<&Termios>) {
+    if let Some(terminal) = terminal {
+        // A terminal that has gone needs nothing.
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, terminal);
+    }
+}
+
+async fn carry_out(line: &str, shell: &Arc<Context>) -> Result<(), Failure> {
     let words = words::split(line).map_err(Failure::Usage)?;
     if words.is_empty() {
         return Ok(());
     }
-    match Line::try_parse_from(words) {
-        Ok(line) => line.command.run(shell).await,
+    let mut command = without_empty_variables(Line::command());
+    let matches = command.try_get_matches_from_mut(words);
+    match matches
+        .and_then(|matches| Line::from_arg_matches(&matches))
+        .map_err(|error| with_tip(error, &command))
+    {
+        Ok(line) => shell.carry_out(line.command).await,
         // Asked for, not an error.
         Err(help) if !help.use_stderr() => shell.output().line(help.to_string().trim_end()),
         Err(error) => {
@@ -106,7 +160,7 @@ fn editor(completion: PathCompletion) -> Result<ShellEditor, Failure> {
     if let Some(path) = history_path().filter(|path| path.exists()) {
         // Old lines are a convenience: without them the shell works as well.
         if let Err(error) = editor.load_history(&path) {
-            eprintln!("coordctl: the history {} cannot be read: {error}", path.display());
+            note!("the history {} cannot be read: {error}", path.display());
         }
     }
     Ok(editor)

@@ -1,13 +1,11 @@
-use std::collections::BTreeSet;
 use std::fmt;
-use std::time::Duration;
 
 use clap::Args;
-use coordd_client::{Admin, Error, ErrorKind, NodeStatus};
-use futures::future::join_all;
+use coordd_client::NodeStatus;
 use serde::Serialize;
 
 use crate::context::Context;
+use crate::everybody::{Answer, Everybody, nobody};
 use crate::exit::Failure;
 use crate::table::Table;
 
@@ -19,7 +17,11 @@ pub(crate) struct Status {}
 
 #[derive(Serialize)]
 struct NodeOutput {
-    endpoint: String,
+    /// Absent for a member of which nobody knows where clients reach it.
+    endpoint: Option<String>,
+    /// Of such a member; that of the others is in their state.
+    #[serde(rename = "node_id", skip_serializing_if = "Option::is_none")]
+    member_id: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(flatten)]
@@ -67,54 +69,32 @@ struct StatusOutput {
 
 impl Status {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
-        let timeout = context.options.timeout.min(Duration::from_secs(3));
-        let endpoints = context.nodes().await?;
-        let mut answers = ask_all(endpoints, timeout).await;
-        // The members that were not among the endpoints.
-        let asked: BTreeSet<u64> =
-            answers.iter().filter_map(|(_, answer)| Some(answer.as_ref().ok()?.node_id)).collect();
-        let members =
-            answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).flat_map(|status| &status.members);
-        let others: BTreeSet<String> = members
-            .filter(|member| !asked.contains(&member.node_id))
-            .filter_map(|member| member.client_address.clone())
-            .filter(|address| !answers.iter().any(|(endpoint, _)| endpoint == address))
-            .collect();
-        answers.extend(ask_all(others.into_iter().collect(), timeout).await);
-
-        let leader_committed = answers
-            .iter()
-            .filter_map(|(_, answer)| answer.as_ref().ok())
-            .filter(|status| status.role == "leader")
-            .max_by_key(|status| status.term)
-            .map(|status| status.committed_index);
-        if let [.., (_, Err(error))] = answers.as_slice()
-            && answers.iter().all(|(_, answer)| answer.is_err())
-        {
-            return Err(Failure::from(error.clone()));
+        let everybody = Everybody::ask(context, None).await?;
+        let states = || everybody.nodes.iter().filter_map(|node| node.answer.as_ref().ok());
+        if states().next().is_none() {
+            return Err(nobody(everybody.failures()));
         }
-        let nodes = answers
-            .into_iter()
-            .map(|(endpoint, answer)| match answer {
-                Ok(status) => {
-                    NodeOutput { endpoint, error: None, state: Some(state(status, leader_committed)) }
-                }
-                Err(error) => NodeOutput { endpoint, error: Some(error.to_string()), state: None },
-            })
-            .collect();
+        let leaders = states().filter(|status| status.role == "leader");
+        let leader_committed = leaders.max_by_key(|status| status.term).map(|status| status.committed_index);
+        let node = |Answer { endpoint, answer }| {
+            let (error, state) = match answer {
+                Ok(status) => (None, Some(state(status, leader_committed))),
+                Err(error) => (Some(error.to_string()), None),
+            };
+            NodeOutput { endpoint: Some(endpoint), member_id: None, error, state }
+        };
+        let unknown = everybody.unknown.into_iter().map(|member| NodeOutput {
+            endpoint: None,
+            member_id: Some(member.node_id),
+            error: Some(format!(
+                "nobody knows where clients reach it; its peers do at {}",
+                member.peer_address
+            )),
+            state: None,
+        });
+        let nodes = everybody.nodes.into_iter().map(node).chain(unknown).collect();
         context.output().result(&StatusOutput { nodes })
     }
-}
-
-async fn ask_all(endpoints: Vec<String>, timeout: Duration) -> Vec<(String, Result<NodeStatus, Error>)> {
-    let ask = |endpoint: String| async move {
-        let asking = async { Admin::connect(endpoint.as_str(), timeout).await?.status().await };
-        let late =
-            || Error::new(ErrorKind::ConnectionLoss, format!("{endpoint} did not answer within {timeout:?}"));
-        let answer = tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_| Err(late()));
-        (endpoint, answer)
-    };
-    join_all(endpoints.into_iter().map(ask)).await
 }
 
 fn state(status: NodeStatus, leader_committed: Option<u64>) -> StateOutput {
@@ -167,13 +147,14 @@ fn row(node: &NodeOutput) -> [String; HEADINGS.len()] {
     let absent = || "-".to_owned();
     let Some(state) = &node.state else {
         let mut row: [String; HEADINGS.len()] = std::array::from_fn(|_| absent());
-        row[0].clone_from(&node.endpoint);
+        row[0] = node.endpoint.clone().unwrap_or_else(absent);
+        row[1] = node.member_id.map_or_else(absent, |id| id.to_string());
         row[HEADINGS.len() - 1] = node.error.clone().unwrap_or_default();
         return row;
     };
     let number = |number: Option<u64>| number.map_or_else(absent, |number| number.to_string());
     [
-        node.endpoint.clone(),
+        node.endpoint.clone().unwrap_or_else(absent),
         state.node_id.to_string(),
         state.role.clone(),
         state.term.to_string(),

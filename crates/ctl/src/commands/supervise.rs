@@ -2,15 +2,18 @@ use std::fmt;
 use std::time::Duration;
 
 use clap::Args;
+use coordd_client::recipes::Sessions;
 use coordd_client::recipes::auto_healer::{
     Agent, AgentOptions, AutoHealer, CopyStatus, Exit, HealerSpec, HealerStatus, Job, Runner,
 };
 use rustix::process::Signal;
 use serde::Serialize;
 
-use crate::context::{Context, GOODBYE, GlobalOptions};
+use crate::context::{Context, GlobalOptions};
 use crate::exit::Failure;
+use crate::notes::note;
 use crate::owner::machine_name;
+use crate::printable::plain;
 use crate::supervised::{CommandLine, Ending, Signals, run_beside};
 
 /// After so long it is told what is waited for.
@@ -21,9 +24,9 @@ Each copy finds in its environment:
   COORDD_COPY, COORDD_AGENT         its number, from 0, and the agent that runs it
   COORDD_EPOCH, COORDD_GRANT_PATH   what it runs under: the epoch is higher than every earlier one's of the same copy
   COORDD_SESSION, COORDD_ENDPOINTS  the session of the agent, and where the nodes are
-  COORDCTL_ENDPOINTS, COORDCTL_GUARD
-                                    so each coordctl that it runs reaches the same ensemble, and its writes are refused once
-                                    the copy may run elsewhere
+  COORDCTL_ENDPOINTS, COORDCTL_AUTH, COORDCTL_GUARD
+                                    so each coordctl that it runs reaches the same ensemble with the same credentials, and its
+                                    writes are refused once the copy may run elsewhere
 A copy is stopped, with all it has started, before it can run elsewhere: also if coordctl is killed or stands still.";
 
 /// Keeps so many copies of a command running across hosts: an agent of this host.
@@ -43,7 +46,7 @@ pub(crate) struct Supervise {
     copies: Option<u32>,
 
     /// The agent's name, as others see it. Default: the name of the machine.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     host: Option<String>,
 
     /// How many copies this agent takes at most.
@@ -96,7 +99,9 @@ impl Supervise {
             let healer = AutoHealer::new(&context.writer().await?, &self.path)?;
             return context.answer(healer.define(spec)).await;
         }
-        self.take_part(context, spec).await
+        context
+            .in_sessions(async |sessions, signals| self.take_part(context, spec, sessions, signals).await)
+            .await
     }
 
     fn spec(&self) -> Result<Option<HealerSpec>, Failure> {
@@ -117,9 +122,13 @@ impl Supervise {
         }))
     }
 
-    async fn take_part(&self, context: &Context, spec: Option<HealerSpec>) -> Result<(), Failure> {
-        let mut signals = Signals::new()?;
-        let sessions = context.sessions_until(&mut signals).await?;
+    async fn take_part(
+        &self,
+        context: &Context,
+        spec: Option<HealerSpec>,
+        sessions: &Sessions,
+        signals: &mut Signals,
+    ) -> Result<(), Failure> {
         if let Some(spec) = spec {
             let healer = AutoHealer::new(&sessions.live().await?, &self.path)?;
             let defined = tokio::select! {
@@ -133,10 +142,7 @@ impl Supervise {
             }
             // A host that starts again must not undo what was changed since, nor stay away because of it.
             if defined != spec {
-                eprintln!(
-                    "coordctl: what is defined at {} holds, and differs from what was given here",
-                    self.path
-                );
+                note!("what is defined at {} holds, and differs from what was given here", self.path);
             }
         }
         let host = self.host.clone().unwrap_or_else(machine_name);
@@ -145,23 +151,23 @@ impl Supervise {
             options = options.capacity(copies);
         }
         let runner = KeptRunner { options: context.options.clone() };
-        let mut starting = std::pin::pin!(Agent::start(&sessions, &self.path, options, runner));
+        let mut starting = std::pin::pin!(Agent::start(sessions, &self.path, options, runner));
         let mut is_told = false;
         let mut agent = loop {
             tokio::select! {
                 agent = &mut starting => break agent?,
                 () = tokio::time::sleep(PATIENCE), if !is_told => {
                     is_told = true;
-                    eprintln!("coordctl: there is an agent {host} in {}, which may be the last life of this one; waiting", self.path);
+                    note!("there is an agent {host} in {}, which may be the last life of this one; waiting", self.path);
                 }
                 signal = signals.end() => return Err(Failure::ended_by(signal)),
             }
         };
-        eprintln!("coordctl: agent {host} takes part in {}", self.path);
+        note!("agent {host} takes part in {}", self.path);
         let ended = tokio::select! {
             ended = agent.ended() => ended,
             _ = signals.end() => {
-                eprintln!("coordctl: agent {host} leaves {}", self.path);
+                note!("agent {host} leaves {}", self.path);
                 // While no node is in reach it is not known when the others may have the copies: a second signal ends that.
                 tokio::select! {
                     () = agent.stop() => {}
@@ -170,8 +176,6 @@ impl Supervise {
                 Ok(())
             }
         };
-        // If no node is in reach the session expires by itself.
-        let _ = tokio::time::timeout(GOODBYE, sessions.close()).await;
         Ok(ended?)
     }
 }
@@ -188,7 +192,7 @@ impl Runner for KeptRunner {
         let line = CommandLine { grace: job.grace, command };
         let (tell, mut signals) = Signals::relayed();
         let started = |pid: i32| {
-            eprintln!("coordctl: copy {copy} runs as process {pid} with epoch {epoch}");
+            note!("copy {copy} runs as process {pid} with epoch {epoch}");
             job.started(pid.unsigned_abs());
         };
         let under = (&*job.grant, &job.client);
@@ -208,8 +212,8 @@ impl Runner for KeptRunner {
             Err(failure) => Exit::Ended(failure.to_string()),
         };
         match &exit {
-            Exit::Ended(how) => eprintln!("coordctl: copy {copy} has ended: {how}"),
-            Exit::Stopped => eprintln!("coordctl: copy {copy} was stopped"),
+            Exit::Ended(how) => note!("copy {copy} has ended: {how}"),
+            Exit::Stopped => note!("copy {copy} was stopped"),
         }
         exit
     }
@@ -260,21 +264,21 @@ impl From<HealerStatus> for StatusOutput {
 impl fmt::Display for StatusOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.spec {
-            Some(spec) => writeln!(f, "spec   {} of {}", spec.copies, spec.command.join(" "))?,
+            Some(spec) => writeln!(f, "spec   {} of {}", spec.copies, plain(&spec.command.join(" ")))?,
             None => writeln!(f, "spec   nobody has said what is to run")?,
         }
-        writeln!(f, "leads  {}", self.leader.as_deref().unwrap_or("nobody"))?;
+        writeln!(f, "leads  {}", plain(self.leader.as_deref().unwrap_or("nobody")))?;
         for agent in &self.agents {
-            write!(f, "agent  {}  {}", agent.id, agent.copies)?;
+            write!(f, "agent  {}  {}", plain(&agent.id), agent.copies)?;
             match agent.capacity {
                 Some(capacity) => writeln!(f, " of {capacity}")?,
                 None => writeln!(f)?,
             }
         }
         for copy in &self.copies {
-            write!(f, "copy   {}  {}", copy.copy, copy.state)?;
+            write!(f, "copy   {}  {}", copy.copy, plain(&copy.state))?;
             if let Some(agent) = &copy.agent {
-                write!(f, "  {agent}")?;
+                write!(f, "  {}", plain(agent))?;
             }
             if let Some(pid) = copy.pid {
                 write!(f, "  process {pid}")?;
@@ -286,7 +290,7 @@ impl fmt::Display for StatusOutput {
                 write!(f, "  restarts {}", copy.restarts)?;
             }
             if let Some(last_exit) = &copy.last_exit {
-                write!(f, "  {last_exit}")?;
+                write!(f, "  {}", plain(last_exit))?;
             }
             writeln!(f)?;
         }

@@ -7,6 +7,7 @@ use super::Freshness;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::StatOutput;
+use crate::printable::plain;
 
 /// Prints a subtree, a znode a line. It is read level by level, so it is not one state of the tree if others write.
 #[derive(Args, Debug)]
@@ -36,7 +37,7 @@ impl Tree {
         let output = context.output();
         let children = children(context, client, &self.path, level).await?;
         if !output.is_json() {
-            output.line(&self.path)?;
+            output.line(plain(&self.path))?;
         }
         let depth_max = self.depth.unwrap_or(usize::MAX);
         // Depth first without recursion: a tree may be deeper than a stack. Each level is what is left of its children.
@@ -59,7 +60,7 @@ impl Tree {
                     .collect();
                 let branch = if is_last { "└─ " } else { "├─ " };
                 let mark = if stat.ephemeral_owner != 0 { " (ephemeral)" } else { "" };
-                output.line(format_args!("{indent}{branch}{}{mark}", child.name))?;
+                output.line(format_args!("{indent}{branch}{}{mark}", plain(&child.name)))?;
             }
             if stat.num_children > 0 && levels.len() < depth_max {
                 match self::children(context, client, &path, level).await {

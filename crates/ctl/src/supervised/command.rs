@@ -28,9 +28,9 @@ pub(crate) const ENVIRONMENT: &str = "\
 The command finds in its environment:
   COORDD_EPOCH, COORDD_GRANT_PATH   what it holds: the epoch is higher than every earlier one's
   COORDD_SESSION, COORDD_ENDPOINTS  the session that holds it, and where the nodes are
-  COORDCTL_ENDPOINTS, COORDCTL_GUARD
-                                    so each coordctl that it runs reaches the same ensemble, and its writes are refused once
-                                    that is lost
+  COORDCTL_ENDPOINTS, COORDCTL_AUTH, COORDCTL_GUARD
+                                    so each coordctl that it runs reaches the same ensemble with the same credentials, and its
+                                    writes are refused once that is lost
 It is stopped, with all it has started, before anybody else can hold it: also if coordctl is killed or stands still. If it ends
 by itself, what it has left running is stopped too. SIGTERM stops it; INT, HUP, QUIT, USR1, USR2 and WINCH are handed on.";
 
@@ -239,17 +239,16 @@ pub(super) fn exit_code(code: Option<i32>, signal: Option<i32>) -> u8 {
 
 /// What a command finds in its environment.
 fn environment(grant: &Grant, client: &Client, options: &GlobalOptions) -> Vec<(&'static str, String)> {
-    let endpoints = options.endpoints.join(",");
     let mut guards: Vec<GuardArg> = options.guard.clone();
     guards.push(GuardArg::new(grant.path(), grant.epoch()));
-    vec![
+    let mut environment = options.environment();
+    environment.extend([
         ("COORDD_EPOCH", grant.epoch().to_string()),
         ("COORDD_GRANT_PATH", grant.path().to_owned()),
         ("COORDD_SESSION", SessionId(client.session_id()).to_string()),
-        ("COORDD_ENDPOINTS", endpoints.clone()),
-        ("COORDCTL_ENDPOINTS", endpoints),
         ("COORDCTL_GUARD", GuardArg::join(&guards)),
-    ]
+    ]);
+    environment
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! `coordctl` is gone.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -41,7 +42,8 @@ pub(crate) fn main() -> ExitCode {
     match runtime.and_then(|runtime| runtime.block_on(keep(group, &command))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{NAME}: {error}");
+            // Nothing is left to report a failure of this to.
+            let _ = std::io::stderr().write_all(format!("{NAME}: {error}\n").as_bytes());
             ExitCode::FAILURE
         }
     }

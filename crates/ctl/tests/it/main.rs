@@ -81,3 +81,63 @@ fn completions_and_manual_pages_know_every_command() {
     assert!(names.iter().all(|name| page.contains(&format!("coordctl\\-{name}"))), "{page}");
     assert!(page.contains("NodeExists: there is one already"), "the exit codes are in the page");
 }
+
+/// E8: a mistyped option is refused with the one that was meant, wherever a value could stand in its place.
+#[test]
+fn mistyped_options_are_no_data() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "set /a --verison=7\n").unwrap();
+    let multi = file.path().to_str().unwrap();
+    for (args, meant) in [
+        (&["create", "/t1", "--ephemeral"][..], "'--mode ephemeral'"),
+        (&["create", "/t1", "--parent"], "'--parents'"),
+        (&["set", "/t1", "--verison=7"], "'--version'"),
+        (&["config", "set", "/c", "k", "--authr=x"], "'--author'"),
+        (&["config", "set", "/c", "--fiel", "x"], "'--file'"),
+        (&["queue", "put", "/q", "--prioriy=1"], "'--priority'"),
+        (&["multi", multi], "'--version'"),
+        (&["lock", "/l", "--wiat=1s", "--", "true"], "'--wait'"),
+        (&["set", "/t1", "-x"], "'-x'"),
+    ] {
+        let output = coordctl(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains(meant), "{args:?}: {}", stderr(&output));
+    }
+    // A number is none, and behind `--` everything is data.
+    let endpoint = nobody();
+    for args in [&["set", "/t1", "-1.5"][..], &["create", "/t1", "--", "--ephemeral"], &["set", "/t1", "-"]] {
+        let args = [&["--endpoints", &endpoint, "--timeout", "100ms"], args].concat();
+        assert_eq!(coordctl(&args).status.code(), Some(9), "{args:?}");
+    }
+}
+
+/// E16: an empty variable of the environment is none, and an empty option is refused.
+#[test]
+fn empty_variables_are_unset() {
+    let endpoint = nobody();
+    let variables = ["AUTH", "GUARD", "REGISTRY", "SESSION_PASSWORD"].map(|name| format!("COORDCTL_{name}"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordctl"));
+    command.envs(variables.iter().map(|name| (name, ""))).env("USER", "");
+    command.args(["services", "--endpoints", &endpoint, "--timeout", "100ms"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(9), "{}", stderr(&output));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordctl"));
+    command.env("COORDCTL_ENDPOINTS", "").args(["get", "--help"]);
+    assert!(stdout(&command.output().unwrap()).contains("[default: 127.0.0.1:7401]"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordctl"));
+    command.env("COORDCTL_SESSION_PASSWORD", "").args(["outcome", "1", "1", "--endpoints", &endpoint]);
+    let output = command.output().unwrap();
+    assert!(stderr(&output).contains("--password"), "it is required: {}", stderr(&output));
+    for args in [
+        &["get", "/", "--endpoints", ""][..],
+        &["get", "/", "--endpoints", "127.0.0.1:1,"],
+        &["get", "/", "--auth", ""],
+        &["get", "/", "--guard", ""],
+        &["services", "--root", ""],
+        &["lock", "/l", "--id", ""],
+        &["config", "set", "/c", "", "5"],
+        &["config", "set", "/c", "k", "{bad"],
+    ] {
+        assert_eq!(coordctl(args).status.code(), Some(2), "{args:?}");
+    }
+}

@@ -9,6 +9,8 @@ use super::existing;
 use super::ls::print_tasks;
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::notes::note;
+use crate::printable::plain;
 
 /// Lists the dead letters: tasks whose attempts are used up, or that are no tasks.
 #[derive(Args, Debug)]
@@ -43,8 +45,8 @@ enum DeadOutput {
 impl fmt::Display for DeadOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            DeadOutput::Retried(id) => writeln!(f, "{id} is pending again"),
-            DeadOutput::Discarded(id) => writeln!(f, "{id} is gone"),
+            DeadOutput::Retried(id) => writeln!(f, "{} is pending again", plain(id)),
+            DeadOutput::Discarded(id) => writeln!(f, "{} is gone", plain(id)),
         }
     }
 }
@@ -84,7 +86,7 @@ async fn retry_all(context: &Context, queue: &TaskQueue) -> Result<(), Failure> 
                 // Somebody else was faster.
                 Ok(false) => {}
                 Err(Failure::Operation(error)) if error.kind == ErrorKind::BadArguments => {
-                    eprintln!("coordctl: {}", error.message);
+                    note!("{}", error.message);
                 }
                 Err(failure) => return Err(failure),
             }

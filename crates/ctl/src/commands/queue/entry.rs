@@ -4,7 +4,9 @@ use coordd_client::recipes::TaskEntry;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::json_text;
 use crate::output::{ValueOutput, time};
+use crate::printable::plain;
 
 /// Of what was put, for people.
 const PAYLOAD_CHARS: usize = 80;
@@ -47,18 +49,18 @@ impl From<TaskEntry> for EntryOutput {
 
 impl fmt::Display for EntryOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  {}  attempts {}/{}", self.id, self.state, self.attempts, self.max_attempts)?;
+        write!(f, "{}  {}  attempts {}/{}", plain(&self.id), self.state, self.attempts, self.max_attempts)?;
         if let Some(due) = &self.due {
             write!(f, "  due {due}")?;
         }
         if let (Some(worker), Some(epoch)) = (&self.worker, self.epoch) {
-            write!(f, "  by {worker:?} in epoch {epoch}")?;
+            write!(f, "  by {} in epoch {epoch}", plain(&format!("{worker:?}")))?;
         }
         if let Some(progress) = &self.progress {
-            write!(f, "  progress {progress}")?;
+            write!(f, "  progress {}", json_text::shown(progress))?;
         }
         if let Some(error) = &self.last_error {
-            write!(f, "  last error: {}", error.escape_debug())?;
+            write!(f, "  last error: {}", plain(&error.escape_debug().to_string()))?;
         }
         let payload = self.payload.to_string();
         let shown: String = payload.chars().take(PAYLOAD_CHARS).collect();

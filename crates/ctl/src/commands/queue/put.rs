@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::printable::plain;
 use crate::value::Value;
 
 /// Adds a task and prints its id.
@@ -49,7 +50,7 @@ struct PutOutput {
 
 impl fmt::Display for PutOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.id)
+        writeln!(f, "{}", plain(&self.id))
     }
 }
 

@@ -8,6 +8,7 @@ use coordd_client::{Bytes, Client, Error, ErrorKind};
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::notes::note;
 use crate::owner::machine_name;
 use crate::supervised::{CommandLine, Ending, Signals, run_with_input};
 
@@ -19,9 +20,9 @@ The command has what was put on its standard input, and in its environment:
                                     the task; its first attempt is 1
   COORDD_EPOCH, COORDD_GRANT_PATH   the claim: the epoch is higher than every earlier one's
   COORDD_SESSION, COORDD_ENDPOINTS  the session that holds it, and where the nodes are
-  COORDCTL_ENDPOINTS, COORDCTL_GUARD
-                                    so each coordctl that it runs reaches the same ensemble, and its writes are refused once
-                                    the claim is lost
+  COORDCTL_ENDPOINTS, COORDCTL_AUTH, COORDCTL_GUARD
+                                    so each coordctl that it runs reaches the same ensemble with the same credentials, and its
+                                    writes are refused once the claim is lost
 Exit code 0 completes the task. Any other counts as a failed attempt: the task comes back after a pause, or is a dead letter
 when its attempts are used up. The command is stopped, with all it has started, before anybody else can have the task; but up to
 a second after, if that was taken away by its claim timeout or by an operator.
@@ -35,7 +36,7 @@ pub(crate) struct Work {
     path: String,
 
     /// The name that others see at a task. Default: the name of the machine.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     worker: Option<String>,
 
     /// Do one task, and end with the exit code of its command.
@@ -75,7 +76,7 @@ impl Work {
                 Ok(Some(claimed)) => claimed,
                 Ok(None) => return Ok(()),
                 Err(error) if error.is_terminal() || error.is_retryable() => {
-                    eprintln!("coordctl: claiming again: {error}");
+                    note!("claiming again: {error}");
                     let pause = tokio::time::sleep(error.retry_after.unwrap_or(PAUSE));
                     tokio::select! {
                         () = pause => continue,
@@ -90,7 +91,7 @@ impl Work {
             }
             match result {
                 Err(Failure::Operation(error)) if !self.once => {
-                    eprintln!("coordctl: the task is not done by this worker: {error}");
+                    note!("the task is not done by this worker: {error}");
                 }
                 Err(failure) => return Err(failure),
                 Ok(0) if self.once => return Ok(()),
@@ -135,7 +136,7 @@ impl Work {
         signals: &mut Signals,
     ) -> Result<u8, Failure> {
         let (attempt, max_attempts) = (claim.attempts() + 1, claim.max_attempts());
-        eprintln!("coordctl: task {}, attempt {attempt} of {max_attempts}", claim.id());
+        note!("task {}, attempt {attempt} of {max_attempts}", claim.id());
         let environment = vec![
             ("COORDD_TASK_ID", claim.id().to_owned()),
             ("COORDD_TASK_ATTEMPT", attempt.to_string()),

@@ -1,0 +1,87 @@
+//! Text of others on its way to a terminal. Names, values and messages come from anybody who can reach the ensemble, and from any
+//! server: what a terminal would obey instead of show is escaped.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// Whether a terminal, or a person who reads it, takes this character for something else than text: controls (C0, DEL, C1), breaks of
+/// lines and paragraphs, and what changes the direction of the text around it or does not show at all.
+pub(crate) fn is_printable(c: char) -> bool {
+    !c.is_control()
+        && !matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' // Marks of direction.
+            | '\u{2028}' | '\u{2029}'
+            | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}' // Embeddings, overrides and isolates.
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}' // Tags.
+        )
+}
+
+/// A field in one line: every character that is not printable is escaped, newlines too.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    escaped(text, |_| false)
+}
+
+/// Several lines that were made here: newlines stay, everything else is escaped as in [`plain`].
+pub(crate) fn plain_lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| c == '\n')
+}
+
+/// A value for a terminal: newlines and tabs stay, and what is not UTF-8 shows as `\xNN`.
+pub(crate) fn plain_value(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        shown += &escaped(chunk.valid(), |c| matches!(c, '\n' | '\t'));
+        for byte in chunk.invalid() {
+            // Writing to a string does not fail.
+            let _ = write!(shown, "\\x{byte:02x}");
+        }
+    }
+    shown
+}
+
+fn escaped(text: &str, keeps: impl Fn(char) -> bool) -> Cow<'_, str> {
+    let is_kept = |c: char| is_printable(c) || keeps(c);
+    if text.chars().all(is_kept) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_kept(c) {
+            true => shown.push(c),
+            false => shown.extend(c.escape_default()),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// B6: escape sequences, newlines, C1 controls and overrides of direction are shown and not obeyed.
+    #[test]
+    fn controls_are_escaped() {
+        for (text, shown) in [
+            (
+                "plain text, größer, 日本, e\u{301}, a\\b \"c\"",
+                "plain text, größer, 日本, e\u{301}, a\\b \"c\"",
+            ),
+            ("\u{1b}[2J\u{1b}]0;title\u{7}", r"\u{1b}[2J\u{1b}]0;title\u{7}"),
+            ("a\r\nb\tc\u{0}", r"a\r\nb\tc\u{0}"),
+            ("\u{9b}31m\u{7f}", r"\u{9b}31m\u{7f}"),
+            ("\u{202e}gpj\u{2066}\u{200f}\u{2028}", r"\u{202e}gpj\u{2066}\u{200f}\u{2028}"),
+        ] {
+            assert_eq!(plain(text), shown);
+        }
+        assert_eq!(plain_lines("a\u{1b}\nb\r\n"), "a\\u{1b}\nb\\r\n");
+    }
+
+    /// A value on a terminal keeps its lines and tabs, and nothing else that a terminal obeys.
+    #[test]
+    fn values_show_on_terminals() {
+        assert_eq!(plain_value(b"a\n\tb\x1b[31m\xff\xfe\r"), "a\n\tb\\u{1b}[31m\\xff\\xfe\\r");
+        assert_eq!(plain_value("é\u{85}".as_bytes()), "é\\u{85}");
+    }
+}
