@@ -1,3 +1,6 @@
+use std::borrow::Cow;
+use std::io::Write as _;
+
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
@@ -7,6 +10,7 @@ use crate::commands::{
 };
 use crate::context::{Context, GlobalOptions};
 use crate::exit::{EXIT_CODES, Failure};
+use crate::printable::plain_lines;
 
 /// The command line of coordd.
 #[derive(Parser, Debug)]
@@ -84,8 +88,18 @@ impl Cli {
         let matches = command.try_get_matches_from_mut(std::env::args_os());
         let cli =
             matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command)));
-        cli.unwrap_or_else(|error| with_tip(error, &command).exit())
+        cli.unwrap_or_else(|error| refuse(&with_tip(error, &command)))
     }
+}
+
+/// Says what is wrong. Words of a command line may be names and values of others, too.
+fn refuse(error: &Error) -> ! {
+    if let Cow::Owned(shown) = plain_lines(&error.to_string()) {
+        // Nothing is left to report a failure of this to.
+        let _ = std::io::stderr().write_all(shown.as_bytes());
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// A variable of the environment that is empty means what an absent one means.

@@ -141,3 +141,11 @@ fn empty_variables_are_unset() {
         assert_eq!(coordctl(args).status.code(), Some(2), "{args:?}");
     }
 }
+
+/// B6: words of the command line may be names of others.
+#[test]
+fn refused_words_are_escaped() {
+    let output = coordctl(&["get", "--\u{1b}[2J\u{202e}x"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--\\u{1b}[2J\\u{202e}x"), "{}", stderr(&output));
+}
