@@ -51,6 +51,7 @@ mod quotas;
 mod reads;
 mod recipe_faults;
 mod registry;
+mod session_moves;
 mod sessions;
 mod start_up;
 mod subscriptions;

@@ -35,5 +35,5 @@ pub use load::{Ledger, Load};
 pub use monotonic::monotonic;
 pub use options::EnsembleOptions;
 pub use ports::free_port;
-pub use raw_session::{RawSession, code_of, create, get, set};
+pub use raw_session::{RawSession, channel, code_of, create, get, set};
 pub use seed::seed;

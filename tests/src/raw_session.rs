@@ -189,7 +189,7 @@ impl RawSession {
 }
 
 /// A connection to a node.
-pub(crate) async fn channel(endpoint: &str) -> Channel {
+pub async fn channel(endpoint: &str) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{endpoint}")).expect("an address");
     endpoint.connect_timeout(Duration::from_secs(5)).connect().await.expect("the node accepts a connection")
 }

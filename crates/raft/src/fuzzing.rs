@@ -189,6 +189,7 @@ mod tests {
             header: header(),
             batches: vec![batch; 2],
             touched: vec![1, 2],
+            touched_generations: vec![3, 0],
             disk_is_low: false,
             rules: RULES,
         };
@@ -215,7 +216,17 @@ mod tests {
                 ("transfer", message(3, &transfer)),
                 ("forward", message(4, &forward)),
                 ("read-index", message(5, &peer::ReadIndexRequest { header: header() })),
-                ("renew", message(6, &peer::RenewRequest { header: header(), sessions: vec![7, 8] })),
+                (
+                    "renew",
+                    message(
+                        6,
+                        &peer::RenewRequest {
+                            header: header(),
+                            sessions: vec![7, 8],
+                            generations: vec![5, 0],
+                        },
+                    ),
+                ),
                 ("hello", message(7, &peer::HelloRequest { protocol: 1, from: 2, to: 1 })),
                 ("form", message(8, &form)),
                 ("append-reply", message(9, &append_reply)),

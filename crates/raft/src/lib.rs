@@ -48,7 +48,7 @@ mod waiting;
 
 pub use formation::FormationError;
 pub use leadership::Leadership;
-pub use observer::Observer;
+pub use observer::{Observer, SignOfLife};
 pub use options::{ReplicaOptions, Timing};
 pub use proposer::Overloaded;
 pub use read_index::NoQuorum;

@@ -4,12 +4,12 @@
 //! connection is refused. Then the follower drops the leader's lease and asks for an election, instead of waiting for
 //! the lease to run out. Pre-vote keeps this harmless when only this follower sees it so.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coordd_proto::peer;
-use coordd_tree::{RULES, SessionId};
+use coordd_tree::{RULES, SessionId, Zxid};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
 use tokio::net::TcpStream;
@@ -22,7 +22,7 @@ use crate::NodeId;
 use crate::convert::some_log_id_from_wire;
 use crate::leadership::Leadership;
 use crate::network::{Lane, contradiction};
-use crate::observer::Observer;
+use crate::observer::{Observer, SignOfLife};
 use crate::replica::Node;
 use crate::state_machine::DigestVerdict;
 
@@ -42,22 +42,26 @@ const PROBE: Duration = Duration::from_millis(250);
 
 /// Sessions heard from since they were last reported, and when the leader was last heard.
 pub(crate) struct Contact {
-    touched: Mutex<HashSet<SessionId>>,
+    /// With the generation of the newest stream that was heard; 0 if a call was.
+    touched: Mutex<HashMap<SessionId, Zxid>>,
     leader_heard: Mutex<Option<Instant>>,
 }
 
 impl Contact {
     pub(crate) fn new() -> Self {
-        Contact { touched: Mutex::new(HashSet::new()), leader_heard: Mutex::new(None) }
+        Contact { touched: Mutex::new(HashMap::new()), leader_heard: Mutex::new(None) }
     }
 
-    pub(crate) fn touch(&self, session: SessionId) {
-        self.touched.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(session);
-    }
-
-    fn take_touched(&self) -> Vec<SessionId> {
+    pub(crate) fn touch(&self, SignOfLife { session, generation }: SignOfLife) {
         let mut touched = self.touched.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        touched.drain().collect()
+        let newest = touched.entry(session).or_insert(generation);
+        // A call counts whoever has the session, so it is not lost behind what an older stream says.
+        *newest = if generation == 0 || *newest == 0 { 0 } else { generation.max(*newest) };
+    }
+
+    fn take_touched(&self) -> Vec<SignOfLife> {
+        let mut touched = self.touched.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        touched.drain().map(|(session, generation)| SignOfLife { session, generation }).collect()
     }
 
     fn heard_leader(&self) {
@@ -206,7 +210,7 @@ async fn follow<O: Observer>(
             },
             _ = tick.tick() => {
                 if heard.elapsed() > SILENCE || node.shared.proposer.is_stuck(PATIENCE) { return End::Broken }
-                frame.touched = node.contact.take_touched();
+                (frame.touched, frame.touched_generations) = SignOfLife::to_wire(&node.contact.take_touched());
                 unverified = unverified.filter(|said| verify(node, said));
             }
         }
@@ -281,5 +285,33 @@ async fn depose<O: Observer>(
         // Different on each node, so that two that ask for each other's vote do not stay in step.
         let wait = Duration::from_millis(40 + 25 * (node.id() % 4));
         let _ = timeout(wait, leadership.wait_for(|now| !now.is_same_reign(reign))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of what is heard between two reports, the sign of life that counts longest is reported.
+    #[test]
+    fn the_newest_stream_is_reported() {
+        let contact = Contact::new();
+        for (session, generation) in [(1, 5), (1, 9), (1, 7), (2, 5), (2, 0), (2, 9), (3, 4)] {
+            contact.touch(SignOfLife { session, generation });
+        }
+        let mut touched = contact.take_touched();
+        touched.sort_by_key(|sign| sign.session);
+        let expected = [(1, 9), (2, 0), (3, 4)];
+        assert_eq!(touched, expected.map(|(session, generation)| SignOfLife { session, generation }));
+        assert!(contact.take_touched().is_empty());
+    }
+
+    /// A peer that knows only rules 1 sends sessions without generations.
+    #[test]
+    fn missing_generations_are_not_checked() {
+        let signs = SignOfLife::from_wire(&[7, 8], &[3]);
+        let expected = [(7, 3), (8, 0)].map(|(session, generation)| SignOfLife { session, generation });
+        assert_eq!(signs, expected);
+        assert_eq!(SignOfLife::to_wire(&signs), (vec![7, 8], vec![3, 0]));
     }
 }

@@ -1,6 +1,30 @@
-use coordd_tree::{Applied, SessionId, Tree};
+use coordd_tree::{Applied, SessionId, Tree, Zxid};
 
 use crate::NodeId;
+
+/// A client was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignOfLife {
+    /// Its session.
+    pub session: SessionId,
+    /// The generation of its stream: a sign of life counts only while no later stream has the session. 0 for a call, which
+    /// acts for whoever has the session.
+    pub generation: Zxid,
+}
+
+impl SignOfLife {
+    /// From the two lists of a peer's message. A generation that is missing is 0: builds that know only rules 1 send none.
+    pub(crate) fn from_wire(sessions: &[u64], generations: &[u64]) -> Vec<SignOfLife> {
+        let generations = generations.iter().copied().chain(std::iter::repeat(0));
+        let signs = sessions.iter().copied().zip(generations);
+        signs.map(|(session, generation)| SignOfLife { session, generation }).collect()
+    }
+
+    /// The two lists of a message to a peer.
+    pub(crate) fn to_wire(signs: &[SignOfLife]) -> (Vec<u64>, Vec<u64>) {
+        signs.iter().map(|sign| (sign.session, sign.generation)).unzip()
+    }
+}
 
 /// What the node does with what the replicated tree says. Implemented by the server.
 ///
@@ -22,9 +46,9 @@ pub trait Observer: Send + Sync + 'static {
     fn installed(&self, tree: &Tree, skipped: Vec<Self::Waiter>);
 
     /// On the leader: a node has heard from these sessions. Called without the tree's lock.
-    fn touched(&self, via: NodeId, sessions: &[SessionId]);
+    fn touched(&self, via: NodeId, signs: &[SignOfLife]);
 
     /// On the leader of `term`: the same, and returns those whose silence it counts from now on. These are none if it has
-    /// not begun to count in this term, and not sessions that are unknown to it or whose expiry is decided.
-    fn renewed(&self, term: u64, via: NodeId, sessions: &[SessionId]) -> Vec<SessionId>;
+    /// not begun to count in this term, and not sessions that are unknown to it, whose expiry is decided, or that a later stream has.
+    fn renewed(&self, term: u64, via: NodeId, signs: &[SignOfLife]) -> Vec<SessionId>;
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::NodeId;
 use crate::network::Lane;
-use crate::observer::Observer;
+use crate::observer::{Observer, SignOfLife};
 use crate::replica::Node;
 use crate::types;
 
@@ -98,17 +98,18 @@ pub(crate) async fn own_read_index<O: Observer>(node: &Node<O>) -> Option<types:
 /// Has the leader hear these sessions; see [`Replica::renew`](crate::Replica::renew).
 pub(crate) async fn renew<O: Observer>(
     node: &Node<O>,
-    sessions: Vec<SessionId>,
+    signs: Vec<SignOfLife>,
 ) -> Result<Vec<SessionId>, NoQuorum> {
     let leadership = *node.leadership.borrow();
     let leader = leadership.leader.ok_or(NoQuorum)?;
     let deadline = Instant::now() + QUESTION_TIMEOUT;
     if leadership.is_own {
-        let renewal = timeout_at(deadline, own_renewal(node, node.id(), &sessions)).await;
+        let renewal = timeout_at(deadline, own_renewal(node, node.id(), &signs)).await;
         return renewal.ok().flatten().ok_or(NoQuorum);
     }
     let mut client = node.peers.client(leader, Lane::Heartbeat).map_err(|_| NoQuorum)?;
-    let request = peer::RenewRequest { header: Some(node.peers.header(leader)), sessions };
+    let (sessions, generations) = SignOfLife::to_wire(&signs);
+    let request = peer::RenewRequest { header: Some(node.peers.header(leader)), sessions, generations };
     match timeout_at(deadline, client.renew(request)).await {
         Ok(Ok(reply)) => Ok(reply.into_inner().sessions),
         Ok(Err(_)) | Err(_) => Err(NoQuorum),
@@ -120,10 +121,10 @@ pub(crate) async fn renew<O: Observer>(
 pub(crate) async fn own_renewal<O: Observer>(
     node: &Node<O>,
     via: NodeId,
-    sessions: &[SessionId],
+    signs: &[SignOfLife],
 ) -> Option<Vec<SessionId>> {
     let leadership = *node.leadership.borrow();
-    let renewed = node.shared.observer.renewed(leadership.term, via, sessions);
+    let renewed = node.shared.observer.renewed(leadership.term, via, signs);
     // If the node lost its leadership and has it again, another leader may have decided an expiry in between.
     let confirmed = own_read_index(node).await?.leader_id.term;
     (confirmed == leadership.term).then_some(renewed)

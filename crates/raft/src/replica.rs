@@ -25,7 +25,7 @@ use crate::leadership::{Leadership, follow_leadership};
 use crate::link::{Contact, run_link};
 use crate::members;
 use crate::network::{Gate, NetworkFactory, PeerService, Peers, Streams, serve};
-use crate::observer::Observer;
+use crate::observer::{Observer, SignOfLife};
 use crate::options::ReplicaOptions;
 use crate::proposer::{Overloaded, Proposer};
 use crate::read_index::{self, NoQuorum, run_read_index};
@@ -417,15 +417,15 @@ impl<O: Observer> Replica<O> {
     }
 
     /// This node has heard from a session. Reaches the leader within a tenth of a second.
-    pub fn touch(&self, session: SessionId) {
-        self.node.contact.touch(session);
+    pub fn touch(&self, sign: SignOfLife) {
+        self.node.contact.touch(sign);
     }
 
     /// Passes signs of life on to the leader, and returns the sessions that no leader, present or later, expires within
     /// their timeouts from this call on (G7: who holds a grant must know how long it surely does). Fails if the leader, or
     /// a majority, is out of reach; ask again then.
-    pub async fn renew(&self, sessions: Vec<SessionId>) -> Result<Vec<SessionId>, NoQuorum> {
-        read_index::renew(&self.node, sessions).await
+    pub async fn renew(&self, signs: Vec<SignOfLife>) -> Result<Vec<SessionId>, NoQuorum> {
+        read_index::renew(&self.node, signs).await
     }
 
     /// Waits until this node's tree shows everything that was acknowledged, on any node, before the call. Cheap when many

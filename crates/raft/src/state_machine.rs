@@ -486,6 +486,7 @@ mod tests {
     use coordd_tree::{Applied, Batch, Command, EndReason, Origin, RULES, SessionId};
 
     use super::*;
+    use crate::observer::SignOfLife;
 
     /// The commands are of another node.
     const ORIGIN: Origin = Origin { node: 2, incarnation: 1 };
@@ -504,8 +505,8 @@ mod tests {
         }
         fn settled(&self, _: &Tree) {}
         fn installed(&self, _: &Tree, _: Vec<()>) {}
-        fn touched(&self, _: NodeId, _: &[SessionId]) {}
-        fn renewed(&self, _: u64, _: NodeId, _: &[SessionId]) -> Vec<SessionId> {
+        fn touched(&self, _: NodeId, _: &[SignOfLife]) {}
+        fn renewed(&self, _: u64, _: NodeId, _: &[SignOfLife]) -> Vec<SessionId> {
             Vec::new()
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coordd_raft::{Leadership, Replica, Waiting};
-use coordd_tree::{Command, EndReason};
+use coordd_tree::{Command, EndReason, Session};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -13,7 +13,7 @@ use crate::hub::{Hub, Waiter};
 use crate::memory::{resident_bytes, return_free_memory};
 use crate::service::Service;
 use crate::session::outbox::Item;
-use crate::session::tracker::TICK;
+use crate::session::tracker::{TICK, Tracked};
 
 /// Sessions that are live in the tree and unknown to the tracker, or the other way round, are looked for so often.
 const RECONCILE_TICKS: u64 = 50;
@@ -72,12 +72,15 @@ async fn lead(service: &Service, leadership: &mut watch::Receiver<Leadership>) {
     }
 }
 
+fn tracked(session: &Session) -> Tracked {
+    let timeout = Duration::from_millis(session.timeout_ms().into());
+    Tracked { session: session.id(), timeout, generation: session.generation() }
+}
+
 fn restart_tracker(replica: &Replica<Hub>, term: u64) {
     let tree = replica.tree();
     let mut tracking = replica.observer().tracking();
-    let live =
-        tree.sessions().map(|session| (session.id(), Duration::from_millis(session.timeout_ms().into())));
-    tracking.tracker.restart(live);
+    tracking.tracker.restart(tree.sessions().map(tracked));
     tracking.unknown.clear();
     tracking.term = term;
 }
@@ -87,15 +90,17 @@ fn know_sessions(replica: &Replica<Hub>, reconcile: bool) {
     let tree = replica.tree();
     let mut tracking = replica.observer().tracking();
     let unknown = std::mem::take(&mut tracking.unknown);
-    for (id, via) in unknown {
-        if let Some(session) = tree.session(id) {
-            tracking.tracker.opened(id, Duration::from_millis(session.timeout_ms().into()), via);
+    for (sign, via) in unknown {
+        if let Some(session) = tree.session(sign.session)
+            && (sign.generation == 0 || sign.generation >= session.generation())
+        {
+            tracking.tracker.opened(tracked(session), via);
         }
     }
     if reconcile {
         for session in tree.sessions() {
             if !tracking.tracker.is_known(session.id()) {
-                tracking.tracker.opened(session.id(), Duration::from_millis(session.timeout_ms().into()), 0);
+                tracking.tracker.opened(tracked(session), 0);
             }
         }
         tracking.tracker.retain(|id| tree.session(id).is_some());
@@ -184,8 +189,8 @@ pub(crate) async fn run_renewals(service: Arc<Service>) {
         if pings.is_empty() {
             continue;
         }
-        let sessions = pings.keys().copied().collect();
-        for session in service.replica().renew(sessions).await.unwrap_or_default() {
+        let signs = pings.values().map(|(outbox, _)| outbox.sign_of_life()).collect();
+        for session in service.replica().renew(signs).await.unwrap_or_default() {
             if let Some((outbox, nonce)) = pings.remove(&session) {
                 outbox.push(Item::Renewed { nonce });
                 outbox.wake();

@@ -85,7 +85,7 @@ impl Node {
         let limits = GivenOptions::default().check().expect("the defaults are good").limits.of_writes();
         let mut node = Node {
             tree: Tree::new(),
-            outbox: Outbox::new(1, SESSION, 16 << 20, auth.clone()),
+            outbox: Outbox::new(1, SESSION, 1, 16 << 20, auth.clone()),
             auth: Arc::new(auth),
             watches: WatchTable::default(),
             limits,

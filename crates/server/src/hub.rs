@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use coordd_proto::v1;
-use coordd_raft::{NodeId, Observer};
+use coordd_raft::{NodeId, Observer, SignOfLife};
 use coordd_tree::planted::Bug;
 use coordd_tree::{Applied, Auth, EndReason, OpResult, Outcome, SessionId, Tree, WriteSeq, Zxid};
 use tokio::sync::{oneshot, watch};
@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use crate::convert;
 use crate::counters::Counters;
 use crate::session::outbox::{Item, Outbox};
-use crate::session::tracker::SessionTracker;
+use crate::session::tracker::{Hearing, SessionTracker};
 use crate::watch::{Registration, WatchTable};
 
 /// The answer to a command, or that it will not come: a snapshot took the place of the log in which it was.
@@ -57,16 +57,16 @@ pub(crate) struct Tracking {
     /// In which term it counts.
     pub(crate) term: u64,
     /// Sessions that were heard from and that the tracker does not know.
-    pub(crate) unknown: Vec<(SessionId, NodeId)>,
+    pub(crate) unknown: Vec<(SignOfLife, NodeId)>,
 }
 
 impl Tracking {
-    fn hear(&mut self, now: Duration, via: NodeId, session: SessionId) -> bool {
-        let is_known = self.tracker.touch(now, session, via);
-        if !is_known {
-            self.unknown.push((session, via));
+    fn hear(&mut self, now: Duration, via: NodeId, sign: SignOfLife) -> bool {
+        let hearing = self.tracker.touch(now, sign, via);
+        if hearing == Hearing::Unknown {
+            self.unknown.push((sign, via));
         }
-        is_known
+        hearing == Hearing::Counts
     }
 }
 
@@ -95,8 +95,15 @@ impl Hub {
         &self.counters
     }
 
-    pub(crate) fn new_outbox(&self, session: SessionId, limit_bytes: usize, auth: Auth) -> Arc<Outbox> {
-        Outbox::new(self.next_outbox_id.fetch_add(1, Ordering::Relaxed), session, limit_bytes, auth)
+    pub(crate) fn new_outbox(
+        &self,
+        session: SessionId,
+        generation: Zxid,
+        limit_bytes: usize,
+        auth: Auth,
+    ) -> Arc<Outbox> {
+        let id = self.next_outbox_id.fetch_add(1, Ordering::Relaxed);
+        Outbox::new(id, session, generation, limit_bytes, auth)
     }
 
     /// What is applied.
@@ -234,6 +241,19 @@ impl Hub {
         }
     }
 
+    /// Another stream has drawn a later generation of the session: the stream that is attached here is told, and its watches
+    /// go.
+    fn tell_moved(&self, session: SessionId, generation: Zxid) {
+        let mut attached = lock(&self.attached);
+        if attached.get(&session).is_none_or(|present| present.generation >= generation) {
+            return;
+        }
+        let Some(outbox) = attached.remove(&session) else { return };
+        self.watches().disarm_all(&outbox);
+        outbox.push(Item::Moved);
+        outbox.wake();
+    }
+
     fn tell_end(&self, tree: &Tree, session: SessionId) {
         let Some(outbox) = lock(&self.attached).remove(&session) else { return };
         lock(&self.client_addresses).remove(&session);
@@ -260,7 +280,7 @@ impl Observer for Hub {
         if applied.events_dropped {
             resync_all(tree, &self.watches());
         }
-        let Applied { zxid, result, ended, .. } = applied;
+        let Applied { zxid, result, ended, attached, .. } = applied;
         // Of commands of this node; the others count theirs.
         if waiter.is_some() {
             self.counters.writes_answered_from_record.add(u64::from(zxid < tree.last_zxid()));
@@ -279,6 +299,10 @@ impl Observer for Hub {
             Some(Waiter::Call { answer, .. }) => drop(answer.send(Some((zxid, result)))),
             Some(Waiter::Nobody) | None => {}
         }
+        if let Some(session) = attached {
+            self.tell_moved(session, zxid);
+            self.tracking().tracker.attached(session, zxid);
+        }
         // After the answer of the close itself, which must not be lost.
         if let Some(session) = ended {
             self.tell_end(tree, session);
@@ -296,8 +320,18 @@ impl Observer for Hub {
         self.counters.snapshots_installed.add(1);
         let before = *self.zxid.borrow();
         self.catch_up(tree, before);
+        let is_old = |outbox: &Outbox| {
+            tree.session(outbox.session).is_some_and(|live| live.generation() > outbox.generation)
+        };
+        let moved: Vec<Arc<Outbox>> =
+            lock(&self.attached).values().filter(|outbox| is_old(outbox)).cloned().collect();
+        for outbox in moved {
+            self.tell_moved(outbox.session, tree.last_zxid());
+        }
         for waiter in skipped {
             match waiter {
+                // What is recorded for its number may be the answer to the later stream's write.
+                Waiter::Stream { outbox, .. } if is_old(&outbox) => {}
                 Waiter::Stream { outbox, request_id, seq } => {
                     let item = match tree.recorded(outbox.session, seq) {
                         Some((zxid, result)) => Item::Written { request_id, zxid, result },
@@ -327,19 +361,18 @@ impl Observer for Hub {
         self.settled(tree);
     }
 
-    fn touched(&self, via: NodeId, sessions: &[SessionId]) {
+    fn touched(&self, via: NodeId, signs: &[SignOfLife]) {
         let (now, mut tracking) = (self.now(), self.tracking());
-        for session in sessions {
-            tracking.hear(now, via, *session);
+        for sign in signs {
+            tracking.hear(now, via, *sign);
         }
     }
 
-    fn renewed(&self, term: u64, via: NodeId, sessions: &[SessionId]) -> Vec<SessionId> {
+    fn renewed(&self, term: u64, via: NodeId, signs: &[SignOfLife]) -> Vec<SessionId> {
         let (now, mut tracking) = (self.now(), self.tracking());
         let counts = tracking.term == term;
-        let mut heard = sessions.to_vec();
-        heard.retain(|session| tracking.hear(now, via, *session) && counts);
-        heard
+        let heard = signs.iter().filter(|sign| tracking.hear(now, via, **sign) && counts);
+        heard.map(|sign| sign.session).collect()
     }
 }
 
@@ -399,7 +432,7 @@ mod tests {
     fn resumed(znodes: u64, limit_bytes: usize) -> Vec<Item> {
         let (tree, before) = grown(znodes);
         let hub = Hub::new();
-        let outbox = hub.new_outbox(1, limit_bytes, Auth::default());
+        let outbox = hub.new_outbox(1, 1, limit_bytes, Auth::default());
         let watch = Registration {
             watch_id: 5,
             path: "/".into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coordd_proto::v1::{self, ErrorCode};
-use coordd_raft::Replica;
+use coordd_raft::{Replica, SignOfLife};
 use coordd_tree::planted::Bug;
 use coordd_tree::{
     Auth, Bounds, Ceilings, Command, Limits, OpResult, OpenSession, Refusal, SessionId, Write, WriteOp,
@@ -223,8 +223,29 @@ impl Service {
         let (session, password) = (opening.session, opening.password);
         let (zxid, result) = self.propose(Command::OpenSession(opening), session, 0).await?;
         result.map_err(error_to_wire)?;
-        self.replica.touch(session);
+        self.replica.touch(SignOfLife { session, generation: 0 });
         Ok((session, password, timeout_ms, zxid))
+    }
+
+    /// Takes a session for a stream that is about to be attached: draws its generation through the log, so that every node
+    /// tells older streams that they have lost the session, and refuses what they write. Returns when this node has applied
+    /// it, with `None` while not all members know of generations.
+    pub(crate) async fn take_session(&self, session: SessionId) -> Result<Option<Zxid>, v1::Error> {
+        if self.replica.rules() < 2 {
+            return Ok(None);
+        }
+        let no_leader =
+            || error(ErrorCode::NotServing, "no leader that could give the session to this stream");
+        // Without a leader the command would wait here, and take the session back from where its client goes meanwhile.
+        let mut leadership = self.replica.leadership();
+        let led = timeout(CATCH_UP, leadership.wait_for(|now| now.leader.is_some())).await;
+        led.ok().and_then(Result::ok).ok_or_else(no_leader)?;
+        match self.propose(Command::Attach { session }, 0, 0).await {
+            Ok((zxid, result)) => result.map(|_| Some(zxid)).map_err(error_to_wire),
+            // To the client it is the same as a node that does not answer: it attaches again, and that counts.
+            Err(lost) if lost.code() == ErrorCode::OutcomeUnknown => Err(no_leader()),
+            Err(refused) => Err(refused),
+        }
     }
 
     /// Waits until this node has applied at least `zxid`, for a moment.

@@ -32,7 +32,7 @@ use crate::NodeId;
 use crate::clock::wall_ms;
 use crate::convert::{self, ConvertError};
 use crate::formation::Formation;
-use crate::observer::Observer;
+use crate::observer::{Observer, SignOfLife};
 use crate::read_index::{own_read_index, own_renewal};
 use crate::replica::Node;
 use crate::seldom::Seldom;
@@ -499,7 +499,8 @@ impl<O: Observer> Peer for PeerService<O> {
         let request = request.into_inner();
         let from = self.peers.check(request.header.as_ref())?;
         let (_pass, node) = self.raft()?;
-        let sessions = own_renewal(node, from, &request.sessions).await.ok_or_else(not_leading)?;
+        let signs = SignOfLife::from_wire(&request.sessions, &request.generations);
+        let sessions = own_renewal(node, from, &signs).await.ok_or_else(not_leading)?;
         Ok(Response::new(peer::RenewReply { sessions }))
     }
 
@@ -570,7 +571,8 @@ async fn take_frames<O: Observer>(
                         return Some(error.into());
                     }
                     if !frame.touched.is_empty() {
-                        node.shared.observer.touched(from, &frame.touched);
+                        let signs = SignOfLife::from_wire(&frame.touched, &frame.touched_generations);
+                        node.shared.observer.touched(from, &signs);
                     }
                     for batch in frame.batches {
                         if let Err(error) = check_batch(from, &batch) {

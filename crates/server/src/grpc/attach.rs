@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use coordd_proto::v1::{self, ErrorCode};
+use coordd_raft::SignOfLife;
 use tonic::{Status, Streaming};
 
 use super::refuse;
@@ -11,6 +12,7 @@ use crate::convert::{bad_arguments, error};
 use crate::reads::authenticate;
 use crate::service::{Service, from_address};
 use crate::session::connection::{Connection, Frames};
+use crate::watch::Registration;
 
 /// Takes the first frame of a stream, attaches it to its session and starts its task.
 pub(super) async fn attach(
@@ -28,12 +30,14 @@ pub(super) async fn attach(
         authenticate(&from_address(from.map(|from| from.ip())), &attach.credentials, service.super_digest())
             .map_err(refuse)?;
 
-    let (session, password, timeout_ms) = if attach.session_id == 0 {
+    let watches = resumed_watches(&service, &attach).map_err(refuse)?;
+
+    let (session, password, timeout_ms, drawn) = if attach.session_id == 0 {
         if attach.last_zxid > 0 {
             service.catch_up(attach.last_zxid).await.map_err(refuse)?;
         }
         let opened = service.open_session(attach.timeout_ms, &attach.client_name).await.map_err(refuse)?;
-        (opened.0, bytes::Bytes::copy_from_slice(&opened.1), opened.2)
+        (opened.0, bytes::Bytes::copy_from_slice(&opened.1), opened.2, None)
     } else {
         service.catch_up(attach.last_zxid).await.map_err(refuse)?;
         if service.replica().tree().session(attach.session_id).is_none() {
@@ -41,26 +45,36 @@ pub(super) async fn attach(
             let barrier = service.replica().read_barrier().await;
             barrier.map_err(|no_quorum| refuse(error(ErrorCode::NotServing, no_quorum.to_string())))?;
         }
-        (attach.session_id, attach.password.clone(), 0)
+        let (session, password) = (attach.session_id, attach.password.clone());
+        if let Some(refused) = Service::refuse_session(&service.replica().tree(), session, &password) {
+            return Err(refuse(refused));
+        }
+        // The client is there, however long the next step takes.
+        service.replica().touch(SignOfLife { session, generation: 0 });
+        let drawn = service.take_session(session).await.map_err(refuse)?;
+        (session, password, 0, drawn)
     };
 
     let limit = service.options().limits.outbox_bytes;
-    let outbox = service.hub().new_outbox(session, limit, (*auth).clone());
-    let attached = {
+    let (outbox, attached) = {
         // Under one hold of the tree: what happens from here on reaches the outbox live, and what happened before and
         // after the client's last zxid is replayed into it now.
         let tree = service.replica().tree();
         if let Some(refused) = Service::refuse_session(&tree, session, &password) {
             return Err(refuse(refused));
         }
-        service.hub().attach(&outbox, from);
-        if let Err(refused) = resume_watches(&service, &tree, &outbox, &attach) {
-            drop(tree);
-            service.hub().detach(&outbox);
-            return Err(refuse(refused));
-        }
         let live = tree.session(session);
-        v1::Attached {
+        let current = live.map_or(0, |live| live.generation());
+        if drawn.is_some_and(|drawn| drawn < current) {
+            let message = format!("another connection has attached to session {session:#x} meanwhile");
+            return Err(refuse(error(ErrorCode::SessionMoved, message)));
+        }
+        let outbox = service.hub().new_outbox(session, current, limit, (*auth).clone());
+        service.hub().attach(&outbox, from);
+        if !watches.is_empty() {
+            service.hub().resume(&tree, &outbox, watches, attach.last_zxid);
+        }
+        let attached = v1::Attached {
             session_id: session,
             password,
             timeout_ms: live.map_or(timeout_ms, |live| live.timeout_ms()),
@@ -68,33 +82,24 @@ pub(super) async fn attach(
             node_id: service.replica().id(),
             last_write_seq: live.map_or(0, |live| live.last_seq()),
             cluster_id: service.replica().cluster_id().to_owned(),
-        }
+        };
+        (outbox, attached)
     };
-    service.replica().touch(session);
+    service.replica().touch(outbox.sign_of_life());
     Ok(Connection::spawn(service, outbox, auth, attached, requests, first))
 }
 
-/// Arms the watches that go on, and puts what they missed into the outbox.
-fn resume_watches(
-    service: &Service,
-    tree: &coordd_tree::Tree,
-    outbox: &Arc<crate::session::outbox::Outbox>,
-    attach: &v1::Attach,
-) -> Result<(), v1::Error> {
-    if attach.watches.is_empty() {
-        return Ok(());
-    }
+/// The watches that go on, checked. Before anything is done: an attach that cannot succeed must not take the session from a
+/// stream that has it.
+fn resumed_watches(service: &Service, attach: &v1::Attach) -> Result<Vec<Registration>, v1::Error> {
     let limit = service.options().limits.watches;
     if attach.watches.len() > limit {
         let message = format!("{} watches to resume; at most {limit} (--watches-max)", attach.watches.len());
         return Err(error(ErrorCode::Throttled, message));
     }
-    let mut resumed_watches = Vec::with_capacity(attach.watches.len());
-    for resumed in &attach.watches {
+    let watches = attach.watches.iter().map(|resumed| {
         let spec = resumed.spec.as_ref().ok_or_else(|| bad_arguments("a watch to resume has no spec"))?;
-        let watch = service.registration(outbox, spec, &resumed.path)?;
-        resumed_watches.push(watch);
-    }
-    service.hub().resume(tree, outbox, resumed_watches, attach.last_zxid);
-    Ok(())
+        Registration::asked(spec, &resumed.path)
+    });
+    watches.collect()
 }

@@ -32,7 +32,7 @@ pub(super) async fn subscribe(
     service.check_serving()?;
     service.catch_up(request.from_zxid).await?;
     let limit = service.options().limits.outbox_bytes;
-    let outbox = service.hub().new_outbox(0, limit, (*auth).clone());
+    let outbox = service.hub().new_outbox(0, 0, limit, (*auth).clone());
     let from = match start(&service, &outbox, &request) {
         Ok(from) => from,
         Err(refused) => {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use coordd_proto::v1::coordd_server::Coordd;
 use coordd_proto::v1::{self, ErrorCode, reply};
+use coordd_raft::SignOfLife;
 use coordd_tree::{Auth, Command, Write, WriteOp, WriteOutcome};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -109,6 +110,7 @@ impl CoorddApi {
             // It takes its number all the same, as on a stream.
             (asked, _) => place.admit(asked, auth, &limits),
         };
+        // A call is bound to no stream: it acts for whoever has the session, and takes it from nobody.
         // Where a snapshot takes the place of the log, only the answer to a numbered write can be looked up.
         let asked_in = if seq == 0 { 0 } else { id };
         let answer = self.service.propose(self.service.command(write, 0), asked_in, seq).await;
@@ -131,7 +133,8 @@ impl CoorddApi {
         } else if let Some(refused) = refused {
             return Err(refuse(refused));
         }
-        self.service.replica().touch(session.session_id);
+        let generation = 0;
+        self.service.replica().touch(SignOfLife { session: session.session_id, generation });
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use coordd_proto::status::into_status;
 use coordd_proto::v1::{self, ErrorCode};
 use coordd_raft::NoQuorum;
-use coordd_tree::{Auth, WriteSeq};
+use coordd_tree::{Auth, ErrorKind, WriteSeq};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::{Code, Status, Streaming};
@@ -221,7 +221,7 @@ impl Connection {
     /// A frame of the client.
     fn take_frame(&mut self, frame: v1::ClientFrame) -> Result<(), End> {
         self.check_way_to_leader()?;
-        self.service.replica().touch(self.outbox.session);
+        self.service.replica().touch(self.outbox.sign_of_life());
         self.acked = self.acked.max(frame.acked_write_seq);
         let count = frame.requests.len();
         if count > FRAME_REQUESTS {
@@ -303,6 +303,10 @@ impl Connection {
 
     fn handle_item(&mut self, item: Item) -> Result<(), End> {
         match item {
+            Item::Written { result: Err(refused), .. } if refused.kind == ErrorKind::SessionMoved => {
+                // Its number is still free, and is the later stream's: an answer would say that it was taken.
+                return Err(Some(into_status(error_to_wire(refused))));
+            }
             Item::Written { request_id, zxid, result } => {
                 let result = match result {
                     Ok(outcome) => outcome_to_wire(outcome, 0),
@@ -468,7 +472,7 @@ impl Connection {
                         // The client has read what was in the way: that is a sign of life, and its pings may have to
                         // wait behind what it asked for.
                         if has_waited {
-                            self.service.replica().touch(self.outbox.session);
+                            self.service.replica().touch(self.outbox.sign_of_life());
                         }
                         return Ok(());
                     }

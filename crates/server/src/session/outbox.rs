@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use coordd_proto::v1;
+use coordd_raft::SignOfLife;
 use coordd_tree::{Auth, OpResult, SessionId, Zxid};
 use tokio::sync::Notify;
 
@@ -51,6 +52,8 @@ pub(crate) struct Outbox {
     pub(crate) id: u64,
     /// The session of the stream; 0 for a subscription.
     pub(crate) session: SessionId,
+    /// The zxid by which the stream took the session; see [`coordd_tree::Session::generation`]. 0 for a subscription.
+    pub(crate) generation: Zxid,
     queue: Mutex<Queue>,
     limit_bytes: usize,
     wake: Notify,
@@ -65,16 +68,28 @@ struct Queue {
 }
 
 impl Outbox {
-    pub(crate) fn new(id: u64, session: SessionId, limit_bytes: usize, auth: Auth) -> Arc<Self> {
+    pub(crate) fn new(
+        id: u64,
+        session: SessionId,
+        generation: Zxid,
+        limit_bytes: usize,
+        auth: Auth,
+    ) -> Arc<Self> {
         Arc::new(Outbox {
             id,
             session,
+            generation,
             queue: Mutex::default(),
             limit_bytes,
             wake: Notify::new(),
             overflown: AtomicBool::new(false),
             auth: RwLock::new(Arc::new(auth)),
         })
+    }
+
+    /// The client was heard on this stream.
+    pub(crate) fn sign_of_life(&self) -> SignOfLife {
+        SignOfLife { session: self.session, generation: self.generation }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -147,7 +162,7 @@ mod tests {
 
     #[test]
     fn items_come_out_in_the_order_they_went_in() {
-        let outbox = Outbox::new(1, 1, 10_000, Auth::default());
+        let outbox = Outbox::new(1, 1, 1, 10_000, Auth::default());
         outbox.push(event(1));
         outbox.push(Item::Moved);
         let items: Vec<_> = outbox.take().into();
@@ -157,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_queue_over_its_limit_is_emptied_and_takes_nothing_more() {
-        let outbox = Outbox::new(1, 1, 1000, Auth::default());
+        let outbox = Outbox::new(1, 1, 1, 1000, Auth::default());
         outbox.push(event(800));
         assert!(!outbox.is_overflown());
         outbox.push(event(800));

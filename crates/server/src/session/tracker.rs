@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use coordd_tree::SessionId;
+use coordd_raft::SignOfLife;
 use coordd_tree::planted::Bug;
+use coordd_tree::{SessionId, Zxid};
 
 /// A session that was silent for its timeout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,9 +32,30 @@ pub(crate) struct SessionTracker {
     expiring: BTreeSet<SessionId>,
 }
 
+/// What the leader knows of a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tracked {
+    pub(crate) session: SessionId,
+    pub(crate) timeout: Duration,
+    /// Of the stream that has it.
+    pub(crate) generation: Zxid,
+}
+
+/// What becomes of a sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hearing {
+    /// The session's silence counts from now.
+    Counts,
+    /// The session is not known, which does not make it known.
+    Unknown,
+    /// A later stream has the session: what an older one says keeps nothing alive.
+    Old,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Heard {
     timeout: Duration,
+    generation: Zxid,
     at: Duration,
     via: u64,
 }
@@ -44,10 +66,10 @@ const TICK_MAX: Duration = Duration::from_millis(200);
 
 impl SessionTracker {
     /// This node leads from now on: every session gets its full timeout.
-    pub(crate) fn restart(&mut self, sessions: impl Iterator<Item = (SessionId, Duration)>) {
+    pub(crate) fn restart(&mut self, sessions: impl Iterator<Item = Tracked>) {
         *self = SessionTracker::default();
-        for (session, timeout) in sessions {
-            self.insert(session, Heard { timeout, at: self.awake, via: 0 });
+        for Tracked { session, timeout, generation } in sessions {
+            self.insert(session, Heard { timeout, generation, at: self.awake, via: 0 });
         }
     }
 
@@ -69,18 +91,29 @@ impl SessionTracker {
     }
 
     /// A session that has been opened since. One whose expiry is decided is not taken up again.
-    pub(crate) fn opened(&mut self, session: SessionId, timeout: Duration, via: u64) {
+    pub(crate) fn opened(&mut self, Tracked { session, timeout, generation }: Tracked, via: u64) {
         if !self.expiring.contains(&session) {
-            self.insert(session, Heard { timeout, at: self.awake, via });
+            self.insert(session, Heard { timeout, generation, at: self.awake, via });
         }
     }
 
-    /// A sign of life. An unknown session is not made known by it: then it is `false`.
-    pub(crate) fn touch(&mut self, now: Duration, session: SessionId, via: u64) -> bool {
-        let Some(heard) = self.sessions.get(&session).copied() else { return false };
+    /// Another stream has the session now. This alone is no sign of life: the attach may have been under way for long.
+    pub(crate) fn attached(&mut self, session: SessionId, generation: Zxid) {
+        if let Some(heard) = self.sessions.get_mut(&session) {
+            heard.generation = generation;
+        }
+    }
+
+    /// A sign of life.
+    pub(crate) fn touch(&mut self, now: Duration, sign: SignOfLife, via: u64) -> Hearing {
+        let SignOfLife { session, generation } = sign;
+        let Some(heard) = self.sessions.get(&session).copied() else { return Hearing::Unknown };
+        if generation != 0 && generation < heard.generation {
+            return Hearing::Old;
+        }
         self.suspects.remove(&session);
         self.insert(session, Heard { at: self.awake_at(now), via, ..heard });
-        true
+        Hearing::Counts
     }
 
     fn forget(&mut self, session: SessionId) {
@@ -143,9 +176,17 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn tracked(session: SessionId, timeout: Duration) -> Tracked {
+        Tracked { session, timeout, generation: 10 }
+    }
+
+    fn of(session: SessionId, generation: Zxid) -> SignOfLife {
+        SignOfLife { session, generation }
+    }
+
     fn tracker() -> SessionTracker {
         let mut tracker = SessionTracker::default();
-        tracker.restart([(1, SECOND), (2, SECOND * 10)].into_iter());
+        tracker.restart([tracked(1, SECOND), tracked(2, SECOND * 10)].into_iter());
         tracker
     }
 
@@ -173,7 +214,7 @@ mod tests {
     fn a_sign_of_life_gives_a_full_timeout() {
         let mut tracker = tracker();
         run(&mut tracker, Duration::ZERO, SECOND - TICK);
-        assert!(tracker.touch(SECOND - TICK, 1, 3));
+        assert_eq!(tracker.touch(SECOND - TICK, of(1, 0), 3), Hearing::Counts);
         assert_eq!(run(&mut tracker, SECOND, 2 * SECOND - TICK), NOBODY);
         assert_eq!(run(&mut tracker, 2 * SECOND, 2 * SECOND + 2 * TICK), [1]);
     }
@@ -193,7 +234,7 @@ mod tests {
         let mut tracker = tracker();
         run(&mut tracker, Duration::ZERO, SECOND - TICK);
         assert_eq!(tracker.tick(SECOND + SECOND), [], "suspected only");
-        tracker.touch(SECOND + SECOND, 1, 2);
+        tracker.touch(SECOND + SECOND, of(1, 0), 2);
         assert_eq!(run(&mut tracker, SECOND * 2 + TICK, SECOND * 2 + 2 * TICK), NOBODY);
     }
 
@@ -210,14 +251,14 @@ mod tests {
     fn a_new_leader_grants_every_session_a_full_timeout() {
         let mut tracker = tracker();
         run(&mut tracker, Duration::ZERO, SECOND - TICK);
-        tracker.restart([(1, SECOND)].into_iter());
+        tracker.restart([tracked(1, SECOND)].into_iter());
         assert_eq!(run(&mut tracker, Duration::ZERO, SECOND - TICK), NOBODY);
     }
 
     #[test]
     fn an_expiry_tells_the_silence_and_the_last_node() {
         let mut tracker = tracker();
-        tracker.touch(Duration::ZERO, 1, 3);
+        tracker.touch(Duration::ZERO, of(1, 0), 3);
         let mut due = Vec::new();
         for tenth in 0..=12 {
             due = tracker.tick(TICK * tenth);
@@ -230,7 +271,7 @@ mod tests {
         let mut tracker = tracker();
         run(&mut tracker, Duration::ZERO, SECOND / 2);
         let late = SECOND / 2 + TICK_MAX - TICK / 2;
-        assert!(tracker.touch(late, 1, 3));
+        assert_eq!(tracker.touch(late, of(1, 0), 3), Hearing::Counts);
         assert_eq!(run(&mut tracker, late, late + SECOND - TICK), NOBODY);
         assert_eq!(run(&mut tracker, late + SECOND, late + SECOND + 2 * TICK), [1]);
     }
@@ -239,12 +280,12 @@ mod tests {
     fn a_session_whose_expiry_is_decided_is_not_heard_any_more() {
         let mut tracker = tracker();
         tracker.expires(1);
-        tracker.opened(1, SECOND, 1);
+        tracker.opened(tracked(1, SECOND), 1);
         tracker.retain(|_| true);
-        assert!(!tracker.touch(Duration::ZERO, 1, 1));
+        assert_eq!(tracker.touch(Duration::ZERO, of(1, 0), 1), Hearing::Unknown);
         tracker.does_not_expire(1);
-        tracker.opened(1, SECOND, 1);
-        assert!(tracker.touch(Duration::ZERO, 1, 1));
+        tracker.opened(tracked(1, SECOND), 1);
+        assert_eq!(tracker.touch(Duration::ZERO, of(1, 0), 1), Hearing::Counts);
     }
 
     #[test]
@@ -254,5 +295,29 @@ mod tests {
         tracker.retain(|session| session != 2);
         assert!(!tracker.is_known(1) && !tracker.is_known(2));
         assert_eq!(run(&mut tracker, Duration::ZERO, SECOND * 60), NOBODY);
+    }
+
+    /// A stream that another one has taken the session from keeps it alive no more; a call does, and so does the new stream.
+    #[test]
+    fn an_older_stream_is_not_heard() {
+        let mut tracker = tracker();
+        assert_eq!(tracker.touch(Duration::ZERO, of(1, 10), 1), Hearing::Counts);
+        tracker.attached(1, 20);
+        run(&mut tracker, Duration::ZERO, SECOND);
+        assert_eq!(tracker.touch(SECOND, of(1, 10), 1), Hearing::Old);
+        assert_eq!(
+            run(&mut tracker, SECOND + TICK, SECOND + 2 * TICK),
+            [1],
+            "what it said counted for nothing"
+        );
+        for generation in [20, 0, 30] {
+            assert_eq!(
+                tracker.touch(SECOND, of(1, generation), 1),
+                Hearing::Counts,
+                "generation {generation}"
+            );
+        }
+        tracker.attached(7, 20);
+        assert!(!tracker.is_known(7), "an attach makes no session known");
     }
 }

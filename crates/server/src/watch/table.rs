@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn bench() -> Bench {
-        let outbox = Outbox::new(1, 1, 1 << 20, Auth::default());
+        let outbox = Outbox::new(1, 1, 1, 1 << 20, Auth::default());
         Bench { table: WatchTable::default(), tree: Tree::new(), outbox, zxid: 0 }
     }
 

@@ -37,7 +37,7 @@ impl Connection {
         let write = place.admit(asked, (*self.auth).clone(), &self.service.write_limits());
         self.pending.push_back(Pending { id, state: State::Submitted });
         let waiter = Waiter::Stream { outbox: self.outbox.clone(), request_id: id, seq };
-        Ok(Some((self.service.command(write, 0), waiter)))
+        Ok(Some((self.service.command(write, self.outbox.generation), waiter)))
     }
 
     /// It has its turn, or its answer, after what came before it.
