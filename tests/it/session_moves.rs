@@ -95,6 +95,7 @@ async fn woken_node_refuses_its_old_stream() {
     ensemble.pause(followers[0]);
     let request = older.send_write(2, set("/e", "the older stream's")).await;
     let mut newer = attach(&ensemble, followers[1], &older).await.expect("two nodes are a majority");
+    assert_eq!(newer.attached.last_write_seq, 1, "the stopped node has proposed nothing");
     assert_done(&newer.write(2, set("/e", "the newer stream's")).await);
     ensemble.resume(followers[0]);
     let refused = older.try_reply(request).await.expect_err("it has no answer");
@@ -179,6 +180,11 @@ async fn older_stream_renews_nothing() {
         let request = peer::RenewRequest { header, sessions: vec![session], generations };
         peer.renew(request).await.expect("the leader answers").into_inner().sessions
     };
+    // It looks for sessions that it does not know a few times a second.
+    let start = Instant::now();
+    while renewed(vec![]).await != [session] {
+        assert!(start.elapsed() < 5 * SECOND, "the leader does not know the session");
+    }
     // The generation of a stream is the zxid at which it has the session, and nothing else was written meanwhile.
     assert_eq!(renewed(vec![newer.attached.zxid]).await, [session]);
     assert_eq!(renewed(vec![newer.attached.zxid - 1]).await, [0; 0]);
@@ -214,7 +220,7 @@ async fn client_takes_its_session_back() {
         let attach =
             Attach { session_id: token.session_id, password: token.password.clone(), ..Default::default() };
         let mut thief = RawSession::attach(&ensemble.endpoint(node), attach).await.expect("it is alive");
-        let set = client.set("/count", format!("{node}")).await.expect("the session lives");
+        let set = client.set("/count", format!("{node}"), None).await.expect("the session lives");
         assert_eq!(set.version, i32::try_from(node).expect("a small number"));
         assert_moved(&mut thief).await;
     }

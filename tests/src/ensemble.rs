@@ -164,9 +164,10 @@ impl Ensemble {
         self.node_mut(id).kill9();
     }
 
-    /// SIGSTOP: the node keeps its connections and does nothing.
+    /// SIGSTOP: the node keeps its connections and does nothing, from when this returns.
     pub fn pause(&mut self, id: u64) {
         self.node(id).signal(Signal::STOP);
+        self.node(id).wait_stopped();
         self.node_mut(id).is_paused = true;
     }
 

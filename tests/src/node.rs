@@ -66,6 +66,21 @@ impl Node {
         kill_process(Pid::from_child(child), signal).expect("the process is ours");
     }
 
+    /// Waits until none of its threads runs: each of them stops when it has its turn on a processor.
+    pub(crate) fn wait_stopped(&self) {
+        let tasks = format!("/proc/{}/task", self.process_id().unwrap_or_default());
+        let runs = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+            // The state stands behind the name, which is in parentheses.
+            stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" T"))
+        };
+        let start = Instant::now();
+        while std::fs::read_dir(&tasks).is_ok_and(|mut tasks| tasks.any(runs)) {
+            assert!(start.elapsed() < Duration::from_secs(10), "node {} does not stop", self.id);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub(crate) fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("the process is ours");

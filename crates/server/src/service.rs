@@ -28,6 +28,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// Of what is written, read or watched.
 pub(crate) const PATH_BYTES_MAX: usize = 4096;
+/// A node that has not heard its leader for so long takes no session over: the attach may not reach the leader. Leaders are
+/// heard several times a second.
+const LEADER_SILENCE: Duration = Duration::from_secs(1);
 const CLIENT_NAME_BYTES_MAX: usize = 256;
 
 /// The node takes clients, or why it does not.
@@ -238,6 +241,10 @@ impl Service {
             || error(ErrorCode::NotServing, "no leader that could give the session to this stream");
         // Without a leader the command would wait here, and take the session back from where its client goes meanwhile.
         let mut leadership = self.replica.leadership();
+        let silence = self.replica.leader_silence().unwrap_or(Duration::MAX);
+        if leadership.borrow().leader.is_some() && silence > LEADER_SILENCE {
+            return Err(no_leader());
+        }
         let led = timeout(CATCH_UP, leadership.wait_for(|now| now.leader.is_some())).await;
         led.ok().and_then(Result::ok).ok_or_else(no_leader)?;
         match self.propose(Command::Attach { session }, 0, 0).await {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coordd_raft::SignOfLife;
 use coordd_tree::SessionId;
 use tokio::sync::{mpsc, oneshot};
 
@@ -57,7 +58,9 @@ async fn confirm(service: Arc<Service>, mut waiting_rx: mpsc::Receiver<Waiting>)
             waiting.push(next);
         }
         let sessions: BTreeSet<_> = waiting.iter().map(|(session, _)| *session).collect();
-        let renewed = service.replica().renew(sessions.into_iter().collect()).await.unwrap_or_default();
+        // A call acts for whoever has the session.
+        let signs = sessions.into_iter().map(|session| SignOfLife { session, generation: 0 }).collect();
+        let renewed = service.replica().renew(signs).await.unwrap_or_default();
         let renewed: BTreeSet<_> = renewed.into_iter().collect();
         let mut unconfirmed = Vec::new();
         for (session, confirmed_tx) in waiting {
