@@ -176,7 +176,7 @@ async fn older_stream_renews_nothing() {
     let mut peer = PeerClient::new(channel(&ensemble.peer_endpoint(leader)).await);
     let mut renewed = async |generations: Vec<u64>| {
         let cluster_id = newer.attached.cluster_id.clone();
-        let header = Some(peer::Header { protocol: 1, cluster_id, from: follower, to: leader });
+        let header = Some(peer::Header { protocol: 1, cluster_id, from: follower, to: leader, wall_ms: 0 });
         let request = peer::RenewRequest { header, sessions: vec![session], generations };
         peer.renew(request).await.expect("the leader answers").into_inner().sessions
     };

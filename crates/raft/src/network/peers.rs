@@ -9,8 +9,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::followers::Followers;
 use super::{MESSAGE_BYTES, PROTOCOL};
-use crate::clock::{Clocks, wall_ms};
 use crate::addresses::ClientAddresses;
+use crate::clock::{Clocks, wall_ms};
 use crate::{Member, NodeId};
 
 /// The other nodes of the ensemble and the connections to them.
