@@ -13,6 +13,7 @@ mod cluster_node;
 mod cluster_steps;
 mod config;
 mod contenders;
+mod costs;
 mod counters;
 mod ctl_admin;
 mod ctl_config;

@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 
 use crate::connector::Connector;
 use crate::unary::{Asked, Caller, REPLY_BYTES_MAX};
-use crate::{EndReason, Error, ErrorKind, SessionEnd};
+use crate::{Credential, EndReason, Error, ErrorKind, QuotaUsage, SessionEnd};
 
 /// How long one of several endpoints may take to accept a connection.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -84,6 +84,12 @@ pub struct NodeStatus {
     pub growth_refused: bool,
     /// What this process has done since it started, by name; the names are in the `.proto` file.
     pub counters: BTreeMap<String, u64>,
+    /// The newest rules that the tree has followed: what all members apply commands by. Builds before there were rules say 0.
+    pub rules: u32,
+    /// The newest rules that the node knows. Builds before there were rules say 0.
+    pub rules_known: u32,
+    /// How much there is of what clients can make grow beside znodes, by name; the names are in the `.proto` file.
+    pub tables: BTreeMap<String, u64>,
 }
 
 /// A member of the ensemble as a node knows it.
@@ -234,6 +240,35 @@ impl Admin {
                 let next = page.sessions.last().filter(|_| page.more).map(|last| last.session_id);
                 let sessions = page.sessions.into_iter().map(|info| Ok(SessionInfo::from(info)));
                 Ok(Some((futures::stream::iter(sessions), next)))
+            }
+        });
+        Box::pin(futures::TryStreamExt::try_flatten(pages))
+    }
+
+    /// The quotas of the ensemble with what is used, in the order of their paths, fetched page by page. `credentials` say who
+    /// asks: quotas of znodes that the caller may not list are left out.
+    ///
+    /// # Errors
+    ///
+    /// As items: `BadArguments` for a credential that is none, `ConnectionLoss`, `NotServing`. The stream ends after an error.
+    pub fn quotas(
+        &self,
+        credentials: Vec<Credential>,
+    ) -> impl Stream<Item = Result<(String, QuotaUsage), Error>> + Send + Unpin + 'static {
+        let admin = self.clone();
+        let credentials: Vec<v1::Credential> = credentials.into_iter().map(Into::into).collect();
+        let pages = futures::stream::try_unfold(Some(String::new()), move |after| {
+            let (admin, credentials) = (admin.clone(), credentials.clone());
+            async move {
+                let Some(after) = after else { return Ok::<_, Error>(None) };
+                let request = v1::ListQuotasRequest { after, limit: 0, credentials };
+                let asked = admin
+                    .ask(request, |mut client, request| async move { client.list_quotas(request).await });
+                let page = asked.await.answer?;
+                let next = (!page.next_after.is_empty()).then_some(page.next_after);
+                let quotas =
+                    page.quotas.into_iter().map(|info| Ok((info.path.clone(), QuotaUsage::from(info))));
+                Ok(Some((futures::stream::iter(quotas), next)))
             }
         });
         Box::pin(futures::TryStreamExt::try_flatten(pages))

@@ -159,6 +159,17 @@ impl From<v1::GetQuotaReply> for QuotaUsage {
     }
 }
 
+impl From<v1::QuotaInfo> for QuotaUsage {
+    fn from(info: v1::QuotaInfo) -> Self {
+        Self {
+            quota: info.quota.map(Quota::from).unwrap_or_default(),
+            count: info.count,
+            bytes: info.bytes,
+            soft_exceeded: info.soft_exceeded,
+        }
+    }
+}
+
 /// An event of a type this version knows.
 pub(crate) fn event(event: v1::Event) -> Option<Event> {
     let event_type = match event.r#type() {
@@ -302,6 +313,9 @@ impl From<v1::StatusReply> for NodeStatus {
             disk_is_low: reply.disk_is_low,
             growth_refused: reply.growth_refused,
             counters: reply.counters.into_iter().collect(),
+            rules: reply.rules,
+            rules_known: reply.rules_known,
+            tables: reply.tables.into_iter().collect(),
         }
     }
 }

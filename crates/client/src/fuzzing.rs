@@ -205,6 +205,12 @@ pub fn server_reply(data: &[u8]) {
             assert!(error.write_seq.is_none());
             drop(error.to_string());
         }),
+        7 => decoded(bytes, |reply: v1::ListQuotasReply| {
+            reply.quotas.into_iter().for_each(|info| {
+                let count = info.count;
+                assert_eq!(QuotaUsage::from(info).count, count);
+            });
+        }),
         _ => {}
     }
 }

@@ -1,13 +1,14 @@
 use std::fmt;
 
 use clap::{Args, Subcommand};
-use coordd_client::{Quota as Limits, QuotaUsage, ReadLevel};
+use coordd_client::{Credential, Quota as Limits, QuotaUsage, ReadLevel};
+use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
 
-/// Prints, sets or removes the quota of a subtree.
+/// Prints, lists, sets or removes quotas of subtrees.
 #[derive(Args, Debug)]
 pub(crate) struct Quota {
     #[command(subcommand)]
@@ -16,6 +17,10 @@ pub(crate) struct Quota {
 
 #[derive(Subcommand, Debug)]
 enum QuotaCommand {
+    /// List the quotas of the ensemble and what is used of each. A quota stays until it is removed.
+    ///
+    /// Quotas of znodes that you may not list are left out; `--auth` says who you are.
+    List,
     /// Print the limits and what is used.
     Get {
         /// The top of the subtree.
@@ -91,8 +96,12 @@ struct QuotaChanged {
 
 impl Quota {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        if let QuotaCommand::List = self.command {
+            return list(context).await;
+        }
         let client = context.writer().await?;
         match self.command {
+            QuotaCommand::List => Ok(()),
             QuotaCommand::Get { path } => {
                 let usage = context.answer(client.get_quota(&path, ReadLevel::Local)).await?;
                 context.output().result(&QuotaOutput::new(path, usage))
@@ -108,5 +117,32 @@ impl Quota {
                 context.output().quiet_result(&QuotaChanged { path, zxid })
             }
         }
+    }
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
+    let credentials =
+        context.options.auth.iter().map(|auth| Credential::new("digest", auth.clone())).collect();
+    let output = context.output();
+    let mut quotas = context.admin().await?.quotas(credentials);
+    while let Some((path, usage)) = quotas.try_next().await? {
+        let quota = QuotaOutput::new(path, usage);
+        if output.is_json() {
+            output.json(&quota)?;
+        } else {
+            output.line(format_args!("{}\n{}", quota.path, Indented(&quota.to_string())))?;
+        }
+    }
+    Ok(())
+}
+
+/// Lines below a heading.
+struct Indented<'a>(&'a str);
+
+impl fmt::Display for Indented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = self.0.lines();
+        lines.next().map_or(Ok(()), |line| write!(f, "  {line}"))?;
+        lines.try_for_each(|line| write!(f, "\n  {line}"))
     }
 }

@@ -1,3 +1,4 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use clap::Args;
@@ -11,7 +12,8 @@ use crate::table::Table;
 
 /// Prints the state of every node: of the endpoints, and of the members that they name.
 ///
-/// Fails if no node answers. A node that does not answer, or takes no clients, has a line that says so.
+/// Fails if no node answers. A node that does not answer, or takes no clients, has a line that says so. The rules in force
+/// are in the line while the node knows newer ones: until all members of the ensemble have been upgraded.
 #[derive(Args, Debug)]
 pub(crate) struct Status {}
 
@@ -60,6 +62,11 @@ struct StateOutput {
     disk_free_bytes: u64,
     disk_is_low: bool,
     growth_refused: bool,
+    /// The rules in force, and the newest that the node knows. 0: a build from before there were rules.
+    rules: u32,
+    rules_known: u32,
+    /// What clients can make grow beside znodes, by name.
+    tables: BTreeMap<String, u64>,
 }
 
 #[derive(Serialize)]
@@ -127,6 +134,9 @@ fn state(status: NodeStatus, leader_committed: Option<u64>) -> StateOutput {
         disk_free_bytes: status.disk_free_bytes,
         disk_is_low: status.disk_is_low,
         growth_refused: status.growth_refused,
+        rules: status.rules,
+        rules_known: status.rules_known,
+        tables: status.tables,
     }
 }
 
@@ -168,6 +178,9 @@ fn row(node: &NodeOutput) -> [String; HEADINGS.len()] {
         match &state.not_serving_reason {
             None if state.growth_refused => "serving, without growth: no room on the disks".into(),
             None if state.disk_is_low => "serving; little room on its disk".into(),
+            None if state.rules_known > state.rules => {
+                format!("serving; rules {} in force, {} known", state.rules, state.rules_known)
+            }
             None => "serving".into(),
             Some(reason) => format!("not serving: {reason}"),
         },

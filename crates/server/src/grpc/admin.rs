@@ -1,19 +1,26 @@
 //! The service `Admin`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use coordd_proto::v1::admin_server::Admin;
 use coordd_proto::v1::{self, ErrorCode};
-use coordd_tree::{Command, EndReason, Session};
+use coordd_tree::{Auth, Command, EndReason, RULES, Session, TableSizes, Tree};
 use tonic::{Request, Response, Status};
 
-use super::refuse;
-use crate::convert::{bad_arguments, end_to_wire, error, error_to_wire};
+use super::{client_ip, refuse};
+use crate::convert::{bad_arguments, end_to_wire, error, error_to_wire, quota_to_wire};
 use crate::memory::resident_bytes;
-use crate::service::Service;
+use crate::reads::authenticate;
+use crate::service::{Service, from_address};
 
 const SESSIONS_MAX: usize = 1000;
 const BY_BYTES_MAX: usize = 256;
+const QUOTAS_MAX: usize = 1000;
+/// Quotas that one page looks at; most of them may be hidden from the caller.
+const QUOTAS_SEEN_MAX: usize = 10_000;
+/// Bytes of the paths of one page.
+const QUOTA_PATH_BYTES_MAX: usize = 1 << 20;
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -88,6 +95,9 @@ impl Admin for AdminApi {
             disk_free_bytes: status.disk_free_bytes,
             disk_is_low: status.disk_is_low,
             growth_refused: status.growth_refused,
+            rules: replica.rules(),
+            rules_known: RULES,
+            tables: tables(&tree.table_sizes()),
         }))
     }
 
@@ -136,4 +146,87 @@ impl Admin for AdminApi {
         };
         Ok(Response::new(v1::GetSessionReply { session: Some(found) }))
     }
+
+    async fn list_quotas(&self, request: Request<v1::ListQuotasRequest>) -> Reply<v1::ListQuotasReply> {
+        let address = from_address(client_ip(&request));
+        let request = request.into_inner();
+        let auth =
+            authenticate(&address, &request.credentials, self.service.super_digest()).map_err(refuse)?;
+        let limit = match request.limit as usize {
+            0 => QUOTAS_MAX,
+            limit => limit.min(QUOTAS_MAX),
+        };
+        let tree = self.service.replica().tree();
+        Ok(Response::new(quotas_page(&tree, &auth, &request.after, limit)))
+    }
+}
+
+/// The next quotas after a path, those left out whose top `auth` may not list.
+fn quotas_page(tree: &Tree, auth: &Auth, after: &str, limit: usize) -> v1::ListQuotasReply {
+    let mut page = v1::ListQuotasReply::default();
+    let (mut seen, mut path_bytes) = (0, 0);
+    for (path, report) in tree.quotas(after) {
+        if page.quotas.len() == limit || seen == QUOTAS_SEEN_MAX || path_bytes > QUOTA_PATH_BYTES_MAX {
+            return page;
+        }
+        seen += 1;
+        path.clone_into(&mut page.next_after);
+        if !may_list(tree, path, auth) {
+            continue;
+        }
+        path_bytes += path.len();
+        page.quotas.push(v1::QuotaInfo {
+            path: path.to_owned(),
+            quota: Some(quota_to_wire(&report.quota)),
+            count: report.count,
+            bytes: report.bytes,
+            soft_exceeded: report.exceeded_soft,
+        });
+    }
+    page.next_after.clear();
+    page
+}
+
+/// Whether `auth` may learn that there is a znode at `path`: it may list the znode's parent.
+fn may_list(tree: &Tree, path: &str, auth: &Auth) -> bool {
+    match path.rsplit_once('/') {
+        None | Some(("", "")) => true,
+        Some((parent, _)) => {
+            let parent = if parent.is_empty() { "/" } else { parent };
+            tree.children(parent, auth, None, 0, false).is_ok()
+        }
+    }
+}
+
+/// The sizes by name, as the `.proto` file lists them.
+fn tables(sizes: &TableSizes) -> HashMap<String, u64> {
+    let &TableSizes {
+        acls,
+        acl_bytes,
+        quotas,
+        sessions,
+        ended_sessions,
+        ended_session_bytes,
+        recorded_answers,
+        recorded_answer_bytes,
+        origins,
+        history_events,
+        history_bytes,
+    } = sizes;
+    [
+        ("acls", acls),
+        ("acl_bytes", acl_bytes),
+        ("quotas", quotas),
+        ("sessions", sessions),
+        ("ended_sessions", ended_sessions),
+        ("ended_session_bytes", ended_session_bytes),
+        ("recorded_answers", recorded_answers),
+        ("recorded_answer_bytes", recorded_answer_bytes),
+        ("origins", origins),
+        ("history_events", history_events),
+        ("history_bytes", history_bytes),
+    ]
+    .into_iter()
+    .map(|(name, size)| (name.to_owned(), size))
+    .collect()
 }
