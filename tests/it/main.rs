@@ -59,6 +59,7 @@ mod subscriptions;
 mod sweeps;
 mod task_queue;
 mod unary;
+mod upgrade;
 mod value_faults;
 mod watch_history;
 mod watches;

@@ -51,8 +51,13 @@ impl Ensemble {
 
     async fn build(options: EnsembleOptions, turn: Option<MutexGuard<'static, ()>>) -> Self {
         let dir = tempfile::Builder::new().prefix("coordd-test-").tempdir().expect("a temporary directory");
-        let nodes = (1..=options.nodes).map(|id| (id, Node::new(id, dir.path(), free_port(), free_port())));
-        let mut ensemble = Ensemble { nodes: nodes.collect(), options, dir, _turn: turn };
+        let peer_address = |id| match &options.peer_host {
+            Some(host) => format!("{host}:{}", 7500 + id),
+            None => format!("127.0.0.1:{}", free_port()),
+        };
+        let nodes =
+            (1..=options.nodes).map(|id| (id, Node::new(id, dir.path(), free_port(), peer_address(id))));
+        let mut ensemble = Ensemble { nodes: nodes.collect(), options: options.clone(), dir, _turn: turn };
         if ensemble.options.wait {
             for id in ensemble.ids() {
                 ensemble.restart(id);
@@ -92,7 +97,7 @@ impl Ensemble {
 
     /// Where peers reach a node.
     pub fn peer_endpoint(&self, id: u64) -> String {
-        format!("127.0.0.1:{}", self.node(id).peer_port)
+        self.node(id).peer_address.clone()
     }
 
     /// A node's data directory.
@@ -118,7 +123,7 @@ impl Ensemble {
     /// The value of `--ensemble`.
     pub fn members(&self) -> String {
         let members: Vec<_> =
-            self.nodes.values().map(|node| format!("{}=127.0.0.1:{}", node.id, node.peer_port)).collect();
+            self.nodes.values().map(|node| format!("{}={}", node.id, node.peer_address)).collect();
         // A node alone needs none.
         if members.len() == 1 { String::new() } else { members.join(",") }
     }

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) client_port: u16,
-    pub(crate) peer_port: u16,
+    pub(crate) peer_address: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) log: PathBuf,
     child: Option<Child>,
@@ -17,10 +17,10 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(id: u64, dir: &Path, client_port: u16, peer_port: u16) -> Self {
+    pub(crate) fn new(id: u64, dir: &Path, client_port: u16, peer_address: String) -> Self {
         let data_dir = dir.join(format!("node-{id}"));
         let log = dir.join(format!("node-{id}.log"));
-        Node { id, client_port, peer_port, data_dir, log, child: None, is_paused: false }
+        Node { id, client_port, peer_address, data_dir, log, child: None, is_paused: false }
     }
 
     pub(crate) fn client_address(&self) -> String {

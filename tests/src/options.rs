@@ -6,18 +6,27 @@ pub struct EnsembleOptions {
     pub(crate) nodes: u64,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) wait: bool,
+    pub(crate) peer_host: Option<String>,
 }
 
 impl EnsembleOptions {
     /// So many nodes, with the defaults of coordd.
     pub fn new(nodes: u64) -> Self {
-        EnsembleOptions { nodes, env: Vec::new(), wait: true }
+        EnsembleOptions { nodes, env: Vec::new(), wait: true, peer_host: None }
     }
 
     /// An option of coordd, as it stands in the environment: `COORDD_*`.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The nodes talk to each other at this host, at port 7500 and the node's id: for data directories that were made before, which
+    /// name their members.
+    #[must_use]
+    pub fn peer_host(mut self, host: &str) -> Self {
+        self.peer_host = Some(host.to_owned());
         self
     }
 
