@@ -142,7 +142,8 @@ impl Ensemble {
     /// New addresses for the nodes' peers, for nodes that are started from here on.
     pub fn move_peers(&mut self) {
         for node in self.nodes.values_mut() {
-            node.peer_port = free_port();
+            let host = self.options.peer_host.as_deref().unwrap_or("127.0.0.1");
+            node.peer_address = format!("{host}:{}", free_port());
         }
     }
 

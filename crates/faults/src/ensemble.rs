@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use coordd_client::{Admin, NodeStatus};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::memory_limit::MemoryLimit;
 use crate::network::{Host, HostId, Switch, address_of};
 use crate::scenarios::Scenario;
 
@@ -35,6 +36,10 @@ pub(crate) struct Node {
     pub(crate) is_lost: bool,
     /// For its next starts.
     pub(crate) env: Vec<(String, String)>,
+    /// For its next starts.
+    pub(crate) coordd: PathBuf,
+    /// Bounds the memory of its processes, in a scenario that has such bounds.
+    memory: Option<MemoryLimit>,
 }
 
 impl Node {
@@ -66,8 +71,9 @@ type Unfinished = BTreeSet<(PathBuf, SystemTime)>;
 /// All nodes.
 pub(crate) struct Ensemble {
     pub(crate) nodes: BTreeMap<HostId, Node>,
-    coordd: PathBuf,
     options: Vec<String>,
+    /// The most files that a node may have open, in a scenario that has such a bound.
+    open_files: Option<u32>,
     /// Of the leader that somebody asked for last.
     last_term: AtomicU64,
 }
@@ -96,11 +102,13 @@ impl Ensemble {
                 old_snapshots: Unfinished::new(),
                 is_lost: false,
                 env,
+                coordd: coordd.clone(),
+                memory: None,
             };
             nodes.insert(id, node);
         }
         let options = scenario.options.iter().map(|option| (*option).to_owned()).collect();
-        Ok(Ensemble { nodes, coordd, options, last_term: AtomicU64::new(0) })
+        Ok(Ensemble { nodes, options, open_files: scenario.open_files, last_term: AtomicU64::new(0) })
     }
 
     pub(crate) fn ids(&self) -> Vec<HostId> {
@@ -135,12 +143,20 @@ impl Ensemble {
         self.reap(id)?;
         let members: Vec<_> =
             self.ids().into_iter().map(|id| format!("{id}={}:{PEER_PORT}", address_of(id))).collect();
-        let (coordd, options) = (self.coordd.clone(), self.options.clone());
+        let (options, open_files) = (self.options.clone(), self.open_files);
         let node = self.node(id);
         if node.child.is_some() || node.is_lost {
             return Ok(());
         }
-        let mut command = Command::new(coordd);
+        let mut command = match open_files {
+            // It becomes coordd.
+            Some(most) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={most}")).arg(&node.coordd);
+                command
+            }
+            None => Command::new(&node.coordd),
+        };
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("COORDD_")) {
             command.env_remove(name);
         }
@@ -150,9 +166,21 @@ impl Ensemble {
         let log = File::options().create(true).append(true).open(&node.log)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         node.old_snapshots = node.unfinished_snapshots()?;
-        node.child = Some(node.host.spawn(command)?);
+        let child = node.host.spawn(command)?;
+        if let Some(memory) = &node.memory {
+            memory.add(child.id())?;
+        }
+        node.child = Some(child);
         node.is_stopped = false;
         Ok(())
+    }
+
+    /// Bounds the memory of a node's processes from its next start on. False if this machine cannot do that.
+    pub(crate) fn limit_memory(&mut self, id: HostId, mebibytes: u64) -> bool {
+        let limit = MemoryLimit::new(&format!("coordfault-{}-{id}", std::process::id()), mebibytes << 20);
+        let node = self.node(id);
+        node.memory = limit.ok();
+        node.memory.is_some()
     }
 
     pub(crate) fn signal(&mut self, id: HostId, signal: Signal) -> anyhow::Result<()> {

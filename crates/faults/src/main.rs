@@ -11,14 +11,17 @@
 // They panic when nobody reads, or the disk is full; coordd-process has what does not.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
+mod attacks;
 mod checkers;
 mod client_process;
 mod clients;
 mod coverage;
 mod ensemble;
 mod history;
+mod honest;
 mod journal;
 mod last_look;
+mod memory_limit;
 mod network;
 mod observer;
 mod options;
@@ -66,6 +69,10 @@ fn carry_out(command: Command) -> anyhow::Result<bool> {
             runtime()?.block_on(run::run(options))
         }
         Command::Check { dir } => report::check_again(&dir),
+        Command::Attack(options) => {
+            runtime()?.block_on(attacks::run(options))?;
+            Ok(true)
+        }
         Command::Clients(options) => {
             runtime()?.block_on(clients::run(options))?;
             Ok(true)

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::attacks::AttackOptions;
 use crate::clients::ClientsOptions;
 
 /// Breaks ensembles of coordd, and checks what their clients were told.
@@ -29,6 +30,9 @@ pub(crate) enum Command {
     /// A process of clients, as `run` starts it.
     #[command(hide = true)]
     Clients(ClientsOptions),
+    /// An attack on the nodes, as `run` starts it.
+    #[command(hide = true)]
+    Attack(AttackOptions),
 }
 
 #[derive(Args, Debug)]
@@ -60,6 +64,14 @@ pub(crate) struct RunOptions {
     /// The coordd to break. Default: the one beside this program.
     #[arg(long)]
     pub(crate) coordd: Option<PathBuf>,
+
+    /// The older coordd that the nodes of `rolling-upgrade` begin with. Default: none, and the scenario cannot be run.
+    #[arg(long)]
+    pub(crate) old_coordd: Option<PathBuf>,
+
+    /// Runs `greedy-clients` also where the memory of nodes cannot be limited.
+    #[arg(long)]
+    pub(crate) unlimited_memory: bool,
 
     /// Where histories, logs and data go. Default: a temporary directory.
     #[arg(long)]

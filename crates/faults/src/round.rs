@@ -15,7 +15,7 @@ use crate::history::{History, Writer};
 use crate::last_look;
 use crate::network::Switch;
 use crate::observer::Observer;
-use crate::scenarios::Scenario;
+use crate::scenarios::{MEMORY_LIMITED, Scenario};
 use crate::stage::Stage;
 use crate::volume::Volume;
 
@@ -34,6 +34,10 @@ pub(crate) struct RoundSettings<'a> {
     pub(crate) switch: Switch,
     pub(crate) coverage: Coverage,
     pub(crate) coordd: PathBuf,
+    /// What the nodes begin with instead, in a scenario that upgrades them.
+    pub(crate) old_coordd: Option<PathBuf>,
+    /// Nodes whose memory cannot be limited may do without.
+    pub(crate) unlimited_memory: bool,
     /// Processes of clients.
     pub(crate) clients: u8,
     pub(crate) pace: Duration,
@@ -55,11 +59,16 @@ pub(crate) async fn run(settings: &RoundSettings<'_>, seed: u64, dir: &Path) -> 
         let env = if bug == BUG_OF_CLIENTS { &mut of_clients } else { &mut of_nodes };
         env.push((PLANTED_BUG.to_owned(), bug.clone()));
     }
-    let mut ensemble = Ensemble::new(switch, scenario, settings.coordd.clone(), dir, &of_nodes)?;
+    let first_coordd = settings.old_coordd.as_ref().unwrap_or(&settings.coordd);
+    let mut ensemble = Ensemble::new(switch, scenario, first_coordd.clone(), dir, &of_nodes)?;
     let mut volumes = Vec::new();
     for id in ensemble.ids() {
         if let Some(mebibytes) = scenario.volume_mebibytes {
             volumes.push(Volume::mount(&dir.join(format!("node-{id}")), mebibytes)?);
+        }
+        if let Some(mebibytes) = scenario.memory_mebibytes {
+            let is_limited = ensemble.limit_memory(id, mebibytes);
+            coverage.add(MEMORY_LIMITED, u64::from(is_limited || settings.unlimited_memory));
         }
         ensemble.start_node(id)?;
     }
@@ -86,6 +95,8 @@ pub(crate) async fn run(settings: &RoundSettings<'_>, seed: u64, dir: &Path) -> 
         coverage: coverage.clone(),
         writer: Arc::new(Writer::create(&history.join("faults.jsonl"))?),
         session_timeout: SESSION_TIMEOUT,
+        coordd: settings.coordd.clone(),
+        memory_before: None,
         deadline: Instant::now() + CALM + settings.faults,
     };
     tokio::time::sleep(CALM).await;

@@ -8,11 +8,12 @@ use anyhow::{Context as _, bail};
 use crate::checkers;
 use crate::coverage::Coverage;
 use crate::history::History;
+use crate::honest;
 use crate::network::{CONTROLLER, Switch, own_address};
 use crate::options::RunOptions;
 use crate::report::{Round, Summary, report};
 use crate::round::{self, RoundSettings};
-use crate::scenarios;
+use crate::scenarios::{self, Scenario};
 
 /// What a round needs beside its faults: start, end, check.
 const AROUND: Duration = Duration::from_secs(9);
@@ -38,6 +39,8 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<bool> {
         switch,
         coverage: coverage.clone(),
         coordd: coordd(&options)?,
+        old_coordd: old_coordd(scenario, &options)?,
+        unlimited_memory: options.unlimited_memory,
         clients: options.clients,
         pace: options.pace,
         faults: time.saturating_sub(AROUND).clamp(FAULTS_MIN, FAULTS_MAX),
@@ -84,6 +87,7 @@ async fn one_round(settings: &RoundSettings<'_>, seed: u64, dir: &Path) -> anyho
     std::fs::create_dir(dir).with_context(|| format!("{}: of an earlier run?", dir.display()))?;
     let failure = round::run(settings, seed, dir).await.err();
     let history = History::read(&dir.join("history"))?;
+    let failure = failure.or_else(|| honest::check(settings.scenario, &history, &settings.coverage).err());
     let open = history.ops.iter().filter(|done| done.is_open()).count();
     settings.coverage.add("writes that stay open", open as u64);
     let verdict = checkers::check(&history);
@@ -103,4 +107,16 @@ fn coordd(options: &RunOptions) -> anyhow::Result<PathBuf> {
     };
     path.canonicalize()
         .with_context(|| format!("{}: build it first, or name it with --coordd", path.display()))
+}
+
+/// The build that the nodes begin with, in a scenario that upgrades them.
+fn old_coordd(scenario: &Scenario, options: &RunOptions) -> anyhow::Result<Option<PathBuf>> {
+    match (scenario.upgrades, &options.old_coordd) {
+        (false, _) => Ok(None),
+        (true, None) => bail!("{} needs --old-coordd, a coordd to upgrade from", scenario.name),
+        (true, Some(path)) => {
+            let path = path.canonicalize().with_context(|| format!("--old-coordd {}", path.display()))?;
+            Ok(Some(path))
+        }
+    }
 }

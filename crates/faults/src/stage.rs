@@ -1,5 +1,7 @@
 //! What a scenario can do to an ensemble and its clients. Everything is written to the history.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,10 @@ pub(crate) struct Stage {
     pub(crate) coverage: Coverage,
     pub(crate) writer: Arc<Writer>,
     pub(crate) session_timeout: Duration,
+    /// The build that the nodes are to have in the end.
+    pub(crate) coordd: PathBuf,
+    /// Resident bytes of the nodes before the first attack, in a scenario that attacks them.
+    pub(crate) memory_before: Option<BTreeMap<HostId, u64>>,
     /// Until when there are faults.
     pub(crate) deadline: Instant,
 }
