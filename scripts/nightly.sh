@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The long suites, one after the other: all scenarios with power failures and garbage, rolling upgrades, power failures alone,
-# garbage alone, and the planted bugs. For a night, or before a release.
+# The long suites, one after the other: all scenarios with power failures and garbage, rolling upgrades, power
+# failures alone, garbage alone, and the planted bugs. For a night, or before a release.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -56,7 +56,8 @@ for name in "${suites[@]}"; do
     start=$SECONDS
     code=0
     (suite "$name") >"$log/$name.log" 2>&1 || code=$?
-    printf '%-16s exit code %d, %5d s: %s\n' "$name" "$code" $((SECONDS - start)) "$(tail -n 1 "$log/$name.log")"
+    last=$(tail -n 1 "$log/$name.log")
+    printf '%-16s exit code %d, %5d s: %s\n' "$name" "$code" $((SECONDS - start)) "$last"
     ((code == 0)) || failed=$((failed + 1))
 done
 echo "${#suites[@]} suites, $failed failed, $SECONDS s; output: $log"

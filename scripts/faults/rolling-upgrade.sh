@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Upgrades an ensemble of an older build, one node after the other, while clients work, and checks what they were told. The scenario
-# rolling-upgrade of coordfault, with an older build to begin with.
+# Upgrades an ensemble of an older build, one node after the other, while clients work, and checks what they
+# were told. The scenario rolling-upgrade of coordfault, with an older build to begin with.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # The last build before apply rules had a version.
@@ -10,7 +10,7 @@ usage() {
     cat <<TEXT
 Usage: scripts/faults/rolling-upgrade.sh [--old-bin DIR] [--no-build] [--debug] [OPTION]...
 
-  --old-bin DIR  where the coordd is that the nodes begin with; default: commit $old_commit, built below target/
+  --old-bin DIR  where the coordd is that the nodes begin with; default: $old_commit, built below target/
   --no-build     run the newer build that is there
   --debug        build and run the newer build without optimisation
   --help         this

@@ -40,7 +40,8 @@ async fn fill(client: &Client, top: &str, znodes: usize) {
     }
 }
 
-/// A multi whose parents would make 800,000 znodes is refused before it is in the log, and so is a path that is too deep.
+/// A multi whose parents would make 800,000 znodes is refused before it is in the log, and so is a path that
+/// is too deep.
 #[tokio::test]
 async fn deep_creates_are_refused() {
     let ensemble = Ensemble::start(1).await;
@@ -72,7 +73,8 @@ async fn deep_creates_are_refused() {
     assert!(refused.message.contains("depth") && refused.message.contains("129"), "{refused}");
 }
 
-/// A tree of 6,000 znodes is not deleted in one step; the refusal says how to do it. A refusal costs no look at the tree.
+/// A tree of 6,000 znodes is not deleted in one step; the refusal says how to do it. A refusal costs no look
+/// at the tree.
 #[tokio::test]
 async fn large_trees_are_refused() {
     let ensemble = Ensemble::start(1).await;

@@ -1,6 +1,8 @@
-//! Data directories of build 62ff85c, the last one before apply rules had a version, are taken over as they are.
+//! Data directories of build 62ff85c, the last one before apply rules had a version, are taken over as they
+//! are.
 //!
-//! The directories are in tests/fixtures/62ff85c. They were made by the two ignored tests at the end, with nodes of that build:
+//! The directories are in tests/fixtures/62ff85c. They were made by the two ignored tests at the end, with
+//! nodes of that build:
 //!
 //! ```text
 //! COORDD_TESTS_BIN_DIR=DIRECTORY_OF_62ff85c COORDD_TESTS_FIXTURES=tests/fixtures/62ff85c \
@@ -21,7 +23,8 @@ use tonic::transport::Channel;
 
 /// Directories name their members, so these have addresses that do not change.
 const PEER_HOST: &str = "127.62.85.12";
-/// The directories wait for their test for as long as they like: no session of theirs ends meanwhile, and no TTL.
+/// The directories wait for their test for as long as they like: no session of theirs ends meanwhile, and no
+/// TTL.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const MIB: usize = 1 << 20;
 /// A log with a command that would be refused today is applied with no more.
@@ -120,9 +123,9 @@ async fn compare_trees(ensemble: &Ensemble, ids: &[u64], recorded: &Recorded) {
     }
 }
 
-/// Three directories with snapshots at different places of the log give three equal trees, which are those that 62ff85c had: two
-/// nodes at a time, so that rules 1 stay in force; then all three, under newer rules. Answers that were recorded under rules 1
-/// are told with the same texts.
+/// Three directories with snapshots at different places of the log give three equal trees, which are those
+/// that 62ff85c had: two nodes at a time, so that rules 1 stay in force; then all three, under newer rules.
+/// Answers that were recorded under rules 1 are told with the same texts.
 #[tokio::test]
 async fn old_directories_have_equal_digests() {
     let mut ensemble = options(3).start().await;
@@ -172,7 +175,8 @@ async fn old_directories_have_equal_digests() {
     }
 }
 
-/// A log that holds 400 creates of 2,040 parents each, made before that was refused, is applied in bounded memory and served.
+/// A log that holds 400 creates of 2,040 parents each, made before that was refused, is applied in bounded
+/// memory and served.
 #[tokio::test]
 async fn costly_old_entry_is_applied() {
     let mut ensemble = options(1).start().await;

@@ -1,4 +1,5 @@
-//! A bound on the memory of processes: a control group of version 1 or 2, whichever this machine lets us make.
+//! A bound on the memory of processes: a control group of version 1 or 2, whichever this machine lets us
+//! make.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,7 +28,8 @@ impl MemoryLimit {
             }
             let made = MemoryLimit { group };
             if std::fs::write(made.group.join(limit), bytes.to_string()).is_ok() {
-                // Version 1 counts memory and swap together, version 2 swap alone. Without swap neither file is there.
+                // Version 1 counts memory and swap together, version 2 swap alone. Without swap neither file
+                // is there.
                 let swap_bytes = if limit == "memory.max" { 0 } else { bytes };
                 drop(std::fs::write(made.group.join(swap), swap_bytes.to_string()));
                 return Ok(made);

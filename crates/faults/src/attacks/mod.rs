@@ -1,5 +1,6 @@
-//! Clients that ask for more than is theirs: the attacks of the scenario `greedy-clients`. Each is a process of its own at low
-//! priority, so that what it holds goes with it. That it is refused is what it is there for.
+//! Clients that ask for more than is theirs: the attacks of the scenario `greedy-clients`. Each is a process
+//! of its own at low priority, so that what it holds goes with it. That it is refused is what it is there
+//! for.
 
 mod raw;
 
@@ -110,8 +111,8 @@ impl Attack {
         Ok(options.connect(self.endpoints.clone()).await?)
     }
 
-    /// The same call again and again, over one connection to each node, with so many under way on each. Returns how many there
-    /// were, answered or not.
+    /// The same call again and again, over one connection to each node, with so many under way on each.
+    /// Returns how many there were, answered or not.
     async fn flood(
         &self,
         method: &str,

@@ -84,7 +84,8 @@ async fn lead(stage: &mut Stage, wanted: HostId) -> anyhow::Result<()> {
             stage.coverage.add(NEW_LEADS, 1);
             return Ok(());
         }
-        // A leader that is stopped chooses its successor; after one that is killed, whoever asks first is elected.
+        // A leader that is stopped chooses its successor; after one that is killed, whoever asks first is
+        // elected.
         if change % 2 == 0 {
             stage.say(format!("SIGTERM to node {leader}"));
             let exit = stage.ensemble.terminate(leader).await?;
