@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use coordd_proto::peer;
 use openraft::EntryPayload;
 
@@ -131,7 +132,8 @@ pub(crate) fn entry_from_wire(entry: peer::Entry) -> Result<Entry, ConvertError>
     use peer::entry::Payload as Wire;
     let payload = match required(entry.payload, "entry's payload")? {
         Wire::Blank(_) => EntryPayload::Blank,
-        Wire::Data(data) => EntryPayload::Normal(Payload(data)),
+        // A copy, because the log keeps it: these bytes are a slice of a receive buffer that may be a hundred times as large.
+        Wire::Data(data) => EntryPayload::Normal(Payload(Bytes::copy_from_slice(&data))),
         Wire::Membership(membership) => EntryPayload::Membership(membership_from_wire(membership)?),
     };
     Ok(Entry { log_id: log_id_from_wire(required(entry.log_id, "entry's log id")?)?, payload })
