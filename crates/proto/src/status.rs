@@ -54,8 +54,24 @@ pub fn grpc_code(code: ErrorCode) -> Code {
     }
 }
 
-/// The status that carries `error`.
-pub fn into_status(error: Error) -> Status {
+/// What a status says, and of which path: both go into headers, the message twice, and clients refuse headers of more than
+/// 8 KiB. Each byte may take three there.
+const TEXT_BYTES_MAX: usize = 512;
+
+/// The text, cut to so many bytes if it is longer; it ends in "..." then.
+pub fn cut(mut text: String, bytes_max: usize) -> String {
+    const END: &str = "...";
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max.saturating_sub(END.len())));
+        text.push_str(END);
+    }
+    text
+}
+
+/// The status that carries `error`. Its message and its path are cut to 512 bytes.
+pub fn into_status(mut error: Error) -> Status {
+    error.message = cut(error.message, TEXT_BYTES_MAX);
+    error.path = cut(error.path, TEXT_BYTES_MAX);
     let code = grpc_code(error.code());
     let message = error.message.clone();
     let any = Any { type_url: ERROR_TYPE_URL.into(), value: error.encode_to_vec() };
@@ -87,6 +103,28 @@ mod tests {
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert_eq!(status.message(), "expected 3, is 4");
         assert_eq!(from_status(&status), Some(error));
+    }
+
+    /// Whatever a client sends and is told about, the trailers of a reply stay far below the 8 KiB that clients take.
+    #[test]
+    fn trailers_stay_small() {
+        for text in ["\u{301}".repeat(4096), "\"".repeat(4 << 20), "\u{1F980}".repeat(1024)] {
+            let error = Error {
+                code: ErrorCode::NoNode as i32,
+                message: format!("no znode {text:?}"),
+                path: text,
+                ..Error::default()
+            };
+            let status = into_status(error);
+            let response = status.clone().into_http::<()>();
+            let headers = response.headers();
+            let bytes: usize =
+                headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(bytes <= 4096, "{bytes} bytes");
+            let told = from_status(&status).expect("an error of ours");
+            assert!(told.message.ends_with("...") && told.path.ends_with("..."));
+            assert_eq!(told.message, status.message());
+        }
     }
 
     #[test]
