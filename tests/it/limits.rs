@@ -199,7 +199,8 @@ async fn connections_over_the_limit_wait_until_others_close() {
     let ensemble = EnsembleOptions::new(1).env("COORDD_CONNECTIONS_MAX", "20").start().await;
     let mut idle = Vec::new();
     for _ in 0..20 {
-        idle.push(tokio::net::TcpStream::connect(ensemble.endpoint(1)).await.expect("a connection"));
+        // With something under way: those that ask for nothing would give way.
+        idle.push(RawSession::open(&ensemble.endpoint(1), TIMEOUT).await);
     }
     let options = ConnectOptions::new().connect_timeout(Duration::from_secs(15));
     let connecting = tokio::spawn(options.connect(ensemble.endpoints()));

@@ -8,6 +8,7 @@ mod auto_healer;
 mod barriers;
 mod caches;
 mod catch_up;
+mod client_memory;
 mod clocks;
 mod cluster_node;
 mod cluster_steps;

@@ -22,6 +22,7 @@ mod options;
 mod ports;
 mod raw_session;
 mod seed;
+mod unread;
 
 pub use attached_to::attached_to;
 pub use binaries::{contender, coordctl, coordd, example};
@@ -37,3 +38,4 @@ pub use options::EnsembleOptions;
 pub use ports::free_port;
 pub use raw_session::{RawSession, channel, code_of, create, get, set};
 pub use seed::seed;
+pub use unread::UnreadConnection;

@@ -82,6 +82,26 @@ pub struct NodeStatus {
     pub disk_is_low: bool,
     /// It refuses writes with [`ErrorKind::NoSpace`](crate::ErrorKind::NoSpace): the nodes that have room are no majority.
     pub growth_refused: bool,
+    /// Bytes that it holds for its clients, and how many it may hold (`--client-memory-max`).
+    pub client_memory_bytes: u64,
+    /// See `client_memory_bytes`.
+    pub client_memory_max_bytes: u64,
+    /// Resident memory from which on it has little left (`--memory-limit`).
+    pub memory_limit_bytes: u64,
+    /// It has little memory left.
+    pub memory_is_low: bool,
+    /// Open client connections, and how many there may be.
+    pub connections: u64,
+    /// See `connections`.
+    pub connections_max: u64,
+    /// Calls and streams under way on them.
+    pub streams: u64,
+    /// Bytes of the watches armed on it.
+    pub watch_bytes: u64,
+    /// Open files of the process, and how many there may be.
+    pub open_files: u64,
+    /// See `open_files`.
+    pub open_files_max: u64,
     /// What this process has done since it started, by name; the names are in the `.proto` file.
     pub counters: BTreeMap<String, u64>,
     /// The newest rules that the tree has followed: what all members apply commands by. Builds before there were rules say 0.

@@ -327,7 +327,7 @@ mod tests {
             Answered::SetQuota(v1::SetQuotaReply { zxid: 0 }),
             Answered::GetQuota(v1::GetQuotaReply { count: 1, ..v1::GetQuotaReply::default() }),
             Answered::DeleteQuota(v1::DeleteQuotaReply { zxid: 0 }),
-            Answered::GetEphemerals(v1::GetEphemeralsReply { paths: vec!["/a".into()] }),
+            Answered::GetEphemerals(v1::GetEphemeralsReply { paths: vec!["/a".into()], more: false }),
             Answered::CountDescendants(v1::CountDescendantsReply { count: 1 }),
             Answered::DeleteTree(v1::DeleteTreeReply { count: 1, zxid: 0 }),
             Answered::Error(error(v1::ErrorCode::NoNode)),

@@ -1,5 +1,5 @@
-//! Room on the disks (G9). Each node looks at its own disk; the leader hears of all of them, and says when nothing may grow any
-//! more: then what makes room can still be written.
+//! Room on the disks and in memory (G9). Each node looks at its own; the leader hears of all of them, and says when nothing may
+//! grow any more: then what makes room can still be written.
 //!
 //! One disk without room is its node's trouble: it waits, and a majority goes on without it, under another leader if need be. Growth
 //! is refused when the nodes that have room are no majority any more.
@@ -27,7 +27,30 @@ const ROW_BYTES: u64 = 256;
 /// What a snapshot has beside them: the events that watches may go on from.
 const HISTORY_BYTES: u64 = 8 << 20;
 
-/// What is known of the room on the disks.
+/// What there is too little of for anything to grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Room on the disks.
+    Disk,
+    /// Memory.
+    Memory,
+}
+
+/// What a follower has said of its room.
+#[derive(Debug, Default)]
+pub(crate) struct FollowerRoom {
+    pub(crate) disk_is_low: AtomicBool,
+    pub(crate) memory_is_low: AtomicBool,
+}
+
+impl FollowerRoom {
+    pub(crate) fn said(&self, disk_is_low: bool, memory_is_low: bool) {
+        self.disk_is_low.store(disk_is_low, Ordering::Relaxed);
+        self.memory_is_low.store(memory_is_low, Ordering::Relaxed);
+    }
+}
+
+/// What is known of the room on the disks and in memory.
 pub(crate) struct DiskRoom {
     dir: PathBuf,
     reserve_bytes: u64,
@@ -35,10 +58,14 @@ pub(crate) struct DiskRoom {
     is_low: AtomicBool,
     /// The next snapshot is being written: it takes the room that is kept for it.
     is_cutting: AtomicBool,
+    /// What the process says of its memory.
+    memory_is_low: AtomicBool,
     /// On the leader: what its followers say of theirs, as long as they are connected.
-    followers: Mutex<BTreeMap<NodeId, Weak<AtomicBool>>>,
+    followers: Mutex<BTreeMap<NodeId, Weak<FollowerRoom>>>,
     /// What the leader has decided.
     growth_refused: AtomicBool,
+    /// It is for want of memory.
+    for_memory: AtomicBool,
 }
 
 impl DiskRoom {
@@ -50,8 +77,10 @@ impl DiskRoom {
             free_bytes: AtomicU64::new(u64::MAX),
             is_low: AtomicBool::new(false),
             is_cutting: AtomicBool::new(false),
+            memory_is_low: AtomicBool::new(false),
             followers: Mutex::default(),
             growth_refused: AtomicBool::new(false),
+            for_memory: AtomicBool::new(false),
         })
     }
 
@@ -88,27 +117,53 @@ impl DiskRoom {
         self.is_low.load(Ordering::Relaxed)
     }
 
-    /// Nothing may be written that makes something larger.
-    pub(crate) fn growth_refused(&self) -> bool {
-        self.growth_refused.load(Ordering::Relaxed)
+    /// The process has little memory left.
+    pub(crate) fn memory_is_low(&self) -> bool {
+        self.memory_is_low.load(Ordering::Relaxed)
+    }
+
+    /// What the process says of its memory.
+    pub(crate) fn set_memory_is_low(&self, is_low: bool) {
+        self.memory_is_low.store(is_low, Ordering::Relaxed);
+    }
+
+    /// Nothing may be written that makes something larger, for want of this.
+    pub(crate) fn growth_refused(&self) -> Option<Shortage> {
+        if !self.growth_refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        match self.for_memory.load(Ordering::Relaxed) {
+            true => Some(Shortage::Memory),
+            false => Some(Shortage::Disk),
+        }
     }
 
     /// What the leader has decided.
-    pub(crate) fn refuse_growth(&self, refused: bool) {
-        if self.growth_refused.swap(refused, Ordering::Relaxed) != refused {
+    pub(crate) fn refuse_growth(&self, refused: Option<Shortage>) {
+        let before = self.growth_refused();
+        self.for_memory.store(refused == Some(Shortage::Memory), Ordering::Relaxed);
+        self.growth_refused.store(refused.is_some(), Ordering::Relaxed);
+        if before != refused {
             match refused {
-                true => tracing::warn!("growth is refused: no majority of the nodes has room on its disk"),
-                false => tracing::info!("growth is allowed again"),
+                Some(Shortage::Disk) => {
+                    tracing::warn!("growth is refused: no majority of the nodes has room on its disk");
+                }
+                Some(Shortage::Memory) => {
+                    tracing::warn!(
+                        "growth is refused: no majority of the nodes has memory left (--memory-limit)"
+                    );
+                }
+                None => tracing::info!("growth is allowed again"),
             }
         }
     }
 
-    /// A follower says from now on whether its disk is low, until it drops this.
-    pub(crate) fn follower(&self, id: NodeId) -> Arc<AtomicBool> {
-        let is_low = Arc::new(AtomicBool::new(false));
+    /// A follower says from now on how much room it has, until it drops this.
+    pub(crate) fn follower(&self, id: NodeId) -> Arc<FollowerRoom> {
+        let room = Arc::new(FollowerRoom::default());
         let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
-        followers.insert(id, Arc::downgrade(&is_low));
-        is_low
+        followers.insert(id, Arc::downgrade(&room));
+        room
     }
 
     /// The next snapshot is being written until the guard is dropped.
@@ -120,13 +175,29 @@ impl DiskRoom {
     /// On the leader: whether growth is to be refused in an ensemble of so many nodes, and who has room beside this one. Who says
     /// nothing is away, and has no room, if the leader is settled; before, nobody is refused anything because of that.
     fn decide(&self, nodes: usize, is_settled: bool) -> (bool, Vec<NodeId>) {
+        self.decide_by(nodes, is_settled, self.is_low(), |room| &room.disk_is_low)
+    }
+
+    /// The same of the memory.
+    fn decide_of_memory(&self, nodes: usize, is_settled: bool) -> bool {
+        self.decide_by(nodes, is_settled, self.memory_is_low(), |room| &room.memory_is_low).0
+    }
+
+    fn decide_by(
+        &self,
+        nodes: usize,
+        is_settled: bool,
+        own_is_low: bool,
+        of: impl Fn(&FollowerRoom) -> &AtomicBool,
+    ) -> (bool, Vec<NodeId>) {
         let followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
-        let low = |id: NodeId, low: &Weak<AtomicBool>| Some((id, low.upgrade()?.load(Ordering::Relaxed)));
+        let low =
+            |id: NodeId, room: &Weak<FollowerRoom>| Some((id, of(&*room.upgrade()?).load(Ordering::Relaxed)));
         let (low, with_room): (Vec<_>, Vec<_>) =
-            followers.iter().filter_map(|(id, is_low)| low(*id, is_low)).partition(|(_, is_low)| *is_low);
-        let are_low = low.len() + usize::from(self.is_low());
+            followers.iter().filter_map(|(id, room)| low(*id, room)).partition(|(_, is_low)| *is_low);
+        let are_low = low.len() + usize::from(own_is_low);
         let may_have_room = match is_settled {
-            true => with_room.len() + usize::from(!self.is_low()),
+            true => with_room.len() + usize::from(!own_is_low),
             false => nodes - are_low.min(nodes),
         };
         (are_low > 0 && may_have_room < nodes / 2 + 1, with_room.into_iter().map(|(id, _)| id).collect())
@@ -166,8 +237,10 @@ pub(crate) async fn run_disk_watch<O: Observer>(node: Arc<Node<O>>) {
         }
         if node.leadership.borrow().is_own {
             let led = leads_since.get_or_insert_with(Instant::now).elapsed();
-            let (refused, with_room) = node.disk.decide(node.options.members.len(), led >= SETTLED);
-            node.disk.refuse_growth(refused);
+            let (nodes, is_settled) = (node.options.members.len(), led >= SETTLED);
+            let (refused, with_room) = node.disk.decide(nodes, is_settled);
+            let of_memory = node.disk.decide_of_memory(nodes, is_settled).then_some(Shortage::Memory);
+            node.disk.refuse_growth(if refused { Some(Shortage::Disk) } else { of_memory });
             let is_due = handed_over.is_none_or(|at| at.elapsed() >= HAND_OVER_INTERVAL);
             if node.disk.is_low() && !refused && !with_room.is_empty() && is_due {
                 handed_over = Some(Instant::now());
@@ -223,11 +296,11 @@ mod tests {
         let room = room();
         let (two, three) = (room.follower(2), room.follower(3));
         assert_eq!(room.decide(3, true), (false, vec![2, 3]));
-        two.store(true, Ordering::Relaxed);
+        two.said(true, false);
         assert_eq!(room.decide(3, true), (false, vec![3]), "a majority goes on without it");
         room.found(0, 0, false);
         assert_eq!(room.decide(3, true), (true, vec![3]));
-        two.store(false, Ordering::Relaxed);
+        two.said(false, false);
         assert_eq!(room.decide(3, true), (false, vec![2, 3]), "one of them can lead");
         drop(three);
         assert_eq!(room.decide(3, true), (true, vec![2]), "the low one is needed");
@@ -243,7 +316,7 @@ mod tests {
         assert_eq!(room.decide(3, false), (false, vec![]));
         assert_eq!(room.decide(1, false), (true, vec![]), "there is no other");
         let two = room.follower(2);
-        two.store(true, Ordering::Relaxed);
+        two.said(true, false);
         assert_eq!(room.decide(3, false), (true, vec![]), "it makes no difference what the third one says");
         assert_eq!(room.decide(5, false), (false, vec![]));
     }
@@ -253,7 +326,7 @@ mod tests {
         let room = room();
         let old = room.follower(2);
         let new = room.follower(2);
-        new.store(true, Ordering::Relaxed);
+        new.said(true, false);
         drop(old);
         room.found(0, 0, false);
         assert_eq!(room.decide(3, true), (true, vec![]));
@@ -265,5 +338,27 @@ mod tests {
         assert_eq!(room.decide(1, true), (false, vec![]));
         room.found(0, 0, false);
         assert_eq!(room.decide(1, true), (true, vec![]));
+    }
+
+    #[test]
+    fn growth_is_refused_when_a_majority_has_no_memory() {
+        let room = room();
+        let (two, three) = (room.follower(2), room.follower(3));
+        room.set_memory_is_low(true);
+        assert!(!room.decide_of_memory(3, true), "a majority goes on");
+        three.said(true, false);
+        assert!(!room.decide_of_memory(3, true), "a full disk is another matter");
+        two.said(false, true);
+        assert!(room.decide_of_memory(3, true) && room.decide_of_memory(3, false));
+        assert_eq!(room.decide(3, true), (false, vec![2]));
+        room.set_memory_is_low(false);
+        assert!(!room.decide_of_memory(3, true));
+        assert!(!room.decide_of_memory(1, true));
+        room.refuse_growth(Some(Shortage::Memory));
+        assert_eq!(room.growth_refused(), Some(Shortage::Memory));
+        room.refuse_growth(Some(Shortage::Disk));
+        assert_eq!(room.growth_refused(), Some(Shortage::Disk));
+        room.refuse_growth(None);
+        assert_eq!(room.growth_refused(), None);
     }
 }

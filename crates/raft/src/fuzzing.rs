@@ -192,6 +192,7 @@ mod tests {
             touched_generations: vec![3, 0],
             disk_is_low: false,
             rules: RULES,
+            memory_is_low: false,
         };
         let partial = peer::append_reply::Result::Partial(peer::PartialSuccess { log_id: log_id(5) });
         let form = peer::FormRequest { header: header(), node_ids: vec![1, 2, 3] };
@@ -241,6 +242,7 @@ mod tests {
                             applied_index: 5,
                             digest: 7,
                             growth_refused: false,
+                            for_memory: false,
                             applied: log_id(5),
                         },
                     ),

@@ -46,6 +46,7 @@ pub mod storage;
 mod type_config;
 mod waiting;
 
+pub use disk::Shortage;
 pub use formation::FormationError;
 pub use leadership::Leadership;
 pub use observer::{Observer, SignOfLife};

@@ -20,6 +20,7 @@ use tonic::Code;
 
 use crate::NodeId;
 use crate::convert::some_log_id_from_wire;
+use crate::disk::Shortage;
 use crate::leadership::Leadership;
 use crate::network::{Lane, contradiction};
 use crate::observer::{Observer, SignOfLife};
@@ -165,9 +166,15 @@ async fn follow<O: Observer>(
 ) -> End {
     let Ok(mut client) = node.peers.client(leader, Lane::Bulk) else { return End::Broken };
     let (frames_tx, frames_rx) = tokio::sync::mpsc::channel(8);
-    let mut told_low = node.disk.is_low();
+    let mut told_low = (node.disk.is_low(), node.disk.memory_is_low());
     let header = Some(node.peers.header(leader));
-    let first = peer::ForwardFrame { header, disk_is_low: told_low, rules: RULES, ..Default::default() };
+    let first = peer::ForwardFrame {
+        header,
+        disk_is_low: told_low.0,
+        memory_is_low: told_low.1,
+        rules: RULES,
+        ..Default::default()
+    };
     if frames_tx.send(first).await.is_err() {
         return End::Broken;
     }
@@ -196,7 +203,8 @@ async fn follow<O: Observer>(
                 Ok(Some(reply)) => {
                     heard = Instant::now();
                     node.contact.heard_leader();
-                    node.disk.refuse_growth(reply.growth_refused);
+                    let what = if reply.for_memory { Shortage::Memory } else { Shortage::Disk };
+                    node.disk.refuse_growth(reply.growth_refused.then_some(what));
                     if reply.applied_index > 0 && unverified.is_none() {
                         unverified = Some(reply);
                     }
@@ -224,11 +232,12 @@ async fn follow<O: Observer>(
         if bytes >= FRAME_BYTES {
             node.shared.proposer.wake.notify_one();
         }
-        frame.disk_is_low = node.disk.is_low();
-        if frame.batches.is_empty() && frame.touched.is_empty() && frame.disk_is_low == told_low {
+        let low = (node.disk.is_low(), node.disk.memory_is_low());
+        (frame.disk_is_low, frame.memory_is_low) = low;
+        if frame.batches.is_empty() && frame.touched.is_empty() && low == told_low {
             continue;
         }
-        told_low = frame.disk_is_low;
+        told_low = low;
         match timeout(SILENCE, frames_tx.send(frame)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return End::Broken,

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::addresses::run_addresses;
 use crate::clock::StampClock;
-use crate::disk::{DiskRoom, run_disk_watch};
+use crate::disk::{DiskRoom, Shortage, run_disk_watch};
 use crate::formation::{Formation, FormationError};
 use crate::leader::{LeaderQueue, run_leader};
 use crate::leadership::{Leadership, follow_leadership};
@@ -241,6 +241,8 @@ pub struct ReplicaStatus {
     pub disk_free_bytes: u64,
     /// Less is left than the reserve.
     pub disk_is_low: bool,
+    /// See [`Replica::set_memory_is_low`].
+    pub memory_is_low: bool,
     /// See [`Replica::growth_refused`].
     pub growth_refused: bool,
     /// How often this node began to lead with a clock that was far from what most agreed on.
@@ -456,10 +458,20 @@ impl<O: Observer> Replica<O> {
         self.node.leadership.borrow().is_own && self.node.has_fresh_quorum()
     }
 
-    /// The nodes that have room on their disks are no majority: nothing should be submitted that makes something larger (G9). The
-    /// leader decides it; this node hears of it within half a second.
-    pub fn growth_refused(&self) -> bool {
+    /// The nodes that have room on their disks, or memory, are no majority: nothing should be submitted that makes something
+    /// larger (G9). The leader decides it; this node hears of it within half a second.
+    pub fn growth_refused(&self) -> Option<Shortage> {
         self.node.disk.growth_refused()
+    }
+
+    /// Says whether this process has little memory left; the leader hears of it within half a second.
+    pub fn set_memory_is_low(&self, is_low: bool) {
+        self.node.disk.set_memory_is_low(is_low);
+    }
+
+    /// What was said last with [`Replica::set_memory_is_low`].
+    pub fn memory_is_low(&self) -> bool {
+        self.node.disk.memory_is_low()
     }
 
     /// How long this node has not been able to write its log for want of room on its disk.
@@ -493,7 +505,8 @@ impl<O: Observer> Replica<O> {
             log_bytes: self.node.log.log_bytes_since_purge(),
             disk_free_bytes: self.node.disk.free_bytes(),
             disk_is_low: self.node.disk.is_low(),
-            growth_refused: self.growth_refused(),
+            memory_is_low: self.node.disk.memory_is_low(),
+            growth_refused: self.growth_refused().is_some(),
             clock_corrections: self.node.clock.corrections(),
         }
     }

@@ -1,12 +1,19 @@
 //! The public API's messages and the tree's types: the only place where the two meet.
 
+use coordd_proto::status::cut;
 use coordd_proto::v1::{self, ErrorCode};
 use coordd_tree as tree;
 use coordd_tree::{ErrorKind, OpError, Outcome, Refusal, WriteOp};
 
+use crate::service::PATH_BYTES_MAX;
+
+/// Of what an error says: texts of clients stand in it, and they have megabytes.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
 /// Anything that is answered with an error.
 pub(crate) fn error(code: ErrorCode, message: impl Into<String>) -> v1::Error {
-    v1::Error { code: code as i32, message: message.into(), ..v1::Error::default() }
+    let message = cut(message.into(), MESSAGE_BYTES_MAX);
+    v1::Error { code: code as i32, message, ..v1::Error::default() }
 }
 
 pub(crate) fn bad_arguments(message: impl Into<String>) -> v1::Error {
@@ -41,8 +48,8 @@ pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
     };
     v1::Error {
         code: code as i32,
-        message: refused.message(),
-        path: refused.path,
+        message: cut(refused.message(), MESSAGE_BYTES_MAX),
+        path: cut(refused.path, PATH_BYTES_MAX),
         op_index: refused.op_index,
         retry_after_ms: 0,
     }

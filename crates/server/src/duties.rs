@@ -10,14 +10,18 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::hub::{Hub, Waiter};
-use crate::memory::{resident_bytes, return_free_memory};
+use crate::memory::{allocated_bytes, resident_bytes, return_free_memory, usable_bytes};
 use crate::service::Service;
 use crate::session::outbox::Item;
 use crate::session::tracker::{TICK, Tracked};
 
 /// Sessions that are live in the tree and unknown to the tracker, or the other way round, are looked for so often.
 const RECONCILE_TICKS: u64 = 50;
-/// Free memory is looked for when the process has grown by so much.
+/// How often the process's memory is looked at, what it may use, and whether some of it is to be given back.
+const MEMORY_TICK: Duration = Duration::from_millis(250);
+const USABLE_TICKS: u64 = 8;
+const TRIM_TICKS: u64 = 20;
+/// Freed memory is given back when there is so much more of it.
 const GROWTH: u64 = 16 << 20;
 /// A full disk that somebody makes room on soon is nothing that clients need to hear of.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
@@ -200,17 +204,64 @@ pub(crate) async fn run_renewals(service: Arc<Service>) {
     }
 }
 
-/// Gives freed memory back when the process has grown: loading and writing leave holes behind.
-pub(crate) async fn run_memory_watch() {
-    let mut after = 0;
-    let mut ticks = interval(Duration::from_secs(1));
+/// Keeps an eye on the process's memory, for ever: gives freed memory back, fits the budgets to what the process may use, and
+/// tells the ensemble when there is little left.
+pub(crate) async fn run_memory_watch(service: Arc<Service>) {
+    let (mut trimming, mut usable, mut looks) = (Trimming::default(), 0, 0_u64);
+    let mut ticks = interval(MEMORY_TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if resident_bytes() > after + GROWTH && tokio::task::spawn_blocking(return_free_memory).await.is_ok()
-        {
-            after = resident_bytes();
+        // Somebody may give the process more or less while it runs.
+        if looks.is_multiple_of(USABLE_TICKS) {
+            let Ok(now) = tokio::task::spawn_blocking(usable_bytes).await else { return };
+            if now != usable {
+                usable = now;
+                service.fit_memory(usable);
+            }
         }
+        looks += 1;
+        let mut resident = resident_bytes();
+        let is_over = resident > service.memory_limit();
+        if is_over || looks.is_multiple_of(TRIM_TICKS) {
+            let trimmed = tokio::task::spawn_blocking(move || trimming.trim(resident, is_over)).await;
+            let Ok(trimmed) = trimmed else { return };
+            (trimming, resident) = trimmed;
+        }
+        service.look_at_memory(resident);
+    }
+}
+
+/// When freed memory is given back: what was freed between things that live on stays with the process otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+struct Trimming {
+    /// What was resident and not allocated after the last time, and what was allocated then.
+    left: u64,
+    allocated: u64,
+}
+
+impl Trimming {
+    /// Enough is resident that nobody has allocated, and there is more of it, or it is elsewhere, than the last time.
+    fn is_due(&self, resident: u64, allocated: u64, is_over: bool) -> bool {
+        let free = resident.saturating_sub(allocated);
+        let worth = if is_over { GROWTH / 4 } else { GROWTH };
+        let has_moved = allocated.abs_diff(self.allocated) > worth;
+        free > worth && (free > self.left + worth || has_moved)
+    }
+
+    fn done(&mut self, resident: u64, allocated: u64) {
+        *self = Trimming { left: resident.saturating_sub(allocated), allocated };
+    }
+
+    /// Gives memory back if that is due; returns what is resident then. Blocks for some milliseconds.
+    fn trim(mut self, resident: u64, is_over: bool) -> (Self, u64) {
+        if !self.is_due(resident, allocated_bytes(), is_over) {
+            return (self, resident);
+        }
+        return_free_memory();
+        let resident = resident_bytes();
+        self.done(resident, allocated_bytes());
+        (self, resident)
     }
 }
 
@@ -263,7 +314,7 @@ pub(crate) async fn run_serving_watch(service: Arc<Service>) {
         let hears_leader = silence.is_some_and(|silence| silence <= patience);
         let waits = service.replica().waits_for_room().is_some_and(|waits| waits > LOG_PATIENCE);
         // Without room anywhere, every node still answers reads.
-        let is_stuck = waits && !service.replica().growth_refused();
+        let is_stuck = waits && service.replica().growth_refused().is_none();
         if is_serving && !hears_leader {
             is_serving = false;
             service.set_serving(Err(format!(
@@ -277,5 +328,27 @@ pub(crate) async fn run_serving_watch(service: Arc<Service>) {
             is_serving = true;
             service.set_serving(Ok(()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Memory is given back when much of it was freed, and what cannot be given back is not tried again and again.
+    #[test]
+    fn freed_memory_goes_back_once() {
+        let mut trimming = Trimming::default();
+        assert!(!trimming.is_due(70 * MIB, 60 * MIB, false), "little is free");
+        assert!(!trimming.is_due(400 * MIB, 390 * MIB, false), "grown, and in use");
+        assert!(trimming.is_due(400 * MIB, 60 * MIB, false));
+        trimming.done(100 * MIB, 60 * MIB);
+        assert!(!trimming.is_due(100 * MIB, 60 * MIB, false), "the rest is in fragments");
+        assert!(!trimming.is_due(110 * MIB, 65 * MIB, false));
+        assert!(trimming.is_due(110 * MIB, 65 * MIB, true), "it is needed");
+        assert!(trimming.is_due(130 * MIB, 60 * MIB, false), "there is more of it");
+        assert!(trimming.is_due(130 * MIB, 90 * MIB, false), "it is elsewhere");
     }
 }

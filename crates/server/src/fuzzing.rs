@@ -17,6 +17,7 @@ use prost::Message;
 
 use crate::admission::{Asked, Place};
 use crate::announce::{AnnounceGroup, answer};
+use crate::client_memory::ClientMemory;
 use crate::convert::{IntoWrite, error_to_wire, outcome_to_wire};
 use crate::options::{GivenOptions, Options};
 use crate::reads::{Read, authenticate};
@@ -85,7 +86,7 @@ impl Node {
         let limits = GivenOptions::default().check().expect("the defaults are good").limits.of_writes();
         let mut node = Node {
             tree: Tree::new(),
-            outbox: Outbox::new(1, SESSION, 1, 16 << 20, auth.clone()),
+            outbox: Outbox::new(1, SESSION, 1, 16 << 20, auth.clone(), ClientMemory::unlimited()),
             auth: Arc::new(auth),
             watches: WatchTable::default(),
             limits,

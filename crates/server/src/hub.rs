@@ -13,6 +13,7 @@ use coordd_tree::planted::Bug;
 use coordd_tree::{Applied, Auth, EndReason, OpResult, Outcome, SessionId, Tree, WriteSeq, Zxid};
 use tokio::sync::{oneshot, watch};
 
+use crate::client_memory::ClientMemory;
 use crate::convert;
 use crate::counters::Counters;
 use crate::session::outbox::{Item, Outbox};
@@ -32,6 +33,40 @@ pub(crate) enum Waiter {
     Nobody,
 }
 
+/// What one step of catching up looks at, and what it puts into an outbox, about: the tree is held meanwhile.
+const STEP_EVENTS: usize = 2000;
+const STEP_BYTES: usize = 32 << 10;
+
+/// Watches that go on from a zxid, and how far they have come. Nothing of the history is kept for them: each step reads on
+/// from where the last one ended, when the client has taken that.
+pub(crate) struct Missed {
+    /// In a table of their own: the watches of all others need not be looked through for each event.
+    table: WatchTable,
+    /// Those that were armed before the present step.
+    all: Vec<Registration>,
+    position: Zxid,
+}
+
+impl Missed {
+    /// Of watches that have seen everything up to `last_zxid`.
+    pub(crate) fn new(outbox: &Arc<Outbox>, watches: Vec<Registration>, last_zxid: Zxid) -> Self {
+        let mut missed = Missed { table: WatchTable::default(), all: watches, position: last_zxid };
+        missed.arm_all(outbox);
+        missed
+    }
+
+    /// Everything up to this has been put into the outbox.
+    pub(crate) fn position(&self) -> Zxid {
+        self.position
+    }
+
+    fn arm_all(&mut self, outbox: &Arc<Outbox>) {
+        for watch in &self.all {
+            self.table.arm(outbox, watch.clone());
+        }
+    }
+}
+
 /// See the module. Locks are taken in the order of the fields, after the tree's, and never held across an await.
 pub(crate) struct Hub {
     attached: Mutex<HashMap<SessionId, Arc<Outbox>>>,
@@ -48,6 +83,7 @@ pub(crate) struct Hub {
     next_outbox_id: AtomicU64,
     start: Instant,
     counters: Counters,
+    memory: Arc<ClientMemory>,
 }
 
 /// The leader's tracker, and what it must look up in the tree.
@@ -76,8 +112,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Hub {
-    pub(crate) fn new() -> Self {
+    /// `memory` is the budget of what waits for clients.
+    pub(crate) fn new(memory: Arc<ClientMemory>) -> Self {
         Hub {
+            memory,
             attached: Mutex::default(),
             watches: Mutex::default(),
             to_wake: Mutex::default(),
@@ -95,6 +133,11 @@ impl Hub {
         &self.counters
     }
 
+    /// The budget of what waits for clients.
+    pub(crate) fn memory(&self) -> &Arc<ClientMemory> {
+        &self.memory
+    }
+
     pub(crate) fn new_outbox(
         &self,
         session: SessionId,
@@ -103,7 +146,7 @@ impl Hub {
         auth: Auth,
     ) -> Arc<Outbox> {
         let id = self.next_outbox_id.fetch_add(1, Ordering::Relaxed);
-        Outbox::new(id, session, generation, limit_bytes, auth)
+        Outbox::new(id, session, generation, limit_bytes, auth, self.memory.clone())
     }
 
     /// What is applied.
@@ -188,49 +231,60 @@ impl Hub {
         lock(&self.client_addresses).get(&session).map(ToString::to_string)
     }
 
-    /// Arms watches that go on from `last_zxid`, and puts what they missed into the outbox, which nobody reads yet. What is
-    /// no longer known, or does not fit, is a `Resync`. The caller holds the tree.
-    pub(crate) fn resume(
-        &self,
-        tree: &Tree,
-        outbox: &Arc<Outbox>,
-        watches: Vec<Registration>,
-        last_zxid: Zxid,
-    ) {
-        // In a table of their own: the watches of all others need not be looked through for each event.
-        let mut missed = WatchTable::default();
-        for watch in &watches {
-            missed.arm(outbox, watch.clone());
-        }
+    /// Puts the next of the events that watches have missed into their outbox, and arms the watches when there are no more: in
+    /// the same step, so that none falls between. What is no longer known, or does not fit, is a `Resync`. Returns whether the
+    /// watches are armed. The caller holds the tree, for some milliseconds at most; nothing else is pushed meanwhile that the
+    /// client must see after these events.
+    pub(crate) fn catch_up_step(&self, tree: &Tree, outbox: &Arc<Outbox>, missed: &mut Missed) -> bool {
         let before = outbox.len();
-        let is_complete = match tree.history_since(last_zxid) {
-            Some(events) => {
-                for event in events.take_while(|_| !outbox.is_overflown()) {
-                    missed.fire(tree, event);
-                }
-                if Bug::WatchResumesOneLate.is_planted() {
-                    outbox.take().into_iter().skip(1).for_each(|item| outbox.push(item));
-                }
-                !outbox.is_overflown()
+        // One-shots that fired in an earlier step are spent.
+        missed.all = missed.table.registrations(outbox);
+        let Some(events) = tree.history_since(missed.position) else {
+            return self.resync(tree, outbox, missed);
+        };
+        let mut looked_at = 0;
+        for event in events {
+            // Whole commands only: a position is between two of them.
+            let is_enough = looked_at >= STEP_EVENTS || outbox.queued_bytes() >= STEP_BYTES;
+            if is_enough && event.zxid != missed.position {
+                self.counters.missed_events_sent.add(outbox.len().saturating_sub(before) as u64);
+                return false;
             }
-            None => false,
-        };
-        let count = watches.len() as u64;
-        let go_on = if is_complete {
-            self.counters.watches_resumed.add(count);
-            self.counters.missed_events_sent.add(outbox.len().saturating_sub(before) as u64);
-            missed.registrations(outbox)
-        } else {
-            self.counters.watches_resynced.add(count);
-            outbox.start_over();
-            let watch_ids = watches.iter().map(|watch| watch.watch_id).collect();
-            outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
-            watches
-        };
+            missed.table.fire(tree, event);
+            missed.position = event.zxid;
+            looked_at += 1;
+            if outbox.is_overflown() {
+                return self.resync(tree, outbox, missed);
+            }
+        }
+        if Bug::WatchResumesOneLate.is_planted() {
+            let (items, _counted) = outbox.take().into_parts();
+            items.into_iter().skip(1).for_each(|item| outbox.push(item));
+        }
+        self.counters.watches_resumed.add(missed.table.len() as u64);
+        self.counters.missed_events_sent.add(outbox.len().saturating_sub(before) as u64);
+        self.go_on(outbox, missed);
+        true
+    }
+
+    /// The watches start over from here; the client is told.
+    fn resync(&self, tree: &Tree, outbox: &Arc<Outbox>, missed: &mut Missed) -> bool {
+        outbox.start_over();
+        let watch_ids: Vec<u64> = missed.all.iter().map(|watch| watch.watch_id).collect();
+        self.counters.watches_resynced.add(watch_ids.len() as u64);
+        outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
+        // All of them: the events that fired a one-shot may have been dropped with the rest.
+        missed.arm_all(outbox);
+        self.go_on(outbox, missed);
+        true
+    }
+
+    fn go_on(&self, outbox: &Arc<Outbox>, missed: &mut Missed) {
         let mut table = self.watches();
-        for watch in go_on {
+        for watch in missed.table.registrations(outbox) {
             table.arm(outbox, watch);
         }
+        missed.table = WatchTable::default();
     }
 
     fn wake_later(&self, outbox: &Arc<Outbox>) {
@@ -411,10 +465,14 @@ mod tests {
 
     /// A tree with so many znodes of a thousand bytes, and the zxid before them.
     fn grown(znodes: u64) -> (Tree, Zxid) {
+        grown_by(znodes, VALUE)
+    }
+
+    fn grown_by(znodes: u64, value_bytes: usize) -> (Tree, Zxid) {
         let mut tree = Tree::new();
         let before = tree.last_zxid();
         let create = |number| {
-            let data = Bytes::from(vec![0; VALUE]);
+            let data = Bytes::from(vec![0; value_bytes]);
             let path = format!("/n{number}");
             let mode = CreateMode::Persistent;
             let op = WriteOp::Create(Create { path, data, acl: vec![], mode, ttl_ms: 0, parents: false });
@@ -429,32 +487,74 @@ mod tests {
         (tree, before)
     }
 
-    fn resumed(znodes: u64, limit_bytes: usize) -> Vec<Item> {
+    fn recursive_watch() -> Registration {
+        let kind = WatchKind::PersistentRecursive;
+        Registration { watch_id: 5, path: "/".into(), kind, with_value: true }
+    }
+
+    /// What comes of a watch that goes on, and in how many steps if somebody reads between them.
+    fn resumed(znodes: u64, limit_bytes: usize) -> (Vec<Item>, usize) {
         let (tree, before) = grown(znodes);
-        let hub = Hub::new();
+        let hub = Hub::new(ClientMemory::unlimited());
         let outbox = hub.new_outbox(1, 1, limit_bytes, Auth::default());
-        let watch = Registration {
-            watch_id: 5,
-            path: "/".into(),
-            kind: WatchKind::PersistentRecursive,
-            with_value: true,
-        };
-        hub.resume(&tree, &outbox, vec![watch], before);
+        let mut missed = Missed::new(&outbox, vec![recursive_watch()], before);
+        let (mut all, mut steps) = (Vec::new(), 1);
+        while !hub.catch_up_step(&tree, &outbox, &mut missed) {
+            assert_eq!(hub.watches().len(), 0, "it is not live yet");
+            all.extend(outbox.take().items);
+            steps += 1;
+        }
         assert_eq!(hub.watches().len(), 1, "the watch goes on");
         assert!(!outbox.is_overflown());
-        outbox.take().into()
+        all.extend(outbox.take().items);
+        (all, steps)
     }
 
     #[test]
     fn a_watch_that_goes_on_gets_what_it_missed() {
-        let items = resumed(10, 1 << 20);
-        assert_eq!(items.len(), 10);
-        assert!(items.iter().all(|item| matches!(item, Item::Event(event) if event.value.is_some())));
+        let (items, steps) = resumed(10, 1 << 20);
+        assert_eq!((items.len(), steps), (10, 1));
+        assert!(items.iter().all(|item| {
+            matches!(item, Item::Event { fired, .. } if fired.to_wire(vec![]).value.is_some())
+        }));
     }
 
+    /// What was missed comes a part at a time, as the client reads it: nothing of it waits in memory.
+    #[test]
+    fn missed_events_come_in_parts() {
+        let (items, steps) = resumed(5000, 1 << 20);
+        assert!(steps > 5, "{steps} steps");
+        let zxids: Vec<u64> = items
+            .iter()
+            .map(|item| match item {
+                Item::Event { fired, .. } => fired.zxid,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(zxids.len(), 5000);
+        assert!(zxids.is_sorted());
+    }
+
+    /// A command with more events than the outbox takes is a resync, and not a stream that ends again and again.
     #[test]
     fn what_was_missed_and_does_not_fit_is_a_resync_and_not_a_stream_that_ends() {
-        let items = resumed(100, 50 * VALUE);
+        let (items, _) = resumed(100, VALUE);
+        assert!(matches!(&items[..], [Item::Resync(resync)] if resync.watch_ids == [5]), "{items:?}");
+    }
+
+    /// History that is lost while a slow client reads on is a resync of all of its watches.
+    #[test]
+    fn history_lost_midway_is_a_resync() {
+        let hub = Hub::new(ClientMemory::unlimited());
+        let outbox = hub.new_outbox(1, 1, 1 << 20, Auth::default());
+        let (tree, before) = grown(3000);
+        let mut missed = Missed::new(&outbox, vec![recursive_watch()], before);
+        assert!(!hub.catch_up_step(&tree, &outbox, &mut missed));
+        assert!(!outbox.take().items.is_empty());
+        let (tree, _) = grown_by(130_000, 0);
+        assert!(tree.history_start() > missed.position());
+        assert!(hub.catch_up_step(&tree, &outbox, &mut missed));
+        let items = Vec::from(outbox.take().items);
         assert!(matches!(&items[..], [Item::Resync(resync)] if resync.watch_ids == [5]), "{items:?}");
     }
 }

@@ -14,16 +14,20 @@
 
 mod admission;
 mod announce;
+mod client_memory;
 mod configuration;
 mod convert;
 mod counters;
+mod descriptors;
 mod duties;
+mod frames;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
 mod hub;
 mod incoming;
+mod long_reads;
 mod memory;
 mod node;
 pub mod options;
@@ -32,6 +36,7 @@ mod service;
 mod session;
 mod starting;
 mod watch;
+mod watchdog;
 
 pub use configuration::{Changes, Configuration};
 pub use memory::share_arenas;

@@ -15,16 +15,20 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Announcer;
+use crate::client_memory::{ClientMemory, run_client_memory};
+use crate::descriptors::fit_connections;
 use crate::duties::{run_leader_duties, run_memory_watch, run_renewals, run_serving_watch};
-use crate::grpc::{AdminApi, CoorddApi};
+use crate::grpc::{AdminApi, CoorddApi, MeterLayer};
 use crate::hub::Hub;
-use crate::incoming::accept;
+use crate::incoming::{CONNECTION_WINDOW, Clients, ConnectionLimits, STREAM_WINDOW, accept, run_clients};
+use crate::memory::usable_bytes;
 use crate::options::Options;
 use crate::service::Service;
 use crate::starting::{answer_while_starting, not_for_peers};
+use crate::watchdog::run_watchdog;
 
 /// Calls at the same time on one connection.
-const STREAMS_PER_CONNECTION: u32 = 1000;
+pub(crate) const STREAMS_PER_CONNECTION: u32 = 100;
 /// How long calls have to end when the node stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -87,16 +91,27 @@ impl Node {
             keep_log_bytes: options.keep_log_bytes,
             disk_reserve_bytes: options.disk_reserve_bytes,
         };
-        let answering = answer_while_starting(&clients, &options)?;
         let new_cluster_id = format!("{:016x}", rand::rng().random::<u64>());
-        let replica = Replica::start(replica_options, peers, new_cluster_id, |_| Hub::new()).await?;
+        let limits = options.limits;
+        let usable = usable_bytes();
+        let client_memory = usize::try_from(limits.client_memory(usable)).unwrap_or(usize::MAX);
+        let memory = ClientMemory::new(client_memory);
+        let connections = ConnectionLimits {
+            connections: fit_connections(limits.connections, options.members.len()),
+            per_address: limits.connections_per_address,
+            first_request: limits.first_request,
+        };
+        let connections = Clients::new(connections, memory.clone());
+        let answering = answer_while_starting(&clients, &options, connections.clone())?;
+        let budget = memory.clone();
+        let replica = Replica::start(replica_options, peers, new_cluster_id, |_| Hub::new(budget)).await?;
         drop(answering);
         if let Some(address) = client_address(clients_at, &options) {
             replica.set_client_address(&address);
         }
-        let limits = options.limits;
         let wrong_port = not_for_peers(&options);
-        let service = Service::new(replica, options);
+        let service = Service::new(replica, options, connections.clone());
+        service.fit_memory(usable);
 
         let stop = CancellationToken::new();
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -115,16 +130,17 @@ impl Node {
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .layer(MeterLayer)
             .add_service(health_service)
             .add_service(reflection)
             .add_service(reflection_alpha)
             .add_service(coordd)
             .add_service(admin)
             .add_service(wrong_port);
-        let incoming = accept(clients, limits.connections);
+        let incoming = accept(clients, connections.clone());
         let stopped = stop.clone();
         let api = tokio::spawn(async move {
             server
@@ -152,7 +168,10 @@ impl Node {
             tokio::spawn(run_serving_watch(service.clone())),
             tokio::spawn(run_leader_duties(service.clone())),
             tokio::spawn(run_renewals(service.clone())),
-            tokio::spawn(run_memory_watch()),
+            tokio::spawn(run_memory_watch(service.clone())),
+            tokio::spawn(run_client_memory(memory)),
+            tokio::spawn(run_clients(connections)),
+            tokio::spawn(run_watchdog(service.stalls().clone())),
         ];
         if let Some(announcer) = announcer {
             tasks.push(tokio::spawn(announcer.run(service.replica().cluster_id().to_owned())));

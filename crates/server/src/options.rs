@@ -38,6 +38,10 @@ const LOG_TARGETS: [&str; 17] = [
 ];
 /// Later than anybody looks for a sweep; a time that can be added to any other.
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// Less than this serves nobody.
+const CLIENT_MEMORY_MIN: u64 = 1 << 20;
+/// A process without data takes about this much.
+const MEMORY_LIMIT_MIN: u64 = 32 << 20;
 
 /// The options as they can be given: on the command line, as `COORDD_*` in the environment, or in the TOML file of
 /// `--config` under the same names.
@@ -160,9 +164,30 @@ pub struct GivenOptions {
     #[arg(long, env = "COORDD_WATCHES_MAX", value_name = "N")]
     pub watches_max: Option<usize>,
 
-    /// Most client connections; more are not accepted until others close. [default: 20000]
+    /// Most client connections; more are not accepted until others close, or turn out to ask for nothing. Fewer where the
+    /// limit of open files (`ulimit -n`) is lower: some are kept for the disk and for peers. [default: 20000]
     #[arg(long, env = "COORDD_CONNECTIONS_MAX", value_name = "N")]
     pub connections_max: Option<usize>,
+
+    /// Most client connections from one address; 0 is any number. Clients behind a proxy or a NAT have one address in
+    /// common. [default: 0]
+    #[arg(long, env = "COORDD_CONNECTIONS_PER_ADDRESS_MAX", value_name = "N")]
+    pub connections_per_address_max: Option<usize>,
+
+    /// How soon the first request has to come on a new connection; a silent one is closed. [default: 10s]
+    #[arg(long, env = "COORDD_FIRST_REQUEST_TIMEOUT", value_name = "TIME")]
+    pub first_request_timeout: Option<Time>,
+
+    /// Most bytes of events, replies, unfinished requests and connections that this node holds for all of its clients; beyond
+    /// it the streams and replies that hold most are ended. [default: a quarter of the memory that the process may use]
+    #[arg(long, env = "COORDD_CLIENT_MEMORY_MAX", value_name = "SIZE")]
+    pub client_memory_max: Option<ByteSize>,
+
+    /// Memory of this process from which on it has little left. When fewer nodes than a majority have more, writes that may
+    /// make something larger are refused; deletes, reads and sessions go on. [default: three quarters of the memory that the
+    /// process may use]
+    #[arg(long, env = "COORDD_MEMORY_LIMIT", value_name = "SIZE")]
+    pub memory_limit: Option<ByteSize>,
 
     /// Most bytes of events and replies that wait for a client that does not read; beyond it its stream is ended, and the
     /// client resumes where it was. [default: 16MiB]
@@ -282,8 +307,16 @@ pub struct ServerLimits {
     pub watches: usize,
     /// Connections.
     pub connections: usize,
+    /// Connections from one address; 0: any number.
+    pub connections_per_address: usize,
+    /// When the first request of a connection has to have come.
+    pub first_request: Duration,
     /// Bytes that wait for a reader.
     pub outbox_bytes: usize,
+    /// Bytes that are held for all clients; `None`: a quarter of what there is.
+    pub client_memory: Option<u64>,
+    /// Bytes of the process from which on nothing may grow; `None`: three quarters of what there is.
+    pub memory: Option<u64>,
 }
 
 impl Options {
@@ -303,6 +336,16 @@ impl Options {
 }
 
 impl ServerLimits {
+    /// Bytes that are held for all clients, where the process may use so many.
+    pub(crate) fn client_memory(&self, usable: u64) -> u64 {
+        self.client_memory.unwrap_or(usable / 4)
+    }
+
+    /// Bytes from which on nothing may grow, likewise.
+    pub(crate) fn memory_limit(&self, usable: u64) -> u64 {
+        self.memory.unwrap_or(usable / 4 * 3)
+    }
+
     /// Those of a single write.
     pub(crate) fn of_writes(&self) -> Limits {
         let &ServerLimits { value_bytes, depth, ceilings, .. } = self;
@@ -360,6 +403,10 @@ impl GivenOptions {
             sessions_max,
             watches_max,
             connections_max,
+            connections_per_address_max,
+            first_request_timeout,
+            client_memory_max,
+            memory_limit,
             outbox_bytes_max,
             snapshot_log_bytes,
             keep_log_bytes,
@@ -407,6 +454,10 @@ impl GivenOptions {
             ("sessions-max", count(sessions_max)),
             ("watches-max", count(watches_max)),
             ("connections-max", count(connections_max)),
+            ("connections-per-address-max", count(connections_per_address_max)),
+            ("first-request-timeout", time(first_request_timeout)),
+            ("client-memory-max", size(client_memory_max)),
+            ("memory-limit", size(memory_limit)),
             ("outbox-bytes-max", size(outbox_bytes_max)),
             ("snapshot-log-bytes", size(snapshot_log_bytes)),
             ("keep-log-bytes", size(keep_log_bytes)),
@@ -452,6 +503,10 @@ impl GivenOptions {
             sessions_max: Some(limits.sessions),
             watches_max: Some(limits.watches),
             connections_max: Some(limits.connections),
+            connections_per_address_max: Some(limits.connections_per_address),
+            first_request_timeout: time(limits.first_request),
+            client_memory_max: self.client_memory_max,
+            memory_limit: self.memory_limit,
             outbox_bytes_max: size(limits.outbox_bytes as u64),
             snapshot_log_bytes: size(checked.snapshot_log_bytes),
             keep_log_bytes: size(checked.keep_log_bytes),
@@ -496,6 +551,12 @@ impl GivenOptions {
             sessions_max: self.sessions_max.or(file.sessions_max),
             watches_max: self.watches_max.or(file.watches_max),
             connections_max: self.connections_max.or(file.connections_max),
+            connections_per_address_max: self
+                .connections_per_address_max
+                .or(file.connections_per_address_max),
+            first_request_timeout: self.first_request_timeout.or(file.first_request_timeout),
+            client_memory_max: self.client_memory_max.or(file.client_memory_max),
+            memory_limit: self.memory_limit.or(file.memory_limit),
             outbox_bytes_max: self.outbox_bytes_max.or(file.outbox_bytes_max),
             snapshot_log_bytes: self.snapshot_log_bytes.or(file.snapshot_log_bytes),
             keep_log_bytes: self.keep_log_bytes.or(file.keep_log_bytes),
@@ -644,6 +705,18 @@ impl GivenOptions {
         if value.saturating_add(32 << 10) > frame {
             return wrong("--value-bytes-max", "must be at least 32KiB below --frame-bytes-max");
         }
+        let first_request = time(self.first_request_timeout, 10_000);
+        if first_request < Duration::from_millis(100) {
+            return wrong("--first-request-timeout", "at least 100ms");
+        }
+        let client_memory = self.client_memory_max;
+        if client_memory.is_some_and(|size| size.as_u64() < CLIENT_MEMORY_MIN) {
+            return wrong("--client-memory-max", format!("at least {}MiB", CLIENT_MEMORY_MIN >> 20));
+        }
+        let memory = self.memory_limit;
+        if memory.is_some_and(|size| size.as_u64() < MEMORY_LIMIT_MIN) {
+            return wrong("--memory-limit", format!("at least {}MiB", MEMORY_LIMIT_MIN >> 20));
+        }
         if outbox < frame {
             return wrong("--outbox-bytes-max", "must be at least --frame-bytes-max");
         }
@@ -677,7 +750,11 @@ impl GivenOptions {
             sessions: count("--sessions-max", self.sessions_max, 100_000, 10_000_000)?,
             watches: count("--watches-max", self.watches_max, 100_000, 10_000_000)?,
             connections: count("--connections-max", self.connections_max, 20_000, 1_000_000)?,
+            connections_per_address: self.connections_per_address_max.unwrap_or(0),
+            first_request,
             outbox_bytes: outbox as usize,
+            client_memory: client_memory.map(|size| size.as_u64()),
+            memory: memory.map(|size| size.as_u64()),
         })
     }
 }
@@ -850,6 +927,9 @@ mod tests {
             ("--sessions-max", Box::new(|o| o.sessions_max = Some(0))),
             ("--watches-max", Box::new(|o| o.watches_max = Some(0))),
             ("--connections-max", Box::new(|o| o.connections_max = Some(0))),
+            ("--first-request-timeout", Box::new(move |o| o.first_request_timeout = time("1ms"))),
+            ("--client-memory-max", Box::new(|o| o.client_memory_max = Some(ByteSize::kib(1)))),
+            ("--memory-limit", Box::new(|o| o.memory_limit = Some(ByteSize::mib(1)))),
             ("--snapshot-log-bytes", Box::new(|o| o.snapshot_log_bytes = Some(ByteSize::kib(1)))),
             ("--super-digest", Box::new(|o| o.super_digest = Some("secret".into()))),
         ];

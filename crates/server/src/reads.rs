@@ -15,8 +15,14 @@ const IDENTITIES_MAX: usize = 16;
 const USER_BYTES_MAX: usize = 256;
 /// Reads of a multi-read.
 const READS_MAX: usize = 1000;
-/// Bytes of values that one multi-read returns.
-const MULTI_READ_BYTES_MAX: usize = 3 << 20;
+/// Bytes of one reply: of a multi-read, or of a page. A gRPC client that is not told otherwise reads 4 MiB.
+const REPLY_BYTES_MAX: usize = 3 << 20;
+/// What a stat has in a message at most, with its tag and length.
+const STAT_BYTES: usize = 120;
+/// Children that are looked at in one step of a listing.
+const LIST_STEP: usize = 500;
+/// Children that a multi-read lists before it counts as long.
+const SHORT_CHILDREN: usize = 10_000;
 
 /// A request that reads.
 #[derive(Clone, Debug)]
@@ -54,9 +60,46 @@ impl Read {
         }
     }
 
-    /// It looks at more than a page of znodes.
-    pub(crate) fn is_long(&self) -> bool {
-        matches!(self, Read::CountDescendants(_))
+    /// What it takes in memory beside itself, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let credentials = |all: &[v1::Credential]| -> usize {
+            all.iter().map(|one| size_of::<v1::Credential>() + one.scheme.len() + one.auth.len()).sum()
+        };
+        match self {
+            Read::Get(request) => request.path.len() + credentials(&request.credentials),
+            Read::Exists(request) => request.path.len(),
+            Read::List(request) => {
+                request.path.len() + request.after.len() + credentials(&request.credentials)
+            }
+            Read::MultiRead(request) => {
+                let ops = size_of::<v1::ReadOp>() * request.ops.len() + prost::Message::encoded_len(request);
+                ops + credentials(&request.credentials)
+            }
+            Read::GetAcl(request) => request.path.len() + credentials(&request.credentials),
+            Read::GetEphemerals(request) => {
+                request.prefix.len() + request.after.len() + credentials(&request.credentials)
+            }
+            Read::CountDescendants(request) => request.path.len() + credentials(&request.credentials),
+            Read::GetQuota(request) => request.path.len(),
+            Read::Sync(_) => 0,
+        }
+    }
+
+    /// Reads what takes some milliseconds at most; `None` if it would take longer.
+    pub(crate) fn run_short(
+        &self,
+        tree: &Tree,
+        auth: &Auth,
+        own_session: u64,
+    ) -> Option<Result<v1::reply::Result, v1::Error>> {
+        match self {
+            Read::CountDescendants(_) | Read::GetEphemerals(_) => None,
+            Read::MultiRead(request) => {
+                let read = multi_read(tree, request, auth, SHORT_CHILDREN).transpose()?;
+                Some(read.map(v1::reply::Result::MultiRead))
+            }
+            _ => Some(self.run(tree, auth, own_session)),
+        }
     }
 
     /// The watch to arm in the same step, and its path.
@@ -82,17 +125,15 @@ impl Read {
             Read::Get(request) => Wire::Get(get(tree, request, auth).map_err(error_to_wire)?),
             Read::Exists(request) => Wire::Exists(exists(tree, request).map_err(error_to_wire)?),
             Read::List(request) => Wire::List(list(tree, request, auth).map_err(error_to_wire)?),
-            Read::MultiRead(request) => Wire::MultiRead(multi_read(tree, request, auth)?),
+            Read::MultiRead(request) => {
+                let read = multi_read(tree, request, auth, usize::MAX)?;
+                Wire::MultiRead(read.unwrap_or_default())
+            }
             Read::GetAcl(request) => {
                 let (acl, stat) = tree.acl(&request.path, auth).map_err(error_to_wire)?;
                 Wire::GetAcl(v1::GetAclReply { acl: acl_to_wire(acl), stat: Some(stat_to_wire(&stat)) })
             }
-            Read::GetEphemerals(request) => {
-                let session = if request.session_id == 0 { own_session } else { request.session_id };
-                Wire::GetEphemerals(v1::GetEphemeralsReply {
-                    paths: tree.ephemerals(session, &request.prefix),
-                })
-            }
+            Read::GetEphemerals(request) => Wire::GetEphemerals(ephemerals(tree, request, auth, own_session)),
             Read::CountDescendants(request) => {
                 let count = tree.descendant_count(&request.path, auth).map_err(error_to_wire)?;
                 Wire::CountDescendants(v1::CountDescendantsReply { count })
@@ -126,24 +167,79 @@ fn list(tree: &Tree, request: &v1::ListRequest, auth: &Auth) -> Result<v1::ListR
         0 => LIST_MAX,
         limit => limit.min(LIST_MAX),
     };
-    let after = Some(request.after.as_str()).filter(|after| !after.is_empty());
-    let page = tree.children(&request.path, auth, after, limit, request.with_stat)?;
-    let children = page.children.into_iter();
-    Ok(v1::ListReply {
-        children: children
-            .map(|child| v1::Child { name: child.name, stat: child.stat.as_ref().map(stat_to_wire) })
-            .collect(),
-        stat: Some(stat_to_wire(&page.stat)),
-        more: page.more,
-        zxid: 0,
-    })
+    let mut after = Some(request.after.clone()).filter(|after| !after.is_empty());
+    let (mut children, mut bytes) = (Vec::new(), STAT_BYTES);
+    loop {
+        let step = LIST_STEP.min(limit - children.len());
+        let page = tree.children(&request.path, auth, after.as_deref(), step, request.with_stat)?;
+        for child in page.children {
+            bytes += child.name.len() + 8 + if child.stat.is_some() { STAT_BYTES } else { 0 };
+            if bytes > REPLY_BYTES_MAX && !children.is_empty() {
+                let stat = Some(stat_to_wire(&page.stat));
+                return Ok(v1::ListReply { children, stat, more: true, zxid: 0 });
+            }
+            children.push(v1::Child { name: child.name, stat: child.stat.as_ref().map(stat_to_wire) });
+        }
+        if !page.more || children.len() >= limit {
+            let stat = Some(stat_to_wire(&page.stat));
+            return Ok(v1::ListReply { children, stat, more: page.more, zxid: 0 });
+        }
+        after = children.last().map(|child: &v1::Child| child.name.clone());
+    }
 }
 
+/// The ephemerals of a session that the caller may list: those whose parents it may read. The session itself sees all that it
+/// has.
+fn ephemerals(
+    tree: &Tree,
+    request: &v1::GetEphemeralsRequest,
+    auth: &Auth,
+    own_session: u64,
+) -> v1::GetEphemeralsReply {
+    let session = if request.session_id == 0 { own_session } else { request.session_id };
+    let is_own = session == own_session;
+    let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+    let mut reply = v1::GetEphemeralsReply::default();
+    let mut bytes = 0;
+    // Most have one parent in common.
+    let mut known: Option<(String, bool)> = None;
+    for path in tree.ephemerals(session, &request.prefix) {
+        if path <= request.after {
+            continue;
+        }
+        let parent = match path.rfind('/') {
+            Some(at) if at > 0 => &path[..at],
+            _ => "/",
+        };
+        let may_list = match &known {
+            _ if is_own => true,
+            Some((known, may_list)) if known == parent => *may_list,
+            _ => {
+                let may_list = tree.children(parent, auth, None, 0, false).is_ok();
+                known = Some((parent.to_owned(), may_list));
+                may_list
+            }
+        };
+        if !may_list {
+            continue;
+        }
+        bytes += path.len() + 8;
+        if reply.paths.len() == limit || (bytes > REPLY_BYTES_MAX && !reply.paths.is_empty()) {
+            reply.more = true;
+            break;
+        }
+        reply.paths.push(path);
+    }
+    reply
+}
+
+/// Reads several; `None` if more children than `children_max` are listed.
 fn multi_read(
     tree: &Tree,
     request: &v1::MultiReadRequest,
     auth: &Auth,
-) -> Result<v1::MultiReadReply, v1::Error> {
+    children_max: usize,
+) -> Result<Option<v1::MultiReadReply>, v1::Error> {
     use v1::read_op::Op;
     use v1::read_op_reply::Result as Wire;
     if request.ops.len() > READS_MAX {
@@ -151,7 +247,7 @@ fn multi_read(
         return Err(bad_arguments(message));
     }
     let mut results = Vec::with_capacity(request.ops.len());
-    let mut bytes = 0;
+    let (mut bytes, mut children) = (0, 0);
     for op in &request.ops {
         let read = match &op.op {
             Some(Op::Get(request)) => get(tree, request, auth).map(Wire::Get),
@@ -159,23 +255,23 @@ fn multi_read(
             Some(Op::List(request)) => list(tree, request, auth).map(Wire::List),
             None => return Err(error(ErrorCode::Protocol, "a read of the multi-read is missing")),
         };
-        bytes += match &read {
-            Ok(Wire::Get(reply)) => reply.data.len(),
-            Ok(Wire::List(reply)) => reply.children.iter().map(|child| child.name.len() + 64).sum(),
-            _ => 0,
-        };
-        if bytes > MULTI_READ_BYTES_MAX {
-            let message = format!(
-                "the answers of the multi-read are over {} MiB; ask for less",
-                MULTI_READ_BYTES_MAX >> 20
-            );
+        if let Ok(Wire::List(reply)) = &read {
+            children += reply.children.len();
+            if children > children_max {
+                return Ok(None);
+            }
+        }
+        let result = read.unwrap_or_else(|refused| Wire::Error(error_to_wire(refused)));
+        let reply = v1::ReadOpReply { result: Some(result) };
+        bytes += prost::Message::encoded_len(&reply) + 8;
+        if bytes > REPLY_BYTES_MAX {
+            let message =
+                format!("the answers of the multi-read are over {} MiB; ask for less", REPLY_BYTES_MAX >> 20);
             return Err(bad_arguments(message));
         }
-        results.push(v1::ReadOpReply {
-            result: Some(read.unwrap_or_else(|refused| Wire::Error(error_to_wire(refused)))),
-        });
+        results.push(reply);
     }
-    Ok(v1::MultiReadReply { results, zxid: 0 })
+    Ok(Some(v1::MultiReadReply { results, zxid: 0 }))
 }
 
 /// Who asks, with what the connection has proved.

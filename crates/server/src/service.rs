@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use coordd_proto::v1::{self, ErrorCode};
-use coordd_raft::{Replica, SignOfLife};
+use coordd_raft::{Replica, Shortage, SignOfLife};
 use coordd_tree::planted::Bug;
 use coordd_tree::{
     Auth, Bounds, Ceilings, Command, Limits, OpResult, OpenSession, Refusal, SessionId, Write, WriteOp,
@@ -18,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::convert::{WriteRequest, bad_arguments, end_to_wire, error, error_to_wire};
 use crate::hub::{Hub, Waiter};
+use crate::incoming::Clients;
+use crate::long_reads::LongReads;
 use crate::options::Options;
 use crate::session::outbox::Outbox;
 use crate::watch::Registration;
+use crate::watchdog::Stalls;
 
 /// How long a call waits for its write: the ensemble has no leader then. The write may still take effect.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,10 +47,15 @@ pub(crate) struct Service {
     serving: watch::Sender<Serving>,
     stopping: CancellationToken,
     started: Instant,
+    clients: Arc<Clients>,
+    long_reads: LongReads,
+    stalls: Arc<Stalls>,
+    /// Bytes from which on nothing may grow.
+    memory_limit: AtomicU64,
 }
 
 impl Service {
-    pub(crate) fn new(replica: Replica<Hub>, options: Options) -> Arc<Self> {
+    pub(crate) fn new(replica: Replica<Hub>, options: Options, clients: Arc<Clients>) -> Arc<Self> {
         let serving = watch::Sender::new(Err("this node is starting".to_owned()));
         Arc::new(Service {
             replica,
@@ -54,7 +63,57 @@ impl Service {
             serving,
             stopping: CancellationToken::new(),
             started: Instant::now(),
+            clients,
+            long_reads: LongReads::new(),
+            stalls: Stalls::new(),
+            memory_limit: AtomicU64::new(u64::MAX),
         })
+    }
+
+    /// The connections of this node.
+    pub(crate) fn clients(&self) -> &Arc<Clients> {
+        &self.clients
+    }
+
+    /// Where reads go that take long.
+    pub(crate) fn long_reads(&self) -> &LongReads {
+        &self.long_reads
+    }
+
+    /// How often the runtime stood still.
+    pub(crate) fn stalls(&self) -> &Arc<Stalls> {
+        &self.stalls
+    }
+
+    /// Bytes of the process from which on nothing may grow.
+    pub(crate) fn memory_limit(&self) -> u64 {
+        self.memory_limit.load(Ordering::Relaxed)
+    }
+
+    /// The process may use so many bytes: fits what is not configured.
+    pub(crate) fn fit_memory(&self, usable: u64) {
+        let limits = &self.options.limits;
+        let client_memory = limits.client_memory(usable);
+        let memory_limit = limits.memory_limit(usable);
+        self.hub().memory().set_max(usize::try_from(client_memory).unwrap_or(usize::MAX));
+        if self.memory_limit.swap(memory_limit, Ordering::Relaxed) != memory_limit {
+            tracing::info!(usable_bytes = usable, memory_limit, client_memory, "limits of memory");
+        }
+    }
+
+    /// The process has so many bytes: tells the ensemble whether that is too much.
+    pub(crate) fn look_at_memory(&self, resident: u64) {
+        let limit = self.memory_limit();
+        let was_low = self.replica.memory_is_low();
+        // A twentieth below, so that it does not change with every value.
+        let is_low = resident > if was_low { limit - limit / 20 } else { limit };
+        if was_low != is_low {
+            match is_low {
+                true => tracing::warn!(resident, limit, "this node has little memory left (--memory-limit)"),
+                false => tracing::info!(resident, limit, "this node has memory again"),
+            }
+            self.replica.set_memory_is_low(is_low);
+        }
     }
 
     pub(crate) fn replica(&self) -> &Replica<Hub> {
@@ -127,16 +186,22 @@ impl Service {
         Command::Bounded(write, Bounds { generation, ceilings })
     }
 
-    /// Refuses what may make something larger while the disks are full (G9). What was accepted before goes through: the reserve
-    /// is for that, too.
+    /// Refuses what may make something larger while the disks or the memory are full (G9). What was accepted before goes through:
+    /// the reserve is for that, too.
     pub(crate) fn refuse_growth(
         &self,
         asked: Result<WriteRequest, v1::Error>,
     ) -> Result<WriteRequest, v1::Error> {
         let (op, guards) = asked?;
-        if op.may_grow() && self.replica.growth_refused() {
+        if op.may_grow()
+            && let Some(shortage) = self.replica.growth_refused()
+        {
             // Short, because the answer to a numbered write stands in the log.
-            let refused = error(ErrorCode::NoSpace, "the disks are almost full (--disk-reserve-bytes)");
+            let message = match shortage {
+                Shortage::Disk => "the disks are almost full (--disk-reserve-bytes)",
+                Shortage::Memory => "the nodes have no memory left (--memory-limit)",
+            };
+            let refused = error(ErrorCode::NoSpace, message);
             return Err(v1::Error { retry_after_ms: 1000, ..refused });
         }
         Ok((op, guards))

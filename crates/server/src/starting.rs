@@ -1,6 +1,8 @@
 //! The client port before there is anything to serve: a node that waits for the others says so, instead of leaving its clients
 //! without an answer.
 
+use std::sync::Arc;
+
 use coordd_proto::peer::peer_server::PeerServer;
 use coordd_proto::status::into_status;
 use coordd_proto::v1::admin_server::AdminServer;
@@ -11,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
 use crate::convert::error;
-use crate::incoming::accept;
+use crate::incoming::{Clients, accept};
 use crate::options::Options;
 
 /// The answer to a peer that takes the client port for the peers'.
@@ -25,11 +27,15 @@ pub(crate) fn not_for_peers(options: &Options) -> WrongPort<PeerServer<()>> {
 }
 
 /// Answers on a client port until the guard is dropped.
-pub(crate) fn answer_while_starting(listener: &TcpListener, options: &Options) -> std::io::Result<DropGuard> {
+pub(crate) fn answer_while_starting(
+    listener: &TcpListener,
+    options: &Options,
+    clients: Arc<Clients>,
+) -> std::io::Result<DropGuard> {
     // Another handle of the same socket: what is not accepted by then waits for the node.
     let listener = rustix::io::dup(listener)?;
     let listener = TcpListener::from_std(std::net::TcpListener::from(listener))?;
-    let incoming = accept(listener, options.limits.connections);
+    let incoming = accept(listener, clients);
     let starting = || into_status(error(v1::ErrorCode::NotServing, "this node is starting"));
     let server = tonic::transport::Server::builder()
         .add_service(WrongPort::<CoorddServer<()>>::new(starting()))

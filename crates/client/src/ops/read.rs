@@ -106,7 +106,8 @@ impl Client {
         })
     }
 
-    /// The ephemerals of a session whose paths start with `prefix`, in byte order. `session_id` 0: this session's.
+    /// The ephemerals of a session whose paths start with `prefix`, in byte order. `session_id` 0: this session's. Those of
+    /// other sessions are left out where this client may not read their parents. At most 3 MiB of them come.
     pub fn ephemerals(
         &self,
         session_id: u64,
@@ -114,7 +115,8 @@ impl Client {
         level: ReadLevel,
     ) -> Call<Vec<String>> {
         let prefix = prefix.into();
-        let request = v1::GetEphemeralsRequest { session_id, prefix, level: wire(level), min_zxid: 0 };
+        let request =
+            v1::GetEphemeralsRequest { session_id, prefix, level: wire(level), ..Default::default() };
         self.read(Op::GetEphemerals(request), |answer| Ok(expect_reply!(GetEphemerals, answer)?.paths))
     }
 

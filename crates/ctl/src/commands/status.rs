@@ -67,6 +67,16 @@ struct StateOutput {
     rules_known: u32,
     /// What clients can make grow beside znodes, by name.
     tables: BTreeMap<String, u64>,
+    client_memory_bytes: u64,
+    client_memory_max_bytes: u64,
+    memory_limit_bytes: u64,
+    memory_is_low: bool,
+    connections: u64,
+    connections_max: u64,
+    streams: u64,
+    watch_bytes: u64,
+    open_files: u64,
+    open_files_max: u64,
 }
 
 #[derive(Serialize)]
@@ -137,6 +147,16 @@ fn state(status: NodeStatus, leader_committed: Option<u64>) -> StateOutput {
         rules: status.rules,
         rules_known: status.rules_known,
         tables: status.tables,
+        client_memory_bytes: status.client_memory_bytes,
+        client_memory_max_bytes: status.client_memory_max_bytes,
+        memory_limit_bytes: status.memory_limit_bytes,
+        memory_is_low: status.memory_is_low,
+        connections: status.connections,
+        connections_max: status.connections_max,
+        streams: status.streams,
+        watch_bytes: status.watch_bytes,
+        open_files: status.open_files,
+        open_files_max: status.open_files_max,
     }
 }
 
@@ -176,11 +196,15 @@ fn row(node: &NodeOutput) -> [String; HEADINGS.len()] {
         state.znodes.to_string(),
         state.data_bytes.to_string(),
         match &state.not_serving_reason {
+            None if state.growth_refused && !state.disk_is_low && state.memory_is_low => {
+                "serving, without growth: no memory left".into()
+            }
             None if state.growth_refused => "serving, without growth: no room on the disks".into(),
             None if state.disk_is_low => "serving; little room on its disk".into(),
             None if state.rules_known > state.rules => {
                 format!("serving; rules {} in force, {} known", state.rules, state.rules_known)
             }
+            None if state.memory_is_low => "serving; little memory left".into(),
             None => "serving".into(),
             Some(reason) => format!("not serving: {reason}"),
         },

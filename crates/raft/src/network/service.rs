@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +30,7 @@ use super::{Lane, MESSAGE_BYTES, PROTOCOL, Peers};
 use crate::NodeId;
 use crate::clock::wall_ms;
 use crate::convert::{self, ConvertError};
+use crate::disk::{FollowerRoom, Shortage};
 use crate::formation::Formation;
 use crate::observer::{Observer, SignOfLife};
 use crate::read_index::{own_read_index, own_renewal};
@@ -468,10 +468,10 @@ impl<O: Observer> Peer for PeerService<O> {
         let replaced = self.streams.forward_begins(from);
         tokio::spawn(async move {
             node.rules.report(from, first.rules);
-            let disk_is_low = node.disk.follower(from);
-            disk_is_low.store(first.disk_is_low, Ordering::Relaxed);
+            let room = node.disk.follower(from);
+            room.said(first.disk_is_low, first.memory_is_low);
             let status = tokio::select! {
-                status = take_frames(&node, from, frames, &replies_tx, &disk_is_low) => status,
+                status = take_frames(&node, from, frames, &replies_tx, &room) => status,
                 () = replaced.cancelled() => Some(Status::aborted("newer streams took the place of this one")),
             };
             if let Some(status) = status {
@@ -555,7 +555,7 @@ async fn take_frames<O: Observer>(
     from: NodeId,
     mut frames: Streaming<peer::ForwardFrame>,
     replies: &mpsc::Sender<Result<peer::ForwardReply, Status>>,
-    disk_is_low: &AtomicBool,
+    room: &FollowerRoom,
 ) -> Option<Status> {
     let mut leadership = node.leadership.subscribe();
     let mut losses = node.leader.losses();
@@ -566,7 +566,7 @@ async fn take_frames<O: Observer>(
         tokio::select! {
             frame = frames.message() => match frame {
                 Ok(Some(frame)) => {
-                    disk_is_low.store(frame.disk_is_low, Ordering::Relaxed);
+                    room.said(frame.disk_is_low, frame.memory_is_low);
                     if let Err(error) = check_touched(&frame.touched) {
                         return Some(error.into());
                     }
@@ -603,9 +603,15 @@ async fn take_frames<O: Observer>(
                         let replicated = node.shared.read();
                         (replicated.applied(), replicated.last_applied)
                     };
-                    let applied = applied.as_ref().map(convert::log_id_to_wire);
-                    let growth_refused = node.disk.growth_refused();
-                    let reply = peer::ForwardReply { term, applied_index, digest, growth_refused, applied };
+                    let refused = node.disk.growth_refused();
+                    let reply = peer::ForwardReply {
+                        term,
+                        applied_index,
+                        digest,
+                        growth_refused: refused.is_some(),
+                        for_memory: refused == Some(Shortage::Memory),
+                        applied: applied.as_ref().map(convert::log_id_to_wire),
+                    };
                     if replies.send(Ok(reply)).await.is_err() {
                         return None;
                     }

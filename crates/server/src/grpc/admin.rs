@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{client_ip, refuse};
 use crate::convert::{bad_arguments, end_to_wire, error, error_to_wire, quota_to_wire};
+use crate::descriptors;
 use crate::memory::resident_bytes;
 use crate::reads::authenticate;
 use crate::service::{Service, from_address};
@@ -29,20 +30,18 @@ pub(crate) struct AdminApi {
     pub(crate) service: Arc<Service>,
 }
 
-impl AdminApi {
-    fn session_info(&self, session: &Session) -> v1::SessionInfo {
-        v1::SessionInfo {
-            session_id: session.id(),
-            client_name: session.client_name().to_owned(),
-            timeout_ms: session.timeout_ms(),
-            opened_ms: session.opened_ms(),
-            opened_zxid: session.opened_zxid(),
-            last_write_seq: session.last_seq(),
-            ephemerals: session.ephemeral_count() as u64,
-            unacknowledged: session.unacknowledged() as u64,
-            attached_here: self.service.hub().is_attached(session.id()),
-            client_address: self.service.hub().client_address(session.id()).unwrap_or_default(),
-        }
+fn session_info(service: &Service, session: &Session) -> v1::SessionInfo {
+    v1::SessionInfo {
+        session_id: session.id(),
+        client_name: session.client_name().to_owned(),
+        timeout_ms: session.timeout_ms(),
+        opened_ms: session.opened_ms(),
+        opened_zxid: session.opened_zxid(),
+        last_write_seq: session.last_seq(),
+        ephemerals: session.ephemeral_count() as u64,
+        unacknowledged: session.unacknowledged() as u64,
+        attached_here: service.hub().is_attached(session.id()),
+        client_address: service.hub().client_address(session.id()).unwrap_or_default(),
     }
 }
 
@@ -62,6 +61,28 @@ impl Admin for AdminApi {
         let members = members.collect();
         let mut counters = self.service.hub().counters().by_name();
         counters.insert("clock_corrections".to_owned(), status.clock_corrections);
+        let memory = self.service.hub().memory();
+        let clients = self.service.clients();
+        let ((for_memory, untaken), (silent, refused)) = (memory.ended(), clients.turned_away());
+        let (stalls, longest_stall_ms) = self.service.stalls().so_far();
+        counters.extend(
+            [
+                ("ended_for_client_memory", for_memory),
+                ("untaken_replies_dropped", untaken),
+                ("silent_connections_closed", silent),
+                ("connections_refused", refused),
+                ("long_reads_refused", self.service.long_reads().refused()),
+                ("runtime_stalls", stalls),
+                ("runtime_stall_longest_ms", longest_stall_ms),
+            ]
+            .map(|(name, count)| (name.to_owned(), count)),
+        );
+        let (connections, streams) = clients.count();
+        let (watches, watch_bytes) = {
+            let table = self.service.hub().watches();
+            (table.len() as u64, table.bytes() as u64)
+        };
+        let (open_files, resident_bytes) = (descriptors::open() as u64, resident_bytes());
         let tree = replica.tree();
         let (applied_index, digest) = tree.applied();
         Ok(Response::new(v1::StatusReply {
@@ -82,7 +103,7 @@ impl Admin for AdminApi {
             data_bytes: tree.data_bytes(),
             sessions: tree.session_count() as u64,
             attached_sessions: self.service.hub().attached_count() as u64,
-            watches: self.service.hub().watches().len() as u64,
+            watches,
             serving: serving.is_ok(),
             not_serving_reason: serving.err().map(|error| error.message).unwrap_or_default(),
             members,
@@ -90,7 +111,7 @@ impl Admin for AdminApi {
             uptime_ms: self.service.uptime().as_millis() as u64,
             incarnation: replica.origin().incarnation,
             log_bytes: status.log_bytes,
-            resident_bytes: resident_bytes(),
+            resident_bytes,
             counters,
             disk_free_bytes: status.disk_free_bytes,
             disk_is_low: status.disk_is_low,
@@ -98,6 +119,16 @@ impl Admin for AdminApi {
             rules: replica.rules(),
             rules_known: RULES,
             tables: tables(&tree.table_sizes()),
+            client_memory_bytes: memory.used() as u64,
+            client_memory_max_bytes: memory.max() as u64,
+            memory_limit_bytes: self.service.memory_limit(),
+            memory_is_low: status.memory_is_low,
+            connections: connections as u64,
+            connections_max: clients.limits().connections as u64,
+            streams: streams as u64,
+            watch_bytes,
+            open_files,
+            open_files_max: descriptors::limit() as u64,
         }))
     }
 
@@ -107,10 +138,15 @@ impl Admin for AdminApi {
             0 => SESSIONS_MAX,
             limit => limit.min(SESSIONS_MAX),
         };
-        let tree = self.service.replica().tree();
-        let mut later = tree.sessions().filter(|session| session.id() > request.after);
-        let sessions = later.by_ref().take(limit).map(|session| self.session_info(session)).collect();
-        Ok(Response::new(v1::ListSessionsReply { sessions, more: later.next().is_some() }))
+        let (tree, service) = (self.service.replica().tree().clone(), self.service.clone());
+        // It passes all that come before the page.
+        let read = move || {
+            let mut later = tree.sessions().filter(|session| session.id() > request.after);
+            let sessions =
+                later.by_ref().take(limit).map(|session| session_info(&service, session)).collect();
+            v1::ListSessionsReply { sessions, more: later.next().is_some() }
+        };
+        Ok(Response::new(self.service.long_reads().run(read).await.map_err(refuse)?))
     }
 
     async fn kill_session(&self, request: Request<v1::KillSessionRequest>) -> Reply<v1::KillSessionReply> {
@@ -137,7 +173,7 @@ impl Admin for AdminApi {
         let id = request.into_inner().session_id;
         let tree = self.service.replica().tree();
         let found = match (tree.session(id), tree.ended_session(id)) {
-            (Some(live), _) => Found::Live(self.session_info(live)),
+            (Some(live), _) => Found::Live(session_info(&self.service, live)),
             (None, Some(ended)) => Found::Ended(end_to_wire(ended)),
             (None, None) => {
                 let message = format!("no session {id:#x}: it never was, or ended over an hour ago");

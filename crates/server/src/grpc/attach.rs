@@ -9,6 +9,7 @@ use tonic::{Status, Streaming};
 
 use super::refuse;
 use crate::convert::{bad_arguments, error};
+use crate::hub::Missed;
 use crate::reads::authenticate;
 use crate::service::{Service, from_address};
 use crate::session::connection::{Connection, Frames};
@@ -56,9 +57,9 @@ pub(super) async fn attach(
     };
 
     let limit = service.options().limits.outbox_bytes;
-    let (outbox, attached) = {
+    let (outbox, attached, missed) = {
         // Under one hold of the tree: what happens from here on reaches the outbox live, and what happened before and
-        // after the client's last zxid is replayed into it now.
+        // after the client's last zxid is replayed into it, now or while the client reads.
         let tree = service.replica().tree();
         if let Some(refused) = Service::refuse_session(&tree, session, &password) {
             return Err(refuse(refused));
@@ -71,9 +72,13 @@ pub(super) async fn attach(
         }
         let outbox = service.hub().new_outbox(session, current, limit, (*auth).clone());
         service.hub().attach(&outbox, from);
-        if !watches.is_empty() {
-            service.hub().resume(&tree, &outbox, watches, attach.last_zxid);
-        }
+        let missed = if watches.is_empty() {
+            None
+        } else {
+            let mut missed = Missed::new(&outbox, watches, attach.last_zxid);
+            let is_done = service.hub().catch_up_step(&tree, &outbox, &mut missed);
+            (!is_done).then_some(missed)
+        };
         let attached = v1::Attached {
             session_id: session,
             password,
@@ -83,10 +88,10 @@ pub(super) async fn attach(
             last_write_seq: live.map_or(0, |live| live.last_seq()),
             cluster_id: service.replica().cluster_id().to_owned(),
         };
-        (outbox, attached)
+        (outbox, attached, missed)
     };
     service.replica().touch(outbox.sign_of_life());
-    Ok(Connection::spawn(service, outbox, auth, attached, requests, first))
+    Ok(Connection::spawn(service, outbox, auth, attached, missed, requests, first))
 }
 
 /// The watches that go on, checked. Before anything is done: an attach that cannot succeed must not take the session from a

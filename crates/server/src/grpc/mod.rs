@@ -3,6 +3,7 @@
 mod admin;
 mod attach;
 mod confirmations;
+mod metered;
 mod subscribe;
 mod unary;
 
@@ -11,13 +12,14 @@ use std::sync::Arc;
 
 use coordd_proto::status::into_status;
 use coordd_proto::v1;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
 
 use self::confirmations::Confirmations;
+use crate::incoming::ClientInfo;
 use crate::service::Service;
 
 pub(crate) use admin::AdminApi;
+pub(crate) use metered::MeterLayer;
 
 /// Implements the service `Coordd`; the calls are in the files of this module.
 pub(crate) struct CoorddApi {
@@ -38,7 +40,7 @@ fn refuse(error: v1::Error) -> Status {
 }
 
 fn client_address<T>(request: &Request<T>) -> Option<SocketAddr> {
-    request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr)
+    request.extensions().get::<ClientInfo>().and_then(|client| client.0.address())
 }
 
 fn client_ip<T>(request: &Request<T>) -> Option<IpAddr> {

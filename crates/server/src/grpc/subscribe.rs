@@ -7,18 +7,21 @@ use coordd_proto::status::into_status;
 use coordd_proto::v1::subscribe_reply::Item as Said;
 use coordd_proto::v1::{self, ErrorCode, WatchKind};
 use coordd_tree::Auth;
-use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::Status;
 
 use crate::convert::{bad_arguments, error, error_to_wire};
+use crate::hub::Missed;
 use crate::service::Service;
 use crate::session::outbox::{Item, Outbox};
+use crate::session::pipe::{FrameReceiver, FrameSender, pipe};
 
 const PATHS_MAX: usize = 100;
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
+/// What a reply takes in memory beside its bytes, about.
+const REPLY_BYTES: usize = 200;
 
-pub(super) type Replies = mpsc::Receiver<Result<v1::SubscribeReply, Status>>;
+pub(super) type Replies = FrameReceiver<v1::SubscribeReply>;
 
 /// Starts a subscription and the task that feeds it.
 pub(super) async fn subscribe(
@@ -33,27 +36,32 @@ pub(super) async fn subscribe(
     service.catch_up(request.from_zxid).await?;
     let limit = service.options().limits.outbox_bytes;
     let outbox = service.hub().new_outbox(0, 0, limit, (*auth).clone());
-    let from = match start(&service, &outbox, &request) {
-        Ok(from) => from,
+    let (from, missed) = match start(&service, &outbox, &request) {
+        Ok(started) => started,
         Err(refused) => {
             service.hub().detach(&outbox);
             return Err(refused);
         }
     };
-    let (replies, receiver) = mpsc::channel(16);
+    let (replies, receiver) = pipe();
     tokio::spawn(async move {
-        let end = feed(&service, &outbox, &replies, from).await;
-        service.hub().detach(&outbox);
-        if let Some(status) = end {
-            // Nobody to tell if the reader has gone.
-            let _ = replies.try_send(Err(status));
+        let mut feed = Feed { service, outbox, replies };
+        let end = feed.run(from, missed).await;
+        feed.service.hub().detach(&feed.outbox);
+        match end {
+            Some(status) if feed.outbox.is_overflown() => feed.replies.cut(status),
+            end => feed.replies.end(end),
         }
     });
     Ok(receiver)
 }
 
-/// Arms the watches at one point of history; returns where the stream starts.
-fn start(service: &Service, outbox: &Arc<Outbox>, request: &v1::SubscribeRequest) -> Result<u64, v1::Error> {
+/// Arms the watches at one point of history; returns where the stream starts, and what has to be caught up with.
+fn start(
+    service: &Service,
+    outbox: &Arc<Outbox>,
+    request: &v1::SubscribeRequest,
+) -> Result<(u64, Option<Missed>), v1::Error> {
     let tree = service.replica().tree();
     let mut watches = Vec::with_capacity(request.paths.len());
     for (index, path) in request.paths.iter().enumerate() {
@@ -72,76 +80,109 @@ fn start(service: &Service, outbox: &Arc<Outbox>, request: &v1::SubscribeRequest
         for watch in watches {
             service.hub().watches().arm(outbox, watch);
         }
-        return Ok(tree.last_zxid());
+        return Ok((tree.last_zxid(), None));
     }
-    service.hub().resume(&tree, outbox, watches, request.from_zxid);
-    Ok(request.from_zxid)
+    Ok((request.from_zxid, Some(Missed::new(outbox, watches, request.from_zxid))))
 }
 
-async fn feed(
-    service: &Service,
-    outbox: &Outbox,
-    replies: &mpsc::Sender<Result<v1::SubscribeReply, Status>>,
-    from: u64,
-) -> Option<Status> {
-    let say = async |item| {
+/// What feeds one subscription.
+struct Feed {
+    service: Arc<Service>,
+    outbox: Arc<Outbox>,
+    replies: FrameSender<v1::SubscribeReply>,
+}
+
+impl Feed {
+    /// Says one thing, when the reader has room for it.
+    async fn say(&self, item: Said) -> Result<(), Option<Status>> {
         let reply = v1::SubscribeReply { item: Some(item) };
-        // A reader that does not read is ended by its outbox, which goes on filling.
-        tokio::select! {
-            biased;
-            sent = replies.send(Ok(reply)) => sent.map_err(|_| None),
-            () = overflow(outbox) => Err(Some(too_slow())),
-        }
-    };
-    if let Err(end) = say(Said::Mark(v1::Pong { nonce: 0, zxid: from })).await {
-        return end;
-    }
-    let mut serving = service.serving();
-    let mut mark = interval(MARK_INTERVAL);
-    mark.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    mark.reset();
-    let mut is_mark_due = false;
-    loop {
-        // Looked up first: everything up to it is in the outbox then, and is said before it.
-        let marked = is_mark_due.then(|| *service.hub().zxid().borrow());
-        is_mark_due = false;
-        for item in outbox.take() {
-            let said = match item {
-                Item::Event(event) => say(Said::Event(event)).await,
-                Item::Resync(resync) => say(Said::Resync(resync)).await,
-                _ => Ok(()),
-            };
-            if let Err(end) = said {
-                return end;
-            }
-        }
-        if outbox.is_overflown() {
-            return Some(too_slow());
-        }
-        if let Some(zxid) = marked
-            && let Err(end) = say(Said::Mark(v1::Pong { nonce: 0, zxid })).await
-        {
-            return end;
-        }
-        tokio::select! {
-            () = outbox.ready() => {}
-            () = replies.closed() => return None,
-            changed = serving.changed() => {
-                if changed.is_err() || serving.borrow_and_update().is_err() {
-                    return Some(into_status(error(ErrorCode::NotServing, "this node stops serving; go on elsewhere")));
+        let unsent = self.outbox.sending(prost::Message::encoded_len(&reply) + REPLY_BYTES);
+        loop {
+            // A reader that does not read is ended by its outbox, which goes on filling.
+            tokio::select! {
+                biased;
+                room = self.replies.room() => {
+                    room.map_err(|_| None)?;
+                    self.replies.send(reply, unsent);
+                    return Ok(());
                 }
+                () = self.outbox.ready() => self.check_overflow()?,
             }
-            _ = mark.tick() => is_mark_due = true,
         }
     }
-}
 
-async fn overflow(outbox: &Outbox) {
-    while !outbox.is_overflown() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    fn check_overflow(&self) -> Result<(), Option<Status>> {
+        match self.outbox.overflow_error() {
+            Some(refused) => Err(Some(into_status(refused))),
+            None => Ok(()),
+        }
     }
-}
 
-fn too_slow() -> Status {
-    into_status(error(ErrorCode::Throttled, "the reader is too slow; subscribe again from the last zxid"))
+    /// Says what is in the outbox.
+    async fn drain(&self) -> Result<(), Option<Status>> {
+        let (items, _counted) = self.outbox.take().into_parts();
+        for item in items {
+            match item {
+                Item::Event { watch_ids, fired } => self.say(Said::Event(fired.to_wire(watch_ids))).await?,
+                Item::Resync(resync) => self.say(Said::Resync(resync)).await?,
+                _ => {}
+            }
+        }
+        self.check_overflow()
+    }
+
+    /// Says what the watches have missed, until they are armed.
+    async fn catch_up(&self, mut missed: Missed) -> Result<(), Option<Status>> {
+        loop {
+            let is_done = {
+                let tree = self.service.replica().tree();
+                self.service.hub().catch_up_step(&tree, &self.outbox, &mut missed)
+            };
+            self.drain().await?;
+            if is_done {
+                return Ok(());
+            }
+            self.say(Said::Mark(v1::Pong { nonce: 0, zxid: missed.position() })).await?;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn run(&mut self, from: u64, missed: Option<Missed>) -> Option<Status> {
+        match self.serve(from, missed).await {
+            Ok(end) => end,
+            Err(end) => end,
+        }
+    }
+
+    async fn serve(&self, from: u64, missed: Option<Missed>) -> Result<Option<Status>, Option<Status>> {
+        self.say(Said::Mark(v1::Pong { nonce: 0, zxid: from })).await?;
+        if let Some(missed) = missed {
+            self.catch_up(missed).await?;
+        }
+        let mut serving = self.service.serving();
+        let mut mark = interval(MARK_INTERVAL);
+        mark.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        mark.reset();
+        let mut is_mark_due = false;
+        loop {
+            // Looked up first: everything up to it is in the outbox then, and is said before it.
+            let marked = is_mark_due.then(|| *self.service.hub().zxid().borrow());
+            is_mark_due = false;
+            self.drain().await?;
+            if let Some(zxid) = marked {
+                self.say(Said::Mark(v1::Pong { nonce: 0, zxid })).await?;
+            }
+            tokio::select! {
+                () = self.outbox.ready() => {}
+                () = self.replies.closed() => return Ok(None),
+                changed = serving.changed() => {
+                    if changed.is_err() || serving.borrow_and_update().is_err() {
+                        let message = "this node stops serving; go on elsewhere";
+                        return Ok(Some(into_status(error(ErrorCode::NotServing, message))));
+                    }
+                }
+                _ = mark.tick() => is_mark_due = true,
+            }
+        }
+    }
 }

@@ -6,7 +6,6 @@ use coordd_proto::v1::coordd_server::Coordd;
 use coordd_proto::v1::{self, ErrorCode, reply};
 use coordd_raft::SignOfLife;
 use coordd_tree::{Auth, Command, Write, WriteOp, WriteOutcome};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{CoorddApi, attach, client_address, client_ip, refuse, subscribe};
@@ -14,6 +13,7 @@ use crate::admission::Place;
 use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire};
 use crate::reads::{Read, authenticate};
 use crate::service::{Service, from_address, is_same_secret};
+use crate::session::connection::Frames;
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -60,7 +60,8 @@ impl CoorddApi {
             Read::MultiRead(request) => &request.credentials,
             Read::GetAcl(request) => &request.credentials,
             Read::CountDescendants(request) => &request.credentials,
-            Read::Exists(_) | Read::GetEphemerals(_) | Read::GetQuota(_) | Read::Sync(_) => &[],
+            Read::GetEphemerals(request) => &request.credentials,
+            Read::Exists(_) | Read::GetQuota(_) | Read::Sync(_) => &[],
         };
         let auth = authenticate(&auth, credentials, self.service.super_digest()).map_err(refuse)?;
         if read.watch().is_some() {
@@ -74,14 +75,17 @@ impl CoorddApi {
             let barrier = self.service.replica().read_barrier().await;
             barrier.map_err(|no_quorum| refuse(error(ErrorCode::NotServing, no_quorum.to_string())))?;
         }
-        if read.is_long() {
-            let tree = self.service.replica().tree().clone();
-            let result = tokio::task::block_in_place(|| read.run(&tree, &auth, 0)).map_err(refuse)?;
-            return Ok((result, tree.last_zxid()));
+        {
+            let tree = self.service.replica().tree();
+            if let Some(result) = read.run_short(&tree, &auth, 0) {
+                return Ok((result.map_err(refuse)?, tree.last_zxid()));
+            }
         }
-        let tree = self.service.replica().tree();
-        let result = read.run(&tree, &auth, 0).map_err(refuse)?;
-        Ok((result, tree.last_zxid()))
+        let tree = self.service.replica().tree().clone();
+        let zxid = tree.last_zxid();
+        let reading = self.service.long_reads().run(move || read.run(&tree, &auth, 0));
+        let result = reading.await.and_then(|result| result).map_err(refuse)?;
+        Ok((result, zxid))
     }
 
     async fn write(
@@ -145,13 +149,13 @@ impl CoorddApi {
 
 #[tonic::async_trait]
 impl Coordd for CoorddApi {
-    type SessionStream = ReceiverStream<Result<v1::ServerFrame, Status>>;
-    type SubscribeStream = ReceiverStream<Result<v1::SubscribeReply, Status>>;
+    type SessionStream = Frames;
+    type SubscribeStream = subscribe::Replies;
 
     async fn session(&self, request: Request<Streaming<v1::ClientFrame>>) -> Reply<Self::SessionStream> {
         let from = client_address(&request);
         let frames = attach::attach(self.service.clone(), from, request.into_inner()).await?;
-        Ok(Response::new(ReceiverStream::new(frames)))
+        Ok(Response::new(frames))
     }
 
     async fn create(&self, request: Request<v1::CreateRequest>) -> Reply<v1::CreateReply> {
@@ -276,7 +280,7 @@ impl Coordd for CoorddApi {
         let auth: Arc<Auth> =
             authenticate(&auth, &request.credentials, self.service.super_digest()).map_err(refuse)?;
         let replies = subscribe::subscribe(self.service.clone(), auth, request).await.map_err(refuse)?;
-        Ok(Response::new(ReceiverStream::new(replies)))
+        Ok(Response::new(replies))
     }
 
     async fn outcome(&self, request: Request<v1::OutcomeRequest>) -> Reply<v1::OutcomeReply> {

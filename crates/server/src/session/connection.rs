@@ -17,12 +17,13 @@ use coordd_proto::status::into_status;
 use coordd_proto::v1::{self, ErrorCode};
 use coordd_raft::NoQuorum;
 use coordd_tree::{Auth, ErrorKind, WriteSeq};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::{Code, Status, Streaming};
 
 use super::outbox::{Item, Outbox};
+use super::pipe::{FrameReceiver, FrameSender, pipe};
 use crate::convert::{error, error_to_wire, outcome_to_wire};
+use crate::hub::Missed;
 use crate::reads::Read;
 use crate::service::Service;
 
@@ -37,19 +38,23 @@ const FRAME_REQUESTS: usize = 10_000;
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long a client has to take the last thing that is said.
 const LAST_WORD: Duration = Duration::from_secs(5);
-/// Frames that wait in the transport.
-const FRAMES: usize = 4;
+/// What a request or an item of a frame takes in memory beside its bytes, about.
+const ENTRY_BYTES: usize = 128;
+/// What is kept for requests is counted when it has changed by so much.
+const KEPT_STEP: usize = 16 << 10;
 
 /// What a stream ends with: nothing more to say, or a status.
 type End = Option<Status>;
 
 /// What the client reads.
-pub(crate) type Frames = mpsc::Receiver<Result<v1::ServerFrame, Status>>;
+pub(crate) type Frames = FrameReceiver<v1::ServerFrame>;
 
 /// A request that is not answered yet.
 struct Pending {
     id: u64,
     state: State,
+    /// What it takes in memory, about.
+    bytes: usize,
 }
 
 enum State {
@@ -65,12 +70,20 @@ enum State {
 
 type Barrier = Pin<Box<dyn Future<Output = Result<(), NoQuorum>> + Send>>;
 
+/// A read that takes long, on its way.
+type LongRead = Pin<Box<dyn Future<Output = v1::Reply> + Send>>;
+
 /// See the module.
 pub(crate) struct Connection {
     service: Arc<Service>,
     outbox: Arc<Outbox>,
     auth: Arc<Auth>,
     pending: VecDeque<Pending>,
+    /// What they take in memory, and how much of it is counted.
+    pending_bytes: usize,
+    kept_bytes: usize,
+    /// The read at the front takes long.
+    long_read: Option<LongRead>,
     /// The linearizable read at the front waits for this.
     barrier: Option<Barrier>,
     /// So many requests at the front had arrived when the barrier was asked for that is under way, or was passed last:
@@ -84,7 +97,7 @@ pub(crate) struct Connection {
     timeout: Duration,
     frame: v1::ServerFrame,
     frame_bytes: usize,
-    frames: mpsc::Sender<Result<v1::ServerFrame, Status>>,
+    frames: FrameSender<v1::ServerFrame>,
     /// The outbox called while a frame waited to be sent.
     woken: bool,
     /// The session has ended; said when everything before is answered.
@@ -98,15 +111,19 @@ impl Connection {
         outbox: Arc<Outbox>,
         auth: Arc<Auth>,
         attached: v1::Attached,
+        missed: Option<Missed>,
         requests: Streaming<v1::ClientFrame>,
         first: v1::ClientFrame,
     ) -> Frames {
-        let (frames, receiver) = mpsc::channel(FRAMES);
+        let (frames, receiver) = pipe();
         let mut connection = Connection {
             service,
             outbox,
             auth,
             pending: VecDeque::new(),
+            pending_bytes: 0,
+            kept_bytes: 0,
+            long_read: None,
             barrier: None,
             covered: 0,
             closing: None,
@@ -120,22 +137,35 @@ impl Connection {
         };
         connection.say(v1::server_item::Item::Attached(attached), 64);
         tokio::spawn(async move {
-            let end = connection.serve(requests, first).await;
+            let end = connection.serve(requests, first, missed).await;
             connection.service.hub().detach(&connection.outbox);
-            if let Some(status) = end {
-                // The client may have gone, or read nothing any more: then it learns from the end of the stream alone.
-                let _ = tokio::time::timeout(LAST_WORD, connection.frames.send(Err(status))).await;
+            match end {
+                // Nothing of what waits may stay: that is what the stream ends for.
+                Some(status) if connection.outbox.is_overflown() => connection.frames.cut(status),
+                end => connection.frames.end(end),
             }
+            connection.outbox.release(connection.kept_bytes);
         });
         receiver
     }
 
-    async fn serve(&mut self, mut requests: Streaming<v1::ClientFrame>, first: v1::ClientFrame) -> End {
+    async fn serve(
+        &mut self,
+        mut requests: Streaming<v1::ClientFrame>,
+        first: v1::ClientFrame,
+        missed: Option<Missed>,
+    ) -> End {
+        if let Some(missed) = missed
+            && let Err(end) = self.catch_up(missed).await
+        {
+            return end;
+        }
         if let Err(end) = self.take_frame(first) {
             return end;
         }
         // Twice the number, so that the pings of a client that keeps to it are heard while its window is full.
         let unread_max = self.service.options().limits.outstanding * 2;
+        let unread_bytes_max = self.service.options().limits.frame_bytes;
         let mut serving = self.service.serving();
         // It may have changed since this stream was let in.
         serving.mark_changed();
@@ -158,9 +188,13 @@ impl Connection {
                     return Some(into_status(error(ErrorCode::NotServing, "this node is stopping")));
                 }
             }
+            self.count_kept();
             let outbox = self.outbox.clone();
+            let may_read = self.closing.is_none()
+                && self.pending.len() < unread_max
+                && self.pending_bytes < unread_bytes_max;
             tokio::select! {
-                frame = requests.message(), if self.closing.is_none() && self.pending.len() < unread_max => match frame {
+                frame = requests.message(), if may_read => match frame {
                     Ok(Some(frame)) => {
                         if let Err(end) = self.take_frame(frame) {
                             return end;
@@ -176,6 +210,12 @@ impl Connection {
                 passed = wait_for(&mut self.barrier), if self.barrier.is_some() => {
                     self.barrier = None;
                     if let Err(end) = self.pass_barrier(passed) {
+                        return end;
+                    }
+                }
+                reply = wait_for_read(&mut self.long_read), if self.long_read.is_some() => {
+                    self.long_read = None;
+                    if let Err(end) = self.answer_front(reply) {
                         return end;
                     }
                 }
@@ -203,6 +243,44 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Says what the watches of the session have missed, before anything that shows a later state, at the speed at which the
+    /// client reads.
+    async fn catch_up(&mut self, mut missed: Missed) -> Result<(), End> {
+        loop {
+            self.drain().await?;
+            if self.ended.is_some() {
+                return Ok(());
+            }
+            self.say(v1::server_item::Item::Pong(v1::Pong { nonce: 0, zxid: missed.position() }), 16);
+            self.flush().await?;
+            tokio::task::yield_now().await;
+            let tree = self.service.replica().tree();
+            if self.service.hub().catch_up_step(&tree, &self.outbox, &mut missed) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Counts what the requests that are not answered take, when that has changed by much.
+    fn count_kept(&mut self) {
+        let (now, counted) = (self.pending_bytes, self.kept_bytes);
+        if now.abs_diff(counted) < KEPT_STEP {
+            return;
+        }
+        match now > counted {
+            true => self.outbox.keep(now - counted),
+            false => self.outbox.release(counted - now),
+        }
+        self.kept_bytes = now;
+    }
+
+    /// A request that is not answered yet.
+    fn push_pending(&mut self, id: u64, state: State) {
+        let bytes = ENTRY_BYTES + state.bytes();
+        self.pending_bytes += bytes;
+        self.pending.push_back(Pending { id, state, bytes });
     }
 
     /// Says what there is to say, and gives reads their turn, until there is nothing left to do but wait.
@@ -276,7 +354,8 @@ impl Connection {
 
     /// Takes what waits in the outbox.
     async fn drain(&mut self) -> Result<(), End> {
-        for item in self.outbox.take() {
+        let (items, _counted) = self.outbox.take().into_parts();
+        for item in items {
             self.handle_item(item)?;
             if self.frame_bytes > FRAME_BYTES {
                 self.flush().await?;
@@ -287,18 +366,17 @@ impl Connection {
 
     /// The same, all into the present frame.
     fn take_outbox(&mut self) -> Result<(), End> {
-        self.outbox.take().into_iter().try_for_each(|item| self.handle_item(item))?;
+        let (items, _counted) = self.outbox.take().into_parts();
+        items.into_iter().try_for_each(|item| self.handle_item(item))?;
         // What overflew is lost to this stream: nothing may be said that shows the client a later state.
         self.check_overflow()
     }
 
     fn check_overflow(&self) -> Result<(), End> {
-        if self.outbox.is_overflown() {
-            let limit = self.service.options().limits.outbox_bytes;
-            let message = format!("the client reads too slowly: over {limit} bytes wait for it");
-            return Err(Some(into_status(error(ErrorCode::Throttled, message))));
+        match self.outbox.overflow_error() {
+            Some(refused) => Err(Some(into_status(refused))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn handle_item(&mut self, item: Item) -> Result<(), End> {
@@ -319,7 +397,8 @@ impl Connection {
                 let result = v1::reply::Result::Error(error(ErrorCode::OutcomeUnknown, message));
                 self.answer_write(v1::Reply { id: request_id, zxid: 0, result: Some(result) });
             }
-            Item::Event(event) => {
+            Item::Event { watch_ids, fired } => {
+                let event = fired.to_wire(watch_ids);
                 let value = event.value.as_ref().map_or(0, |value| value.len());
                 let bytes = event.watch_ids.len() * 8 + event.path.len() + value + 64;
                 self.say(v1::server_item::Item::Event(event), bytes);
@@ -347,15 +426,18 @@ impl Connection {
         let Some(pending) = found else { return };
         debug_assert_eq!(pending.id, reply.id, "answers come in order");
         pending.state = State::Done(reply);
+        let bytes = ENTRY_BYTES + pending.state.bytes();
+        self.pending_bytes = self.pending_bytes + bytes - pending.bytes;
+        pending.bytes = bytes;
         self.say_done();
     }
 
     /// Says the replies at the front that are there.
     fn say_done(&mut self) {
         while matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. })) {
-            if let Some(Pending { state: State::Done(reply), .. }) = self.pending.pop_front() {
+            if let Some(Pending { state: State::Done(reply), bytes, .. }) = self.pending.pop_front() {
                 self.covered = self.covered.saturating_sub(1);
-                let bytes = prost::Message::encoded_len(&reply);
+                self.pending_bytes -= bytes;
                 self.say(v1::server_item::Item::Reply(reply), bytes);
             }
         }
@@ -366,10 +448,10 @@ impl Connection {
         // Those that were answered at once and have nothing before them.
         self.say_done();
         let mut ran = false;
-        while self.barrier.is_none() && self.frame_bytes <= FRAME_BYTES {
+        while self.barrier.is_none() && self.long_read.is_none() && self.frame_bytes <= FRAME_BYTES {
             let (id, read) = match self.pending.front() {
-                Some(Pending { id, state: State::Read(read) }) => (id, read),
-                Some(Pending { id, state: State::RemoveWatch(op) }) => {
+                Some(Pending { id, state: State::Read(read), .. }) => (*id, read),
+                Some(Pending { id, state: State::RemoveWatch(op), .. }) => {
                     let result = self.remove_watch(op).unwrap_or_else(v1::reply::Result::Error);
                     let zxid = self.service.replica().tree().last_zxid();
                     self.answer_front(v1::Reply { id: *id, zxid, result: Some(result) })?;
@@ -379,17 +461,20 @@ impl Connection {
                 _ => break,
             };
             let reply = match read.is_linearizable() {
-                Ok(false) => self.read(*id, read),
-                Ok(true) if self.covered > 0 => self.read(*id, read),
-                Ok(true) => {
+                Ok(is_linearizable) if !is_linearizable || self.covered > 0 => match self.read(id, read) {
+                    Some(reply) => reply,
+                    None => {
+                        self.long_read = Some(self.read_long(id, read.clone()));
+                        break;
+                    }
+                },
+                Ok(_) => {
                     self.covered = self.pending.len();
                     let service = self.service.clone();
                     self.barrier = Some(Box::pin(async move { service.replica().read_barrier().await }));
                     break;
                 }
-                Err(refused) => {
-                    v1::Reply { id: *id, zxid: 0, result: Some(v1::reply::Result::Error(refused)) }
-                }
+                Err(refused) => v1::Reply { id, zxid: 0, result: Some(v1::reply::Result::Error(refused)) },
             };
             self.answer_front(reply)?;
             ran = true;
@@ -399,9 +484,15 @@ impl Connection {
     }
 
     fn pass_barrier(&mut self, passed: Result<(), NoQuorum>) -> Result<(), End> {
-        let Some(Pending { id, state: State::Read(read) }) = self.pending.front() else { return Ok(()) };
+        let Some(Pending { id, state: State::Read(read), .. }) = self.pending.front() else { return Ok(()) };
         let reply = match passed {
-            Ok(()) => self.read(*id, read),
+            Ok(()) => match self.read(*id, read) {
+                Some(reply) => reply,
+                None => {
+                    self.long_read = Some(self.read_long(*id, read.clone()));
+                    return Ok(());
+                }
+            },
             Err(no_quorum) => {
                 self.covered = 0;
                 let refused = error(ErrorCode::NotServing, no_quorum.to_string());
@@ -417,28 +508,36 @@ impl Connection {
         self.take_outbox()?;
         if let Some(front) = self.pending.front_mut() {
             front.state = State::Done(reply);
+            let bytes = ENTRY_BYTES + front.state.bytes();
+            self.pending_bytes = self.pending_bytes + bytes - front.bytes;
+            front.bytes = bytes;
         }
         self.say_done();
         Ok(())
     }
 
+    /// Reads what takes long, on a version of the tree, which costs little to keep, and off the threads that others need.
+    fn read_long(&self, id: u64, read: Read) -> LongRead {
+        let (service, auth, session) = (self.service.clone(), self.auth.clone(), self.outbox.session);
+        Box::pin(async move {
+            let tree = service.replica().tree().clone();
+            let zxid = tree.last_zxid();
+            let reading = service.long_reads().run(move || read.run(&tree, &auth, session));
+            let result = reading.await.unwrap_or_else(Err);
+            v1::Reply { id, zxid, result: Some(result.unwrap_or_else(v1::reply::Result::Error)) }
+        })
+    }
+
     /// Reads, and arms the watch that comes with it in the same step. Events up to the state that is read are in the
-    /// outbox before the tree is let go; they are said before the reply.
-    fn read(&self, id: u64, read: &Read) -> v1::Reply {
+    /// outbox before the tree is let go; they are said before the reply. `None` if it takes long.
+    fn read(&self, id: u64, read: &Read) -> Option<v1::Reply> {
         let watch = read.watch().map(|(spec, path)| self.service.registration(&self.outbox, spec, path));
-        if read.is_long() {
-            // On a version of the tree, which costs nothing to keep, and off the threads that others need.
-            let tree = self.service.replica().tree().clone();
-            let result = tokio::task::block_in_place(|| read.run(&tree, &self.auth, self.outbox.session));
-            let result = result.unwrap_or_else(v1::reply::Result::Error);
-            return v1::Reply { id, zxid: tree.last_zxid(), result: Some(result) };
-        }
         let tree = self.service.replica().tree();
         let zxid = tree.last_zxid();
         let result = match watch {
             Some(Err(refused)) => Err(refused),
             watch => {
-                let result = read.run(&tree, &self.auth, self.outbox.session);
+                let result = read.run_short(&tree, &self.auth, self.outbox.session)?;
                 // A read that fails arms nothing; `Exists` of a znode that is not there does not fail.
                 if let (Ok(_), Some(Ok(watch))) = (&result, watch) {
                     self.service.hub().watches().arm(&self.outbox, watch);
@@ -446,7 +545,7 @@ impl Connection {
                 result
             }
         };
-        v1::Reply { id, zxid, result: Some(result.unwrap_or_else(v1::reply::Result::Error)) }
+        Some(v1::Reply { id, zxid, result: Some(result.unwrap_or_else(v1::reply::Result::Error)) })
     }
 
     fn say(&mut self, item: v1::server_item::Item, bytes: usize) {
@@ -460,15 +559,15 @@ impl Connection {
         if self.frame.items.is_empty() {
             return Ok(());
         }
-        self.frame_bytes = 0;
+        let unsent = self.outbox.sending(std::mem::take(&mut self.frame_bytes));
         let frame = std::mem::take(&mut self.frame);
-        let has_waited = self.frames.capacity() == 0;
+        let has_waited = !self.frames.has_room();
         loop {
             tokio::select! {
                 biased;
-                place = self.frames.reserve() => match place {
-                    Ok(place) => {
-                        place.send(Ok(frame));
+                room = self.frames.room() => match room {
+                    Ok(()) => {
+                        self.frames.send(frame, unsent);
                         // The client has read what was in the way: that is a sign of life, and its pings may have to
                         // wait behind what it asked for.
                         if has_waited {
@@ -484,6 +583,24 @@ impl Connection {
                 }
             }
         }
+    }
+}
+
+impl State {
+    /// What it takes in memory beside itself, about.
+    fn bytes(&self) -> usize {
+        match self {
+            State::Submitted | State::RemoveWatch(_) => 0,
+            State::Read(read) => read.bytes(),
+            State::Done(reply) => prost::Message::encoded_len(reply),
+        }
+    }
+}
+
+async fn wait_for_read(reading: &mut Option<LongRead>) -> v1::Reply {
+    match reading {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,4 +2,5 @@
 
 pub(crate) mod connection;
 pub(crate) mod outbox;
+pub(crate) mod pipe;
 pub(crate) mod tracker;

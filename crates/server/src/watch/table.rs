@@ -6,14 +6,17 @@ use coordd_tree::{Event, EventKind, Tree};
 
 use crate::convert::bad_arguments;
 use crate::service::PATH_BYTES_MAX;
-use crate::session::outbox::{Item, Outbox};
+use crate::session::outbox::{Fired, Item, Outbox};
+
+/// What a watch takes in memory beside its path, about.
+const WATCH_BYTES: usize = 256;
 
 /// One watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Registration {
     /// The client's name for it.
     pub(crate) watch_id: u64,
-    pub(crate) path: String,
+    pub(crate) path: Arc<str>,
     pub(crate) kind: WatchKind,
     pub(crate) with_value: bool,
 }
@@ -31,7 +34,12 @@ impl Registration {
         if path.len() > PATH_BYTES_MAX {
             return Err(bad_arguments(format!("a path of {} bytes; at most {PATH_BYTES_MAX}", path.len())));
         }
-        Ok(Registration { watch_id: spec.watch_id, path: path.to_owned(), kind, with_value: spec.with_value })
+        Ok(Registration { watch_id: spec.watch_id, path: path.into(), kind, with_value: spec.with_value })
+    }
+
+    /// What it takes in memory, about.
+    fn bytes(&self) -> usize {
+        WATCH_BYTES + self.path.len()
     }
 
     fn is_one_shot(&self) -> bool {
@@ -45,11 +53,13 @@ impl Registration {
 #[derive(Default)]
 pub(crate) struct WatchTable {
     /// The inner key is (stream, watch).
-    by_path: HashMap<String, HashMap<(u64, u64), Armed>>,
+    by_path: HashMap<Arc<str>, HashMap<(u64, u64), Armed>>,
     by_stream: HashMap<u64, Stream>,
     /// How many watches are recursive: while there are none, no ancestors are looked up.
     recursive: usize,
     count: usize,
+    /// What they take in memory, about. It is counted as kept for their streams.
+    bytes: usize,
 }
 
 struct Stream {
@@ -82,6 +92,11 @@ impl WatchTable {
         self.count
     }
 
+    /// What the watches take in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Watches of one stream.
     pub(crate) fn len_of(&self, outbox: &Outbox) -> usize {
         self.by_stream.get(&outbox.id).map_or(0, |stream| stream.watches.len())
@@ -99,6 +114,8 @@ impl WatchTable {
         self.by_path.entry(watch.path.clone()).or_default().insert((outbox.id, watch.watch_id), armed);
         self.recursive += usize::from(watch.kind == WatchKind::PersistentRecursive);
         self.count += 1;
+        self.bytes += watch.bytes();
+        outbox.keep(watch.bytes());
         let stream = self
             .by_stream
             .entry(outbox.id)
@@ -114,6 +131,8 @@ impl WatchTable {
     fn disarm_of(&mut self, stream_id: u64, watch_id: u64) -> bool {
         let Some(stream) = self.by_stream.get_mut(&stream_id) else { return false };
         let Some(watch) = stream.watches.remove(&watch_id) else { return false };
+        stream.outbox.release(watch.bytes());
+        self.bytes -= watch.bytes();
         if stream.watches.is_empty() {
             self.by_stream.remove(&stream_id);
         }
@@ -205,6 +224,8 @@ impl WatchTable {
     }
 
     fn deliver(&mut self, tree: &Tree, event: &Event, path: &str, acl: u32, firings: Firings) {
+        // Made once, and shared by all streams.
+        let (mut plain, mut with_value): (Option<Arc<Fired>>, Option<Arc<Fired>>) = (None, None);
         for (stream_id, firing) in firings {
             let Some(stream) = self.by_stream.get(&stream_id) else { continue };
             let auth = stream.outbox.auth();
@@ -212,26 +233,21 @@ impl WatchTable {
             if !tree.may_read(acl, &auth) {
                 continue;
             }
-            let changes_data =
-                matches!(firing.event_type, EventType::NodeCreated | EventType::NodeDataChanged);
-            let mut value = None;
-            let mut stat = None;
-            if firing.with_value
+            let event_type = firing.event_type;
+            let new = || Fired::new(event_type, event.zxid, &event.path, path);
+            let changes_data = matches!(event_type, EventType::NodeCreated | EventType::NodeDataChanged);
+            let fired = if firing.with_value
                 && changes_data
-                && let Ok((data, found)) = tree.get(path, &auth)
-                && found.mzxid == event.zxid
+                && let Ok((data, stat)) = tree.get(path, &auth)
+                && stat.mzxid == event.zxid
             {
-                value = Some(data);
-                stat = Some(crate::convert::stat_to_wire(&found));
-            }
-            stream.outbox.push(Item::Event(v1::Event {
-                watch_ids: firing.watch_ids.clone(),
-                r#type: firing.event_type as i32,
-                path: path.to_owned(),
-                zxid: event.zxid,
-                value,
-                stat,
-            }));
+                let memory = stream.outbox.memory();
+                let valued = || new().with_value(memory, data, crate::convert::stat_to_wire(&stat));
+                with_value.get_or_insert_with(|| Arc::new(valued())).clone()
+            } else {
+                plain.get_or_insert_with(|| Arc::new(new())).clone()
+            };
+            stream.outbox.push(Item::Event { watch_ids: firing.watch_ids.clone(), fired });
             stream.outbox.wake();
             for watch_id in firing.watch_ids {
                 let spent = self
@@ -243,6 +259,14 @@ impl WatchTable {
                     self.disarm_of(stream_id, watch_id);
                 }
             }
+        }
+    }
+}
+
+impl Drop for WatchTable {
+    fn drop(&mut self) {
+        for stream in self.by_stream.values() {
+            stream.outbox.release(stream.watches.values().map(Registration::bytes).sum());
         }
     }
 }
@@ -277,6 +301,7 @@ mod tests {
     use coordd_tree::Auth;
 
     use super::*;
+    use crate::client_memory::ClientMemory;
 
     struct Bench {
         table: WatchTable,
@@ -286,7 +311,7 @@ mod tests {
     }
 
     fn bench() -> Bench {
-        let outbox = Outbox::new(1, 1, 1, 1 << 20, Auth::default());
+        let outbox = Outbox::new(1, 1, 1, 1 << 20, Auth::default(), ClientMemory::unlimited());
         Bench { table: WatchTable::default(), tree: Tree::new(), outbox, zxid: 0 }
     }
 
@@ -302,14 +327,13 @@ mod tests {
             // ACL 0 is the one that is open to the world.
             let event = Event { zxid: self.zxid, kind, path: path.into(), acl: 0, parent_acl: 0 };
             self.table.fire(&self.tree, &event);
-            let items = self.outbox.take();
+            let (items, _counted) = self.outbox.take().into_parts();
             items
                 .into_iter()
                 .map(|item| match item {
-                    Item::Event(event) => {
-                        let mut ids = event.watch_ids.clone();
+                    Item::Event { watch_ids: mut ids, fired } => {
                         ids.sort_unstable();
-                        format!("{ids:?} {} {}", event.r#type().as_str_name(), event.path)
+                        format!("{ids:?} {} {}", fired.event_type.as_str_name(), fired.path())
                     }
                     other => panic!("{other:?}"),
                 })
@@ -376,6 +400,7 @@ mod tests {
         bench.table.disarm_all(&outbox);
         assert_eq!((bench.table.len(), bench.table.recursive), (0, 0));
         assert!(bench.table.by_path.is_empty() && bench.table.by_stream.is_empty());
+        assert_eq!(bench.table.bytes(), 0);
     }
 
     #[test]

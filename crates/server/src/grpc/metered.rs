@@ -1,0 +1,457 @@
+//! Counts what calls hold: requests that are not complete, and replies that the client has not taken.
+//!
+//! The transport takes a part of a reply from here only when the client has a window for the part before it. So what was
+//! handed over with nothing taken after it may stay in memory for as long as the client likes: it is counted. A large reply is
+//! handed over in parts, and the rest can be dropped when the node needs the memory, or when nobody takes it.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, Bytes};
+use coordd_proto::status::into_status;
+use coordd_proto::v1::{self, ErrorCode};
+use http_body::{Body, Frame, SizeHint};
+use tonic::Status;
+use tower::{Layer, Service};
+
+use crate::client_memory::{ClientMemory, Holder, Registered};
+use crate::convert::error;
+use crate::frames::MessageCounter;
+use crate::incoming::{Client, ClientInfo};
+
+/// What a call takes in memory beside its messages, about.
+const CALL_BYTES: usize = 2 << 10;
+/// Messages below this are not worth counting beside the call itself.
+const SMALL: usize = 2 << 10;
+/// A reply of a unary call above this can be dropped.
+const DROPPABLE: usize = 4 << 10;
+/// A frame of a stream above this can be dropped.
+const DROPPABLE_FRAME: usize = 64 << 10;
+/// The first part of a reply that can be dropped: it stays, if nobody takes it.
+const FIRST_PART: usize = 1 << 10;
+/// The parts after it.
+const PART: usize = 64 << 10;
+/// What waits for a socket is no more than this, for each call.
+const SOCKET_BYTES: usize = 512 << 10;
+/// A unary reply of which nothing is taken for so long is dropped.
+pub(crate) const UNTAKEN: Duration = Duration::from_secs(30);
+
+/// Wraps the services whose calls are counted.
+#[derive(Clone)]
+pub(crate) struct MeterLayer;
+
+impl<S> Layer<S> for MeterLayer {
+    type Service = Metered<S>;
+
+    fn layer(&self, inner: S) -> Metered<S> {
+        Metered { inner }
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Metered<S> {
+    inner: S,
+}
+
+impl<S, B> Service<http::Request<tonic::body::Body>> for Metered<S>
+where
+    S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
+{
+    type Response = http::Response<ReplyBody<B>>;
+    type Error = S::Error;
+    type Future = Calling<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let call = request.extensions().get::<ClientInfo>().map(|client| {
+            client.0.call_begins();
+            client.0.keep(CALL_BYTES);
+            let is_stream =
+                matches!(request.uri().path(), "/coordd.v1.Coordd/Session" | "/coordd.v1.Coordd/Subscribe");
+            let (request_bytes, is_answered) = Default::default();
+            Arc::new(Call { client: client.0.clone(), is_stream, request_bytes, is_answered })
+        });
+        let request = match &call {
+            Some(call) => {
+                let call = call.clone();
+                request.map(|inner| {
+                    let messages = MessageCounter::default();
+                    tonic::body::Body::new(RequestBody { inner, call, messages, pending: 0, counted: 0 })
+                })
+            }
+            None => request,
+        };
+        Calling { inner: self.inner.call(request), call }
+    }
+}
+
+/// One call.
+struct Call {
+    client: Arc<Client>,
+    is_stream: bool,
+    /// Complete messages of a request that is not answered yet.
+    request_bytes: AtomicUsize,
+    is_answered: AtomicBool,
+}
+
+impl Call {
+    /// The request was carried out, or its stream has begun.
+    fn answered(&self) {
+        self.is_answered.store(true, Ordering::Relaxed);
+        self.client.release(self.request_bytes.swap(0, Ordering::Relaxed));
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.client.release(CALL_BYTES + *self.request_bytes.get_mut());
+        self.client.call_ends();
+    }
+}
+
+/// The body of a request. What has come of a message that is not complete is counted, and until the call is answered the
+/// complete ones too.
+struct RequestBody {
+    inner: tonic::body::Body,
+    call: Arc<Call>,
+    messages: MessageCounter,
+    /// Bytes of messages that are not complete, and how many of them are counted.
+    pending: usize,
+    counted: usize,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            let client = &this.call.client;
+            client.took(data.len());
+            this.pending += data.len();
+            let complete = this.messages.count(data);
+            this.pending -= complete;
+            if complete >= SMALL && !this.call.is_answered.load(Ordering::Relaxed) {
+                this.call.request_bytes.fetch_add(complete, Ordering::Relaxed);
+                client.keep(complete);
+            }
+            // Small ones are not worth it.
+            let wanted = if this.pending < SMALL { 0 } else { this.pending };
+            match wanted.cmp(&this.counted) {
+                std::cmp::Ordering::Greater => client.keep(wanted - this.counted),
+                std::cmp::Ordering::Less => client.release(this.counted - wanted),
+                std::cmp::Ordering::Equal => {}
+            }
+            this.counted = wanted;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.call.client.release(self.counted);
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A call that is not answered yet.
+    pub(crate) struct Calling<F> {
+        #[pin]
+        inner: F,
+        call: Option<Arc<Call>>,
+    }
+}
+
+impl<F, B, E> Future for Calling<F>
+where
+    F: Future<Output = Result<http::Response<B>, E>>,
+{
+    type Output = Result<http::Response<ReplyBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.inner.poll(cx));
+        let call = this.call.take();
+        if let Some(call) = &call {
+            call.answered();
+        }
+        let wrap = |inner| ReplyBody { inner, call, held: 0, state: State::Between };
+        Poll::Ready(answer.map(|response| response.map(wrap)))
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The body of a reply.
+    pub(crate) struct ReplyBody<B> {
+        #[pin]
+        inner: B,
+        call: Option<Arc<Call>>,
+        // Bytes of the present message that are counted here.
+        held: usize,
+        state: State,
+    }
+
+    impl<B> PinnedDrop for ReplyBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(call) = this.call {
+                call.client.release(*this.held);
+            }
+        }
+    }
+}
+
+/// What is left of the present message.
+enum State {
+    /// Nothing: it was handed over.
+    Between,
+    /// Its last byte. When more is asked for after that, there is a window for all before it.
+    Last(Bytes),
+    /// Parts, that may be dropped.
+    Parts(Arc<Rest>),
+    /// The call was ended.
+    Ended,
+}
+
+impl<B> Body for ReplyBody<B>
+where
+    B: Body<Data = Bytes>,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        let Some(call) = this.call else { return this.inner.poll_frame(cx) };
+        match std::mem::replace(this.state, State::Between) {
+            State::Between => {}
+            State::Last(last) => return Poll::Ready(Some(Ok(Frame::data(last)))),
+            State::Parts(rest) => match rest.next(PART) {
+                Part::Data(data) => {
+                    *this.state = State::Parts(rest);
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Part::AllTaken(bytes) => call.client.sends(bytes.min(SOCKET_BYTES)),
+                Part::Dropped(why) => {
+                    *this.state = State::Ended;
+                    let mut trailers = http::HeaderMap::new();
+                    // Of ASCII, and short.
+                    let _ = into_status(why).add_header(&mut trailers);
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+            },
+            State::Ended => {
+                *this.state = State::Ended;
+                return Poll::Ready(None);
+            }
+        }
+        // Asked for more: there is a window for what was handed over.
+        if *this.held > 0 {
+            call.client.sends((*this.held).min(SOCKET_BYTES));
+            call.client.release(std::mem::take(this.held));
+        }
+        let frame = ready!(this.inner.poll_frame(cx));
+        let mut data = match frame.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) => data,
+            Some(Ok(Err(frame))) => return Poll::Ready(Some(Ok(frame))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => return Poll::Ready(None),
+        };
+        let droppable = if call.is_stream { DROPPABLE_FRAME } else { DROPPABLE };
+        if data.len() >= droppable {
+            let rest = Rest::new(data, call.is_stream, call.client.memory().clone());
+            let Part::Data(first) = rest.next(FIRST_PART) else { return Poll::Ready(None) };
+            *this.state = State::Parts(rest);
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        if data.len() >= SMALL {
+            *this.held = data.len();
+            call.client.keep(data.len());
+            *this.state = State::Last(data.split_off(data.len() - 1));
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self.state {
+            State::Between => self.inner.is_end_stream(),
+            State::Ended => true,
+            State::Last(_) | State::Parts(_) => false,
+        }
+    }
+}
+
+/// What is left of a large message, in a place where it can be dropped from outside.
+struct Rest {
+    data: Mutex<Left>,
+    bytes: usize,
+    is_stream: bool,
+    memory: Arc<ClientMemory>,
+    _registered: Registered,
+}
+
+struct Left {
+    data: Bytes,
+    is_dropped: bool,
+    is_over: bool,
+    taken: Instant,
+}
+
+enum Part {
+    Data(Bytes),
+    /// All of it was taken; so many bytes it was.
+    AllTaken(usize),
+    Dropped(v1::Error),
+}
+
+impl Rest {
+    fn new(data: Bytes, is_stream: bool, memory: Arc<ClientMemory>) -> Arc<Self> {
+        let bytes = data.len();
+        memory.add(bytes);
+        let left = Left { data, is_dropped: false, is_over: false, taken: Instant::now() };
+        Arc::new_cyclic(|rest: &Weak<Rest>| Rest {
+            data: Mutex::new(left),
+            bytes,
+            is_stream,
+            _registered: memory.register(rest.clone()),
+            memory,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Left> {
+        self.data.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The next part: a copy, because a slice would keep all of it. The last byte is a part of its own: when more is asked for
+    /// after it, there is a window for all before it.
+    fn next(&self, most: usize) -> Part {
+        let mut left = self.lock();
+        if left.is_dropped {
+            let message = "nobody took the reply in time, or this node has no memory left for its clients \
+                           (--client-memory-max); ask again";
+            return Part::Dropped(v1::Error { retry_after_ms: 1000, ..error(ErrorCode::Throttled, message) });
+        }
+        left.taken = Instant::now();
+        match left.data.len() {
+            0 => {
+                self.give_up(&mut left);
+                Part::AllTaken(self.bytes)
+            }
+            1 => Part::Data(std::mem::take(&mut left.data)),
+            len => {
+                let part = Bytes::copy_from_slice(&left.data[..most.min(len - 1)]);
+                left.data.advance(part.len());
+                Part::Data(part)
+            }
+        }
+    }
+
+    fn give_up(&self, left: &mut Left) {
+        left.data = Bytes::new();
+        if !std::mem::replace(&mut left.is_over, true) {
+            self.memory.remove(self.bytes);
+        }
+    }
+}
+
+impl Holder for Rest {
+    fn held(&self) -> usize {
+        let left = self.lock();
+        if left.is_over { 0 } else { self.bytes }
+    }
+
+    fn end(&self) {
+        let mut left = self.lock();
+        if !left.is_over {
+            left.is_dropped = true;
+            self.give_up(&mut left);
+        }
+    }
+
+    fn is_stale(&self, now: Instant) -> bool {
+        let left = self.lock();
+        !self.is_stream && !left.is_over && now.saturating_duration_since(left.taken) > UNTAKEN
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        let mut left = self.lock();
+        self.give_up(&mut left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(rest: &Rest) -> (Vec<u8>, usize) {
+        let (mut all, mut parts) = (Vec::new(), 0);
+        loop {
+            match rest.next(PART) {
+                Part::Data(data) => {
+                    assert!(data.len() <= PART);
+                    all.extend_from_slice(&data);
+                    parts += 1;
+                }
+                Part::AllTaken(bytes) => {
+                    assert_eq!(bytes, all.len());
+                    return (all, parts);
+                }
+                Part::Dropped(why) => panic!("{why:?}"),
+            }
+        }
+    }
+
+    /// A large reply comes in parts, and counts until the last of them was taken.
+    #[test]
+    fn large_replies_come_in_parts() {
+        let memory = ClientMemory::unlimited();
+        let data: Vec<u8> = (0..200_000_u32).map(|byte| byte as u8).collect();
+        let rest = Rest::new(data.clone().into(), false, memory.clone());
+        assert_eq!((memory.used(), rest.held()), (200_000, 200_000));
+        assert_eq!(all(&rest), (data, 5));
+        assert_eq!((memory.used(), rest.held()), (0, 0));
+        rest.end();
+        drop(rest);
+        assert_eq!(memory.used(), 0);
+    }
+
+    /// A reply that nobody takes can be dropped, and the caller is told.
+    #[test]
+    fn untaken_replies_are_dropped() {
+        let memory = ClientMemory::unlimited();
+        let rest = Rest::new(vec![0; 100_000].into(), false, memory.clone());
+        assert!(matches!(rest.next(FIRST_PART), Part::Data(data) if data.len() == FIRST_PART));
+        let now = Instant::now();
+        assert!(!rest.is_stale(now) && rest.is_stale(now + UNTAKEN * 2));
+        rest.end();
+        assert_eq!(memory.used(), 0);
+        assert!(matches!(rest.next(PART), Part::Dropped(why) if why.code() == ErrorCode::Throttled));
+        let frames = Rest::new(vec![0; 100_000].into(), true, memory.clone());
+        assert!(!frames.is_stale(now + UNTAKEN * 2), "a stream may be idle for as long as it likes");
+    }
+}
