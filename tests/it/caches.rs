@@ -262,14 +262,19 @@ async fn told(
 
 /// After it was cut off for longer than events are kept, after its session was ended, and where more comes at once than its
 /// watch holds: a cache reads again, tells the difference only, and reads only the values that differ.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+///
+/// On one thread, so that the cache takes no event while a frame of them is handed out: it would not overflow then.
+#[tokio::test]
 async fn a_cache_that_has_to_read_again_tells_the_difference_only() {
     const ZNODES: usize = 1000;
+    // Longer than a busy machine takes for what happens while the client is cut off. If the session ends all the same, the
+    // cache reads once more, so how often it does is not compared exactly.
+    let session_timeout = 2 * TIMEOUT;
     let mut ensemble = Ensemble::start(3).await;
     let follower = ensemble.follower().await;
     let writer = ensemble.client_of(&ensemble.ids_but(follower), TIMEOUT).await;
     fill(&writer, TOP, ZNODES).await;
-    let options = ConnectOptions::new().session_timeout(TIMEOUT).watch_buffer(100);
+    let options = ConnectOptions::new().session_timeout(session_timeout).watch_buffer(100);
     let sessions = sessions_of(vec![ensemble.endpoint(follower)], options).await;
     let cache = TreeCache::start(&sessions, TOP);
     let view = cache.wait_ready().await.expect("it loads");
@@ -299,7 +304,7 @@ async fn a_cache_that_has_to_read_again_tells_the_difference_only() {
     assert_eq!(told(&mut changes, 2).await, expected("cut-off", first.data.clone()));
     let after_resync = cache.stats();
     println!("{after_resync:?}");
-    assert_eq!(after_resync.loads, 2);
+    assert!(after_resync.loads >= 2, "{after_resync:?}");
 
     // The session ends, and while the next one comes, something changes.
     ensemble.wait_serving().await;
@@ -316,9 +321,11 @@ async fn a_cache_that_has_to_read_again_tells_the_difference_only() {
     assert_eq!(told(&mut changes, 2).await, expected("next-session", Bytes::from_static(b"cut-off")));
     let after_session = cache.stats();
     println!("{after_session:?}");
-    assert_eq!(after_session.loads, 3);
-    // Two lists of pages, a sync, a watch, one read of values and some barriers; not a thousand values.
-    assert!(after_session.requests - after_resync.requests < 40, "{after_session:?} {after_resync:?}");
+    let loads = after_session.loads - after_resync.loads;
+    assert!(loads >= 1, "{after_session:?} {after_resync:?}");
+    // Each time two lists of pages, a sync, a watch, one read of values and some barriers; not a thousand values.
+    let requests = after_session.requests - after_resync.requests;
+    assert!(requests < 40 * loads, "{after_session:?} {after_resync:?}");
     let end = in_session.wait_for(u64::MAX).await.expect_err("its session has ended");
     assert_eq!((end.kind, in_session.end()), (ErrorKind::SessionExpired, Some(end)));
     assert_eq!(in_session.view().len(), ZNODES + 2, "the last state stays");
@@ -330,7 +337,7 @@ async fn a_cache_that_has_to_read_again_tells_the_difference_only() {
     multi.commit().await.expect("a multi");
     assert_eq!(told(&mut changes, 300).await.last().map(|change| &change.0[..]), Some("/t/burst-299"));
     println!("{:?}", cache.stats());
-    assert!(cache.stats().loads > 3, "the watch was to overflow");
+    assert!(cache.stats().loads > after_session.loads, "the watch was to overflow");
 
     // Who does not read the changes misses what came and went, and nothing else.
     let mut slow = cache.changes_since(cache.view());

@@ -214,6 +214,45 @@ async fn copied_lines_hold_nobody_up() {
     in_time(async { waiting.await.expect("no panic") }).await.complete().await.expect("completed");
 }
 
+/// Names that are in use, with the counter of their parent below them, as in a directory that was copied by Get and Create: the
+/// next free number is taken. Public reports: zk_shell#114, zkcopy#15.
+#[tokio::test]
+async fn numbers_in_use_are_passed() {
+    let ensemble = Ensemble::start(3).await;
+    let client = ensemble.client(TIMEOUT).await;
+    for name in ["write-0000000001", "write-0000000002", "write-0000000003"] {
+        // Its creations bring the counter to the first, and then to each further one.
+        make(&client, &format!("/lock/{name}"), "{}").await;
+    }
+    for number in 1..=4 {
+        make(&client, &format!("/election/candidate-99-000000000{number}"), "{}").await;
+        make(&client, &format!("/q/pending/100-p000000000{number}"), r#"{"payload": "copied"}"#).await;
+    }
+    let lock = Lock::new(&client, "/lock");
+    let grant = in_time(lock.lock()).await;
+    let waiting = tokio::spawn({
+        let lock = lock.clone();
+        async move { lock.lock().await }
+    });
+    eventually(TIMEOUT, "it waits", async || lock.queue().await.is_ok_and(|queue| queue.len() == 2)).await;
+    assert_eq!(lock.queue().await.expect("a queue")[0].path, grant.path(), "the first one holds it");
+    grant.release().await.expect("released");
+    drop(in_time(async { waiting.await.expect("no panic") }).await);
+    drop(in_time(LeaderElection::new(&client, "/election").campaign(&Candidate::new("x"))).await);
+
+    let queue = open(&client, "/q").await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(queue.put("new", &TaskOptions::new()).await.expect("put"));
+    }
+    assert!(ids.is_sorted(), "{ids:?}");
+    for number in 0..7 {
+        let claim = in_time(queue.claim()).await;
+        assert_eq!(&claim.payload()[..], if number < 4 { &b"copied"[..] } else { b"new" });
+        claim.complete().await.expect("completed");
+    }
+}
+
 /// A path that has no room for the names below it is refused, and nothing is left behind.
 #[tokio::test]
 async fn long_paths_leave_nothing() {
