@@ -81,7 +81,7 @@ async fn the_node_that_lost_nothing_stays() {
     ensemble.wait_serving().await;
     let client = ensemble.client(TIMEOUT).await;
     for number in 0..20 {
-        client.create(&format!("/lost-{number}"), "", CreateMode::Persistent).await.expect("a create");
+        client.create(format!("/lost-{number}"), "", CreateMode::Persistent).await.expect("a create");
     }
     ensemble.wait_equal().await;
     let term = ensemble.status(1).await.expect("the node answers").term;

@@ -242,8 +242,7 @@ impl Hub {
         let Some(events) = tree.history_since(missed.position) else {
             return self.resync(tree, outbox, missed);
         };
-        let mut looked_at = 0;
-        for event in events {
+        for (looked_at, event) in events.enumerate() {
             // Whole commands only: a position is between two of them.
             let is_enough = looked_at >= STEP_EVENTS || outbox.queued_bytes() >= STEP_BYTES;
             if is_enough && event.zxid != missed.position {
@@ -252,7 +251,6 @@ impl Hub {
             }
             missed.table.fire(tree, event);
             missed.position = event.zxid;
-            looked_at += 1;
             if outbox.is_overflown() {
                 return self.resync(tree, outbox, missed);
             }
