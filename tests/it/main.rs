@@ -41,6 +41,7 @@ mod health;
 mod leader_and_workers;
 mod leases;
 mod limits;
+mod lineage;
 mod linearizability;
 mod lock_faults;
 mod locks;

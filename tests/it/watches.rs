@@ -304,3 +304,35 @@ async fn the_watchers_of_the_sdk_do_what_they_say() {
     })
     .await;
 }
+
+/// More watches than one frame can name go on after a kill: 35,000 on paths of 132 bytes, and as many long
+/// paths as take 12 MB.
+#[tokio::test]
+async fn many_watches_survive_a_kill() {
+    const SHORT: usize = 35_000;
+    const LONG: usize = 3_000;
+    let mut ensemble = Ensemble::start(3).await;
+    let client = ensemble.client(TIMEOUT).await;
+    client.create("/w", "", CreateMode::Persistent).await.expect("a create");
+    let last = format!("/w/{:0>129}", SHORT - 1);
+    client.create(&*last, "", CreateMode::Persistent).await.expect("a create");
+    let mut watchers = Vec::with_capacity(SHORT);
+    for chunk in (0..SHORT).collect::<Vec<_>>().chunks(5_000) {
+        let calls = chunk.iter().map(|n| client.exists_and_watch(format!("/w/{n:0>129}"), ReadLevel::Local));
+        let armed = futures::future::join_all(calls).await;
+        watchers.extend(armed.into_iter().map(|armed| armed.expect("a watch").1));
+    }
+    let calls = (0..LONG).map(|n| client.watch(format!("/{n:0>4094}"), WatchMode::Persistent));
+    let lasting = futures::future::join_all(calls).await;
+    assert!(lasting.iter().all(Result::is_ok));
+
+    let attached = coordd_tests::attached_to(&client, TIMEOUT).await;
+    let writer = ensemble.client_of(&ensemble.ids_but(attached), TIMEOUT).await;
+    ensemble.kill9(attached);
+    writer.set(&*last, "changed", None).await.expect("a set");
+    assert_ne!(coordd_tests::attached_to(&client, TIMEOUT).await, attached);
+    client.sync().await.expect("the session goes on");
+    let event = watchers.pop().expect("the last one").changed().await.expect("its event");
+    assert!(matches!(event, WatchEvent::Event(event) if event.path == last));
+    assert_eq!(ensemble.watches().await, (SHORT + LONG - 1) as u64);
+}

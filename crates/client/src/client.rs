@@ -2,13 +2,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coordd_proto::v1;
+use coordd_proto::v1::request::Op;
 use futures::Stream;
 use tokio_stream::wrappers::WatchStream;
 
+use crate::call::{Call, Patience};
 use crate::connector::Connector;
+use crate::session::pending::Answer;
 use crate::session::shared::Shared;
 use crate::session::task::SessionTask;
-use crate::{ConnectOptions, Error, ErrorKind, SessionState, SessionToken};
+use crate::{ConnectOptions, Error, ErrorKind, Lineage, ServerLimits, SessionState, SessionToken};
 
 /// A handle on a session. Clones share the session; when the last one is dropped the session is closed, which nobody
 /// waits for (see [`close`](Client::close)). Watchers and calls do not keep the session open.
@@ -26,6 +29,8 @@ pub struct Client {
     pub(crate) handle: Arc<Handle>,
     /// Sent with every write of this handle.
     pub(crate) guards: Arc<[v1::Check]>,
+    /// How long calls of this handle wait.
+    pub(crate) patience: Patience,
 }
 
 pub(crate) struct Handle {
@@ -70,8 +75,10 @@ impl Client {
         }
         let mut states = shared.subscribe();
         let connect_timeout = options.connect_timeout;
+        let patience = options.patience;
         // From here on dropping the handle closes the session, also if this future is dropped.
-        let client = Self { handle: Arc::new(Handle { shared, endpoints, options }), guards: Arc::from([]) };
+        let client =
+            Self { handle: Arc::new(Handle { shared, endpoints, options }), guards: Arc::from([]), patience };
         let decided = states.wait_for(|state| *state != SessionState::Connecting);
         let state = match tokio::time::timeout(connect_timeout, decided).await {
             Ok(Ok(state)) => state.clone(),
@@ -100,7 +107,7 @@ impl Client {
     #[must_use]
     pub fn guarded(&self, guards: impl IntoIterator<Item = crate::Check>) -> Self {
         let guards = self.guards.iter().cloned().chain(guards.into_iter().map(Into::into)).collect();
-        Self { handle: self.handle.clone(), guards }
+        Self { handle: self.handle.clone(), guards, patience: self.patience }
     }
 
     /// A handle on the same session whose writes carry no guards.
@@ -108,7 +115,39 @@ impl Client {
     /// For what is given back: it has to go also when that is lost under which it was taken.
     #[must_use]
     pub fn unguarded(&self) -> Self {
-        Self { handle: self.handle.clone(), guards: Default::default() }
+        Self { handle: self.handle.clone(), guards: Default::default(), patience: self.patience }
+    }
+
+    /// A handle on the same session whose calls fail with `DeadlineExceeded` when they are not answered in
+    /// time; see [`Call::timeout`].
+    #[must_use]
+    pub fn with_call_timeout(&self, timeout: Duration) -> Self {
+        Self { patience: Patience { timeout: Some(timeout), ..self.patience }, ..self.clone() }
+    }
+
+    /// A handle on the same session whose calls fail with `Suspended` while no node holds the session: those
+    /// that are made then at once, without being sent, and those under way as soon as the connection is lost.
+    /// Of a write under way it is not known whether it took effect, and it stays queued; [`Error::write_seq`]
+    /// is its number to ask [`outcome`](Self::outcome) about.
+    #[must_use]
+    pub fn failing_fast(&self) -> Self {
+        Self { patience: Patience { fail_fast: true, ..self.patience }, ..self.clone() }
+    }
+
+    /// A handle on the same session whose calls wait for their answers as long as the session lives, whatever
+    /// the options say.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self { patience: Patience::default(), ..self.clone() }
+    }
+
+    pub(crate) fn submit<T: 'static>(
+        &self,
+        op: Op,
+        arms_watch: Option<u64>,
+        map: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
+    ) -> Call<T> {
+        Call::submit(self.shared(), op, arms_watch, self.patience, map)
     }
 
     /// The session's id.
@@ -130,6 +169,19 @@ impl Client {
     /// The newest zxid this session has seen. No read of it will show an older state.
     pub fn last_zxid(&self) -> u64 {
         self.shared().seen_zxid()
+    }
+
+    /// Which history the zxids and epochs of this session belong to. Never another one in the life of a
+    /// session: when the nodes turn out to be of another ensemble, the session ends with
+    /// [`EndReason::OtherEnsemble`](crate::EndReason::OtherEnsemble). `None` never after `connect` has
+    /// returned.
+    pub fn lineage(&self) -> Option<Lineage> {
+        self.shared().lineage()
+    }
+
+    /// What the node takes that the session is attached to, or was last.
+    pub fn limits(&self) -> ServerLimits {
+        self.shared().limits()
     }
 
     /// Requests without an answer, those included that are not sent yet.

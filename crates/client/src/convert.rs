@@ -16,6 +16,12 @@ impl From<ReadLevel> for v1::ReadLevel {
     }
 }
 
+impl From<&Lineage> for v1::Lineage {
+    fn from(lineage: &Lineage) -> Self {
+        Self { cluster_id: lineage.cluster_id.clone(), number: lineage.number }
+    }
+}
+
 impl From<v1::Stat> for Stat {
     fn from(stat: v1::Stat) -> Self {
         Self {
@@ -219,6 +225,7 @@ impl From<v1::ErrorCode> for ErrorKind {
             v1::ErrorCode::SessionMoved => ErrorKind::SessionMoved,
             v1::ErrorCode::NoSpace => ErrorKind::NoSpace,
             v1::ErrorCode::LimitExceeded => ErrorKind::LimitExceeded,
+            v1::ErrorCode::OtherLineage => ErrorKind::OtherLineage,
             // A code that this version does not know: what it means for a retry is not known either.
             v1::ErrorCode::Protocol | v1::ErrorCode::Unspecified => ErrorKind::Protocol,
         }

@@ -17,7 +17,8 @@ pub struct Error {
     pub op_index: Option<u32>,
     /// For [`ErrorKind::Throttled`]: when to try again.
     pub retry_after: Option<Duration>,
-    /// For a write whose session ended before its answer arrived: its number, to ask
+    /// For a write whose session ended, or whose caller gave up, before its answer arrived: its number, to
+    /// ask
     /// [`Client::outcome`](crate::Client::outcome) for its fate.
     pub write_seq: Option<u64>,
 }
@@ -78,10 +79,19 @@ pub enum ErrorKind {
     OutcomeUnknown,
     /// A frame or message breaks the protocol, or the node answered with something that is not an answer.
     Protocol,
+    /// The node belongs to another ensemble than the request, or to the same one after it was restored from a
+    /// backup. A session that meets this ends.
+    OtherLineage,
     /// No watch of this name.
     NoWatcher,
     /// Another connection has attached to the session. The SDK handles this itself.
     SessionMoved,
+    /// The call was not answered in its time. A write may have taken effect, or still will:
+    /// [`Error::write_seq`] is its number.
+    DeadlineExceeded,
+    /// No node holds the session at the moment, and the call was not to wait for one. Of a write that was
+    /// under way [`Error::write_seq`] is the number; without one nothing was sent.
+    Suspended,
     /// No node could be reached in the time given.
     ConnectionLoss,
     /// The grant of a recipe (a lock, a leadership, a claim) is gone, or its holder can no longer be sure of it; decided
@@ -120,8 +130,11 @@ impl ErrorKind {
             ErrorKind::LimitExceeded => "LimitExceeded",
             ErrorKind::OutcomeUnknown => "OutcomeUnknown",
             ErrorKind::Protocol => "Protocol",
+            ErrorKind::OtherLineage => "OtherLineage",
             ErrorKind::NoWatcher => "NoWatcher",
             ErrorKind::SessionMoved => "SessionMoved",
+            ErrorKind::DeadlineExceeded => "DeadlineExceeded",
+            ErrorKind::Suspended => "Suspended",
             ErrorKind::ConnectionLoss => "ConnectionLoss",
             ErrorKind::GrantLost => "GrantLost",
             ErrorKind::WatcherLagged => "WatcherLagged",
@@ -155,6 +168,9 @@ impl Error {
             ErrorKind::ConnectionLoss => true,
             // The events are gone from the buffer, but a new watcher can be made at once.
             ErrorKind::WatcherLagged => true,
+            // A read, or nothing was sent. A write stays queued and takes effect once; repeating it could do
+            // it twice.
+            ErrorKind::DeadlineExceeded | ErrorKind::Suspended => self.write_seq.is_none(),
             // The fate of the write is not known: repeating it could do it twice.
             ErrorKind::OutcomeUnknown => false,
             // Answers: they stay true until somebody changes the tree.
@@ -173,6 +189,7 @@ impl Error {
             | ErrorKind::BadEpoch
             | ErrorKind::CountMismatch
             | ErrorKind::NoSession
+            | ErrorKind::OtherLineage
             | ErrorKind::NoWatcher
             | ErrorKind::GrantLost => false,
             // The session is over, or this client and the server do not understand each other.

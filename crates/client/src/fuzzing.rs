@@ -31,7 +31,7 @@ pub fn server_frames(mut data: &[u8]) {
         endpoints: Vec::new(),
         options: ConnectOptions::default().watch_buffer(8),
     };
-    let client = Client { handle: Arc::new(handle), guards: Arc::new([]) };
+    let client = Client { handle: Arc::new(handle), guards: Arc::new([]), patience: Default::default() };
     attach(&shared);
     let (mut asked, mut watcher) = (ask(&client), Watcher::Asked(client.watch("/a", WatchMode::Persistent)));
     send(&shared);
@@ -333,7 +333,7 @@ mod tests {
             Answered::Error(error(v1::ErrorCode::NoNode)),
             Answered::AddAuth(v1::AddAuthReply {}),
             Answered::WhoAmI(v1::WhoAmIReply { identities: vec![identity] }),
-            Answered::Sync(v1::SyncReply { zxid: 9 }),
+            Answered::Sync(v1::SyncReply { zxid: 9, lineage: None }),
             Answered::AddWatch(v1::AddWatchReply {}),
         ]
     }
@@ -429,7 +429,7 @@ mod tests {
     fn the_seeds_answer_every_call() {
         let shared = Arc::new(Shared::new(Vec::new(), Duration::from_secs(10)));
         let handle = client::Handle { shared, endpoints: Vec::new(), options: ConnectOptions::default() };
-        let client = Client { handle: Arc::new(handle), guards: Arc::new([]) };
+        let client = Client { handle: Arc::new(handle), guards: Arc::new([]), patience: Default::default() };
         assert_eq!(ask(&client).len() + 1, replies().len(), "the watch is asked for after all others");
     }
 }

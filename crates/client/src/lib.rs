@@ -24,10 +24,20 @@
 //!   no longer has them it says so ([`WatchEvent::Resync`]).
 //! * **Freshness is an argument.** Every read names its [`ReadLevel`].
 //! * **Time is the server's.** The client never decides by its own clock that its session has ended.
+//! * **Waiting is an option.** By default a call waits as long as the session lives. [`Call::timeout`],
+//!   [`ConnectOptions::call_timeout`] and [`Client::failing_fast`] end the wait earlier, and
+//!   [`Client::outcome`] tells what became of a write. [`Client::connection_failure`] says why no node takes
+//!   the session.
+//! * **One ensemble a session.** Zxids and epochs are those of one [`Lineage`]. If the nodes turn out to be
+//!   of another one, the session ends with [`EndReason::OtherEnsemble`].
 //!
 //! A session task runs on the tokio runtime on which the client was connected (or on a thread of its own, see
 //! [`ConnectOptions::dedicated_thread`]) and keeps the session alive. A program that blocks that runtime for longer
-//! than the session timeout loses its session, as it should: it cannot show that it is alive.
+//! than the session timeout loses its session, as it should: it cannot show that it is alive. When that
+//! runtime is shut down, the session ends here with [`EndReason::Abandoned`]: calls, made in whatever
+//! runtime, fail at once.
+//!
+//! The SDK prints nothing. What it has to say goes to `tracing`.
 
 // They panic when nobody reads, or the disk is full; coordd-process has what does not.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
@@ -67,9 +77,10 @@ pub use event::{Event, EventType, WatchEvent, WatchMode, WatchOptions};
 pub use multi::{Multi, MultiResult};
 pub use multi_read::{MultiRead, ReadResult};
 pub use options::ConnectOptions;
+pub use session::limits::ServerLimits;
 pub use session::state::{EndReason, SessionEnd, SessionState};
 pub use types::{
-    AclEntry, Check, Child, CreateMode, CreateOptions, Created, Credential, Identity, ListOptions, ListPage,
-    Outcome, Perms, Quota, QuotaUsage, ReadLevel, SessionToken, Stat,
+    AclEntry, Check, Child, CreateMode, CreateOptions, Created, Credential, Identity, Lineage, ListOptions,
+    ListPage, Outcome, Perms, Quota, QuotaUsage, ReadLevel, SessionToken, Stat,
 };
 pub use watcher::{OneshotWatcher, PersistentWatcher};

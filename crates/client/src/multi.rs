@@ -91,7 +91,7 @@ impl Multi {
     pub fn commit(self) -> Call<Vec<MultiResult>> {
         let guards = self.client.guards.to_vec();
         let request = v1::MultiRequest { ops: self.ops, guards, session: None };
-        Call::submit(self.client.shared(), Op::Multi(request), None, |answer| {
+        self.client.submit(Op::Multi(request), None, |answer| {
             expect_reply!(Multi, answer)?.results.into_iter().map(multi_result).collect()
         })
     }

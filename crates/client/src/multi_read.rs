@@ -68,7 +68,7 @@ impl MultiRead {
     /// `BadArguments` for none or too many reads.
     pub fn send(self) -> Call<Vec<Result<ReadResult, Error>>> {
         let request = v1::MultiReadRequest { ops: self.ops, level: wire(self.level), ..Default::default() };
-        Call::submit(self.client.shared(), Op::MultiRead(request), None, |answer| {
+        self.client.submit(Op::MultiRead(request), None, |answer| {
             Ok(expect_reply!(MultiRead, answer)?.results.into_iter().map(read_result).collect())
         })
     }

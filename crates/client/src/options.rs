@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use crate::call::Patience;
 use crate::far::bounded;
 use crate::{Client, Credential, Error};
 
@@ -13,6 +14,7 @@ pub struct ConnectOptions {
     pub(crate) credentials: Vec<Credential>,
     pub(crate) watch_buffer: usize,
     pub(crate) dedicated_thread: bool,
+    pub(crate) patience: Patience,
 }
 
 impl Default for ConnectOptions {
@@ -25,6 +27,7 @@ impl Default for ConnectOptions {
             credentials: Vec::new(),
             watch_buffer: 4096,
             dedicated_thread: false,
+            patience: Patience::default(),
         }
     }
 }
@@ -86,6 +89,23 @@ impl ConnectOptions {
     #[must_use]
     pub fn watch_buffer(mut self, events: usize) -> Self {
         self.watch_buffer = events.max(1);
+        self
+    }
+
+    /// How long each call waits for its answer; see [`Call::timeout`](crate::Call::timeout). Default: as long
+    /// as the session lives. Recipes do not use it: they need to know what became of their writes.
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.patience.timeout = Some(timeout);
+        self
+    }
+
+    /// Calls fail with `Suspended` while no node holds the session; see
+    /// [`Client::failing_fast`](crate::Client::failing_fast). Default: they wait for the next node. Recipes
+    /// always wait.
+    #[must_use]
+    pub fn fail_fast(mut self, fail_fast: bool) -> Self {
+        self.patience.fail_fast = fail_fast;
         self
     }
 

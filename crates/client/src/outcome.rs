@@ -12,6 +12,9 @@ impl Client {
     /// The fate of a numbered write ([`Error::write_seq`], [`Call::write_seq`](crate::Call::write_seq)) of a session, also
     /// after it has ended: ended sessions are remembered for an hour. Does not need this client's session to be alive.
     ///
+    /// An answer to a write of this client's own session that came after its caller had stopped waiting
+    /// ([`Call::timeout`](crate::Call::timeout)) is known here; the newest 1,024 of them are.
+    ///
     /// # Errors
     ///
     /// `AuthFailed` if the token is not the session's; `ConnectionLoss` or `NotServing` if no node answers within the
@@ -21,6 +24,10 @@ impl Client {
     ///
     /// Safe.
     pub async fn outcome(&self, session: &SessionToken, write_seq: u64) -> Result<Outcome, Error> {
+        let is_own = self.session_token().is_some_and(|own| own == *session);
+        if let Some(late) = is_own.then(|| self.shared().late_outcome(write_seq)).flatten() {
+            return Ok(late);
+        }
         let options = &self.handle.options;
         let caller = Caller::new(Connector::new(self.handle.endpoints.clone(), options.dial_timeout)?);
         let deadline = Instant::now() + options.connect_timeout;

@@ -304,6 +304,16 @@ pub struct QuotaUsage {
     pub soft_exceeded: bool,
 }
 
+/// Which history zxids and epochs belong to. Those of two lineages must not be compared: an ensemble that was
+/// formed anew, or restored from a backup, gives out numbers that were given out before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Lineage {
+    /// The ensemble, as it was named when it was formed.
+    pub cluster_id: String,
+    /// 0 as long as the ensemble was not restored; each restore begins another one.
+    pub number: u64,
+}
+
 /// What proves that a session is one's own. Outlives the session: [`Client::outcome`](crate::Client::outcome) asks
 /// with it for the fate of a write after the end.
 #[derive(Clone, PartialEq, Eq)]

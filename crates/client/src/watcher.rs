@@ -1,6 +1,10 @@
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 
+use futures::Stream;
+use futures::stream::FusedStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::session::shared::Shared;
@@ -46,12 +50,14 @@ impl OneshotWatcher {
 #[must_use = "dropping a watcher removes the watch"]
 pub struct PersistentWatcher {
     receiver: LastingReceiver,
+    /// The stream has told why it ended.
+    has_ended: bool,
     _registration: WatchRegistration,
 }
 
 impl PersistentWatcher {
     pub(crate) fn new(receiver: LastingReceiver, registration: WatchRegistration) -> Self {
-        Self { receiver, _registration: registration }
+        Self { receiver, has_ended: false, _registration: registration }
     }
 
     /// Waits for the next event.
@@ -69,13 +75,37 @@ impl PersistentWatcher {
     /// It keeps waiting; what happened meanwhile is delivered after the reconnect, or a [`WatchEvent::Resync`] where the
     /// server no longer has it.
     pub async fn next(&mut self) -> Result<WatchEvent, Error> {
-        match self.receiver.events_rx.recv().await {
+        std::future::poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<WatchEvent, Error>> {
+        Poll::Ready(match ready!(self.receiver.events_rx.poll_recv(cx)) {
             Some(event) => {
                 self.receiver.on_taken(&event);
                 Ok(event)
             }
             None => Err(self.receiver.end.get().cloned().unwrap_or_else(runtime_gone)),
+        })
+    }
+}
+
+/// The events, and at the end the error that [`next`](PersistentWatcher::next) gives, once.
+impl Stream for PersistentWatcher {
+    type Item = Result<WatchEvent, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
         }
+        let item = ready!(self.poll_event(cx));
+        self.has_ended = item.is_err();
+        Poll::Ready(Some(item))
+    }
+}
+
+impl FusedStream for PersistentWatcher {
+    fn is_terminated(&self) -> bool {
+        self.has_ended
     }
 }
 

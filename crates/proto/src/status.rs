@@ -37,6 +37,7 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::NotEmpty
         | ErrorCode::NoChildrenForEphemerals
         | ErrorCode::SessionExpired
+        | ErrorCode::OtherLineage
         | ErrorCode::GuardFailed
         | ErrorCode::BadEpoch
         | ErrorCode::CountMismatch => Code::FailedPrecondition,

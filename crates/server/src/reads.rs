@@ -13,10 +13,12 @@ pub(crate) const LIST_MAX: usize = 10_000;
 const IDENTITIES_MAX: usize = 16;
 /// Bytes of a user's name. It goes into every write of the connection.
 const USER_BYTES_MAX: usize = 256;
+/// Bytes of a password. All identities of a session must fit into the frame that attaches it.
+const PASSWORD_BYTES_MAX: usize = 1024;
 /// Reads of a multi-read.
-const READS_MAX: usize = 1000;
+pub(crate) const READS_MAX: usize = 1000;
 /// Bytes of one reply: of a multi-read, or of a page. A gRPC client that is not told otherwise reads 4 MiB.
-const REPLY_BYTES_MAX: usize = 3 << 20;
+pub(crate) const REPLY_BYTES_MAX: usize = 3 << 20;
 /// What a stat has in a message at most, with its tag and length.
 const STAT_BYTES: usize = 120;
 /// Children that are looked at in one step of a listing.
@@ -147,7 +149,7 @@ impl Read {
                     soft_exceeded: report.exceeded_soft,
                 })
             }
-            Read::Sync(_) => Wire::Sync(v1::SyncReply { zxid: tree.last_zxid() }),
+            Read::Sync(_) => Wire::Sync(v1::SyncReply { zxid: tree.last_zxid(), lineage: None }),
         })
     }
 }
@@ -264,7 +266,8 @@ fn multi_read(
         let result = read.unwrap_or_else(|refused| Wire::Error(error_to_wire(refused)));
         let reply = v1::ReadOpReply { result: Some(result) };
         bytes += prost::Message::encoded_len(&reply) + 8;
-        if bytes > REPLY_BYTES_MAX {
+        // What may be stored can be read: a single answer is never too large.
+        if bytes > REPLY_BYTES_MAX && !results.is_empty() {
             let message =
                 format!("the answers of the multi-read are over {} MiB; ask for less", REPLY_BYTES_MAX >> 20);
             return Err(bad_arguments(message));
@@ -293,6 +296,10 @@ pub(crate) fn authenticate(
         let Some((user, password)) = text.filter(|(user, _)| !user.is_empty()) else {
             return Err(error(ErrorCode::AuthFailed, "a digest credential is user:password"));
         };
+        if password.len() > PASSWORD_BYTES_MAX {
+            let message = format!("a password of {} bytes; at most {PASSWORD_BYTES_MAX}", password.len());
+            return Err(bad_arguments(message));
+        }
         if user.len() > USER_BYTES_MAX {
             return Err(bad_arguments(format!("a user of {} bytes; at most {USER_BYTES_MAX}", user.len())));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use coordd_proto::status::into_status;
 use coordd_proto::v1::{self, ErrorCode};
 use coordd_raft::{Replica, Shortage, SignOfLife};
 use coordd_tree::planted::Bug;
@@ -16,12 +17,15 @@ use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::convert::{WriteRequest, bad_arguments, end_to_wire, error, error_to_wire};
 use crate::hub::{Hub, Waiter};
 use crate::incoming::Clients;
 use crate::long_reads::LongReads;
 use crate::options::Options;
+use crate::reads::{REPLY_BYTES_MAX, READS_MAX};
+use crate::session::connection::FRAME_REQUESTS;
 use crate::session::outbox::Outbox;
 use crate::watch::Registration;
 use crate::watchdog::Stalls;
@@ -321,18 +325,99 @@ impl Service {
     }
 
     /// Waits until this node has applied at least `zxid`, for a moment.
+    ///
+    /// # Errors
+    ///
+    /// `NOT_SERVING` if it does not get there in time; `OTHER_LINEAGE` as soon as it is certain that this
+    /// ensemble has never been there. After a read barrier the node shows all that was ever committed, and a
+    /// client has only seen what was.
     pub(crate) async fn catch_up(&self, zxid: Zxid) -> Result<(), v1::Error> {
         if Bug::ReadsOfOnesPast.is_planted() {
             return Ok(());
         }
         let mut applied = self.hub().zxid();
-        let reached = timeout(CATCH_UP, applied.wait_for(|applied| *applied >= zxid)).await.is_ok();
-        if reached {
+        if *applied.borrow() >= zxid {
             return Ok(());
+        }
+        let everything_is_here = async {
+            if self.replica.read_barrier().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            reached = timeout(CATCH_UP, applied.wait_for(|applied| *applied >= zxid)) => {
+                if reached.is_ok() {
+                    return Ok(());
+                }
+            }
+            () = everything_is_here => {
+                let newest = self.replica.tree().last_zxid();
+                if newest >= zxid {
+                    return Ok(());
+                }
+                let message = format!(
+                    "the client has seen zxid {zxid}, and ensemble {} has never been beyond {newest}: what the client has seen \
+                     belongs to another ensemble, or to this one before its data was replaced",
+                    self.replica.cluster_id()
+                );
+                return Err(error(ErrorCode::OtherLineage, message));
+            }
         }
         let message =
             format!("this node has applied zxid {}, the client has seen {zxid}", *self.hub().zxid().borrow());
         Err(error(ErrorCode::NotServing, message))
+    }
+
+    /// The history that this node's zxids belong to.
+    pub(crate) fn lineage(&self) -> v1::Lineage {
+        v1::Lineage { cluster_id: self.replica.cluster_id().to_owned(), number: 0 }
+    }
+
+    /// Refuses what refers to another history. What names none is taken.
+    pub(crate) fn check_lineage(&self, named: Option<&v1::Lineage>) -> Result<(), v1::Error> {
+        let own = self.lineage();
+        match named {
+            Some(named) if *named != own && !named.cluster_id.is_empty() && !own.cluster_id.is_empty() => {
+                let name = |of: &v1::Lineage| match of.number {
+                    0 => of.cluster_id.clone(),
+                    number => format!("{} after restore {number}", of.cluster_id),
+                };
+                let message = format!(
+                    "this node is of ensemble {}, the request is of ensemble {}: nothing of one is known in the other",
+                    name(&own),
+                    name(named)
+                );
+                Err(error(ErrorCode::OtherLineage, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What this node takes from a client.
+    pub(crate) fn limits_to_wire(&self) -> v1::Limits {
+        let limits = &self.options.limits;
+        let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        v1::Limits {
+            frame_bytes: number(limits.frame_bytes),
+            value_bytes: number(limits.value_bytes),
+            path_bytes: number(PATH_BYTES_MAX),
+            outstanding: number(limits.outstanding),
+            watches: number(limits.watches),
+            frame_requests: number(FRAME_REQUESTS),
+            multi_reads: number(READS_MAX),
+            multi_read_bytes: number(REPLY_BYTES_MAX),
+            multi_ops: number(self.write_limits().multi_ops),
+        }
+    }
+
+    /// A frame that is too large, or no frame. The client must learn why, or it would send it again for ever.
+    pub(crate) fn unreadable(&self, status: &Status) -> Status {
+        let limit = self.options.limits.frame_bytes;
+        let message = format!(
+            "a frame cannot be read (at most {limit} bytes, --frame-bytes-max): {}",
+            status.message()
+        );
+        into_status(error(ErrorCode::Protocol, message))
     }
 
     /// Why a session cannot be attached or used; `None` if it can, with that password.

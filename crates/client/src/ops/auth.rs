@@ -14,7 +14,7 @@ impl Client {
     pub fn add_auth(&self, credential: Credential) -> Call<()> {
         let request = v1::AddAuthRequest { credential: Some(credential.clone().into()) };
         let shared = self.shared().clone();
-        Call::submit(self.shared(), Op::AddAuth(request), None, move |answer| {
+        self.submit(Op::AddAuth(request), None, move |answer| {
             expect_reply!(AddAuth, answer)?;
             shared.add_credential(credential);
             Ok(())
@@ -23,7 +23,7 @@ impl Client {
 
     /// Who the server takes this connection for.
     pub fn who_am_i(&self) -> Call<Vec<Identity>> {
-        Call::submit(self.shared(), Op::WhoAmI(v1::WhoAmIRequest {}), None, |answer| {
+        self.submit(Op::WhoAmI(v1::WhoAmIRequest {}), None, |answer| {
             Ok(expect_reply!(WhoAmI, answer)?.identities.into_iter().map(Identity::from).collect())
         })
     }

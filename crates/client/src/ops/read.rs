@@ -15,7 +15,7 @@ impl Client {
         op: Op,
         map: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
     ) -> Call<T> {
-        Call::submit(self.shared(), op, None, map)
+        self.submit(op, None, map)
     }
 
     /// Reads the data of a znode.
@@ -137,7 +137,7 @@ impl Client {
     ///
     /// `NoNode` if there is no quota at this path.
     pub fn get_quota(&self, path: impl Into<String>, level: ReadLevel) -> Call<QuotaUsage> {
-        let request = v1::GetQuotaRequest { path: path.into(), level: wire(level), min_zxid: 0 };
+        let request = v1::GetQuotaRequest { path: path.into(), level: wire(level), ..Default::default() };
         self.read(Op::GetQuota(request), |answer| Ok(expect_reply!(GetQuota, answer)?.into()))
     }
 

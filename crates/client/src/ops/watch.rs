@@ -41,7 +41,7 @@ impl Client {
         let (sink, receiver) = oneshot();
         let (spec, registration) = self.register(v1::WatchKind::Data, false, &path, sink);
         let request = v1::GetRequest { watch: Some(spec), ..get_request(path, level) };
-        Call::submit(self.shared(), Op::Get(request), Some(spec.watch_id), move |answer| {
+        self.submit(Op::Get(request), Some(spec.watch_id), move |answer| {
             let (data, stat) = get_reply(answer)?;
             Ok((data, stat, OneshotWatcher::new(receiver, registration)))
         })
@@ -65,7 +65,7 @@ impl Client {
         let (sink, receiver) = oneshot();
         let (spec, registration) = self.register(v1::WatchKind::Data, false, &path, sink);
         let request = v1::ExistsRequest { watch: Some(spec), ..exists_request(path, level) };
-        Call::submit(self.shared(), Op::Exists(request), Some(spec.watch_id), move |answer| {
+        self.submit(Op::Exists(request), Some(spec.watch_id), move |answer| {
             Ok((exists_reply(answer)?, OneshotWatcher::new(receiver, registration)))
         })
     }
@@ -90,7 +90,7 @@ impl Client {
         let (sink, receiver) = oneshot();
         let (spec, registration) = self.register(v1::WatchKind::Children, false, &path, sink);
         let request = v1::ListRequest { watch: Some(spec), ..list_request(path, level, options) };
-        Call::submit(self.shared(), Op::List(request), Some(spec.watch_id), move |answer| {
+        self.submit(Op::List(request), Some(spec.watch_id), move |answer| {
             Ok((list_reply(answer)?, OneshotWatcher::new(receiver, registration)))
         })
     }
@@ -114,7 +114,7 @@ impl Client {
         let (sink, receiver) = lasting(self.handle.options.watch_buffer);
         let (spec, registration) = self.register(options.mode.into(), options.with_value, &path, sink);
         let request = v1::AddWatchRequest { path, watch: Some(spec) };
-        Call::submit(self.shared(), Op::AddWatch(request), Some(spec.watch_id), move |answer| {
+        self.submit(Op::AddWatch(request), Some(spec.watch_id), move |answer| {
             expect_reply!(AddWatch, answer)?;
             Ok(PersistentWatcher::new(receiver, registration))
         })

@@ -13,7 +13,7 @@ impl Client {
         op: Op,
         map: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
     ) -> Call<T> {
-        Call::submit(self.shared(), op, None, map)
+        self.submit(op, None, map)
     }
 
     /// Creates a znode. For a sequential mode `path` is the prefix and may end in "/"; [`Created::path`] is the full one.

@@ -28,7 +28,7 @@ pub struct Barrier {
 impl Barrier {
     /// A barrier at a path; whether it stands is decided by [`set`](Self::set) and [`remove`](Self::remove) of anybody.
     pub fn new(client: &Client, path: impl Into<String>) -> Self {
-        Self { client: client.clone(), path: path.into() }
+        Self { client: client.patient(), path: path.into() }
     }
 
     /// Sets the barrier. Missing parents become containers. True if it was not set before.

@@ -61,7 +61,7 @@ impl DoubleBarrier {
             let message = format!("a double barrier is for 1 to {PARTIES_MAX} parties, not {parties}");
             return Err(Error::new(ErrorKind::BadArguments, message));
         }
-        Ok(Self { client: client.clone(), path: path.into(), parties })
+        Ok(Self { client: client.patient(), path: path.into(), parties })
     }
 
     /// Waits until so many have come, oneself included, and goes in with them.

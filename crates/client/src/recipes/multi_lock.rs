@@ -60,7 +60,7 @@ impl MultiLock {
             return refused(format!("the lock {:?} is given twice, and would wait for itself", twice[0]));
         }
         let lines = paths.into_iter().map(|path| LockLine::new(client, path)).collect();
-        Ok(Self { client: client.clone(), lines, owner: Owner::default(), grace: None })
+        Ok(Self { client: client.patient(), lines, owner: Owner::default(), grace: None })
     }
 
     /// Who asks for them, as others see it in [`Lock::queue`](super::Lock::queue). Default: nobody by name.

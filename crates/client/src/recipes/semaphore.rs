@@ -74,7 +74,7 @@ impl Semaphore {
         }
         let path = path.into();
         Ok(Self {
-            client: client.clone(),
+            client: client.patient(),
             permits,
             waiting: WaitingLine::new(client, format!("{path}/waiting")),
             taken: WaitingLine::new(client, format!("{path}/permits")),

@@ -63,7 +63,8 @@ impl Sessions {
         let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
         let first = options.clone().connect(endpoints.clone()).await?;
         let newest = watch::Sender::new(Some(first));
-        let renewal = tokio::spawn(renew(newest.clone(), endpoints, options)).abort_handle();
+        let renewal = Renewal { newest: newest.clone(), endpoints, options };
+        let renewal = tokio::spawn(renewal.run()).abort_handle();
         Ok(Self { inner: Arc::new(Inner { newest, renewal }), guards: Arc::from([]) })
     }
 
@@ -77,7 +78,9 @@ impl Sessions {
         Self { inner: self.inner.clone(), guards }
     }
 
-    /// The newest session; it may have ended a moment ago.
+    /// The newest session; it may have ended a moment ago. Its calls wait for their answers
+    /// ([`Client::patient`]): recipes rely on that. For calls of one's own there is
+    /// [`Client::with_call_timeout`].
     ///
     /// # Errors
     ///
@@ -129,8 +132,9 @@ impl Sessions {
     ///
     /// The session is closed all the same, if a node is in reach.
     pub async fn close(&self) -> Result<(), Error> {
+        let last = self.inner.newest.send_replace(None);
         self.inner.renewal.abort();
-        match self.inner.newest.send_replace(None) {
+        match last {
             Some(client) if !client.state().is_terminal() => client.close().await,
             _ => Ok(()),
         }
@@ -138,47 +142,65 @@ impl Sessions {
 }
 
 fn with(guards: &[Check], client: &Client) -> Client {
-    client.guarded(guards.iter().cloned())
+    client.patient().guarded(guards.iter().cloned())
 }
 
 fn closed() -> Error {
-    Error::new(ErrorKind::SessionClosed, "the sessions were closed by this client")
+    let message = "the sessions were closed by this client, or the runtime that they ran on was shut down";
+    Error::new(ErrorKind::SessionClosed, message)
 }
 
-/// Opens a session whenever the last one has ended; runs until it is aborted.
-async fn renew(newest: watch::Sender<Option<Client>>, endpoints: Vec<String>, options: ConnectOptions) {
-    loop {
-        let Some(client) = newest.borrow().clone() else { return };
-        let end = client.ended().await;
-        drop(client);
-        let end = match end {
-            SessionState::Expired(end) => end.to_string(),
-            _ => "closed by this client".to_owned(),
-        };
-        tracing::info!(end, "the session has ended; opening another");
-        let mut pause = PAUSE_FIRST;
-        let next = loop {
-            match options.clone().connect(endpoints.clone()).await {
-                Ok(client) => break client,
-                Err(error) => {
-                    tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "no new session; trying again");
-                    // Clients that lost their sessions together should not all come back at the same moment.
-                    let spread = rand::rng().random_range(0.5..1.0);
-                    tokio::time::sleep(pause.mul_f64(spread)).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
+/// Opens a session whenever the last one has ended.
+struct Renewal {
+    newest: watch::Sender<Option<Client>>,
+    endpoints: Vec<String>,
+    options: ConnectOptions,
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        // There is no next session: nobody is to wait for one.
+        self.newest.send_replace(None);
+    }
+}
+
+impl Renewal {
+    /// Runs until it is aborted, or its runtime is shut down.
+    async fn run(self) {
+        let Self { newest, endpoints, options } = &self;
+        loop {
+            let Some(client) = newest.borrow().clone() else { return };
+            let end = client.ended().await;
+            drop(client);
+            let end = match end {
+                SessionState::Expired(end) => end.to_string(),
+                _ => "closed by this client".to_owned(),
+            };
+            tracing::info!(end, "the session has ended; opening another");
+            let mut pause = PAUSE_FIRST;
+            let next = loop {
+                match options.clone().connect(endpoints.clone()).await {
+                    Ok(client) => break client,
+                    Err(error) => {
+                        tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "no new session; trying again");
+                        // Clients that lost their sessions together should not all come back at the same moment.
+                        let spread = rand::rng().random_range(0.5..1.0);
+                        tokio::time::sleep(pause.mul_f64(spread)).await;
+                        pause = (pause * 2).min(PAUSE_MAX);
+                    }
                 }
+            };
+            let replaced = newest.send_if_modified(|newest| match newest {
+                Some(newest) => {
+                    *newest = next;
+                    true
+                }
+                // Closed meanwhile: the new session is dropped, and so closed.
+                None => false,
+            });
+            if !replaced {
+                return;
             }
-        };
-        let replaced = newest.send_if_modified(|newest| match newest {
-            Some(newest) => {
-                *newest = next;
-                true
-            }
-            // Closed meanwhile: the new session is dropped, and so closed.
-            None => false,
-        });
-        if !replaced {
-            return;
         }
     }
 }

@@ -14,7 +14,7 @@ use self::mirror::Scope;
 use self::task::{CacheTask, Counters, Source};
 pub use self::view::{CacheChange, CacheView, CachedZnode};
 use crate::recipes::Sessions;
-use crate::{Client, Error, ErrorKind};
+use crate::{Client, Error, ErrorKind, Lineage};
 
 /// A local mirror of a subtree, kept up by the server's events: reads of it cost nothing, and show a state that the tree
 /// really had.
@@ -45,7 +45,9 @@ use crate::{Client, Error, ErrorKind};
 /// # On connection loss, and when the session ends
 ///
 /// The last view stays. After a reconnect the cache goes on from its position, which costs the changes, not the subtree;
-/// where the server no longer has them, and in a new session, it lists the subtree again and reads what has changed.
+/// where the server no longer has them, and in a new session, it lists the subtree again and reads what has
+/// changed. Of another ensemble ([`Lineage`](crate::Lineage)) it reads everything, and listeners are told
+/// that everything was removed and added.
 /// Listeners are told the difference only. One that was made [in a session](Self::in_session) ends with it.
 ///
 /// It ends when the last clone of it is dropped.
@@ -59,7 +61,9 @@ pub struct TreeCache {
 
 struct Inner {
     published: Arc<watch::Sender<Published>>,
-    wanted: watch::Sender<u64>,
+    wanted: watch::Sender<(u32, u64)>,
+    /// Whose sessions it follows.
+    source: Source,
     counters: Arc<Counters>,
     task: AbortHandle,
 }
@@ -73,6 +77,8 @@ impl Drop for Inner {
 /// What the handles see.
 struct Published {
     view: CacheView,
+    /// Which history the view is of.
+    lineage: Option<Lineage>,
     /// Why the view stays as it is.
     end: Option<Error>,
 }
@@ -114,7 +120,7 @@ impl TreeCache {
 
     /// Begins to mirror `path` and all below it as long as the session lives.
     pub fn in_session(client: &Client, path: impl AsRef<str>) -> Self {
-        Self::spawn(Source::Client(client.clone()), path.as_ref(), true, usize::MAX)
+        Self::spawn(Source::Client(client.patient()), path.as_ref(), true, usize::MAX)
     }
 
     /// The children of `path`, without `path` itself.
@@ -124,12 +130,12 @@ impl TreeCache {
 
     /// The children of `path`, as long as the session lives.
     pub(super) fn of_children_in_session(client: &Client, path: &str) -> Self {
-        Self::spawn(Source::Client(client.clone()), path, false, 1)
+        Self::spawn(Source::Client(client.patient()), path, false, 1)
     }
 
     fn spawn(source: Source, path: &str, with_top: bool, depth_max: usize) -> Self {
         let published = Arc::new(watch::Sender::new(Published::new()));
-        let wanted = watch::Sender::new(0);
+        let wanted = watch::Sender::new((0, 0));
         let counters = Arc::<Counters>::default();
         let scope = Scope { top: path.into(), with_top, depth_max };
         let task = CacheTask {
@@ -138,8 +144,8 @@ impl TreeCache {
             wanted: wanted.subscribe(),
             counters: counters.clone(),
         };
-        let task = tokio::spawn(task.run(source)).abort_handle();
-        Self { inner: Arc::new(Inner { published, wanted, counters, task }) }
+        let task = tokio::spawn(task.run(source.clone())).abort_handle();
+        Self { inner: Arc::new(Inner { published, wanted, source, counters, task }) }
     }
 
     /// The newest state. It does not change; ask again for a newer one.
@@ -167,37 +173,59 @@ impl TreeCache {
     ///
     /// Safe.
     pub async fn wait_ready(&self) -> Result<CacheView, Error> {
-        self.wait_for_view(1).await
+        let era = self.inner.published.borrow().view.era();
+        self.wait_for_view((era, 1)).await
     }
 
     /// Waits for a state that shows the change of this zxid ([`Stat::mzxid`](crate::Stat::mzxid) of a set,
     /// [`Client::last_zxid`] for all that a session has seen). The server is asked to hurry, so this takes no longer than a
     /// read, or a linearizable one if the change was not made in the session of the cache. A zxid that there is not yet is
-    /// waited for.
+    /// waited for. It is one of the ensemble that the newest session is of: a state of another one does not
+    /// show it.
     ///
     /// # Errors
     ///
-    /// As [`wait_ready`](Self::wait_ready).
+    /// As [`wait_ready`](Self::wait_ready); `OtherLineage` if the ensemble is replaced meanwhile.
     ///
     /// # Cancellation
     ///
     /// Safe.
     pub async fn wait_for(&self, zxid: u64) -> Result<CacheView, Error> {
+        let position = (self.newest_era(), zxid.max(1));
         self.inner.wanted.send_if_modified(|wanted| {
-            let is_newer = zxid > *wanted;
-            *wanted = zxid.max(*wanted);
+            let is_newer = position > *wanted;
+            *wanted = position.max(*wanted);
             is_newer
         });
-        self.wait_for_view(zxid.max(1)).await
+        self.wait_for_view(position).await
     }
 
-    async fn wait_for_view(&self, zxid: u64) -> Result<CacheView, Error> {
+    /// The era of what the newest session shows: the next one, if the cache has not followed it yet.
+    fn newest_era(&self) -> u32 {
+        let newest = match &self.inner.source {
+            Source::Client(client) => client.lineage(),
+            Source::Sessions(sessions) => sessions.newest().ok().and_then(|client| client.lineage()),
+        };
+        let published = self.inner.published.borrow();
+        let is_behind = published.lineage.is_some() && newest.is_some() && published.lineage != newest;
+        published.view.era() + u32::from(is_behind)
+    }
+
+    async fn wait_for_view(&self, position: (u32, u64)) -> Result<CacheView, Error> {
         let mut published = self.inner.published.subscribe();
-        let is_there = |published: &Published| published.view.zxid() >= zxid || published.end.is_some();
+        let is_there = |published: &Published| {
+            published.view.position() >= position && published.view.zxid() > 0 || published.end.is_some()
+        };
         let published = published.wait_for(is_there).await;
         let published = published.map_err(|_| Error::new(ErrorKind::SessionClosed, "the cache has ended"))?;
-        match (&published.end, published.view.zxid() >= zxid) {
-            (Some(end), false) => Err(end.clone()),
+        match &published.end {
+            Some(end) if published.view.position() < position => Err(end.clone()),
+            // For the first state any ensemble will do.
+            _ if position.1 > 1 && published.view.era() > position.0 => {
+                let message =
+                    "the ensemble is another one by now, and zxids of the one before mean nothing there";
+                Err(Error::new(ErrorKind::OtherLineage, message))
+            }
             _ => Ok(published.view.clone()),
         }
     }
@@ -212,11 +240,13 @@ impl TreeCache {
     /// between, never the newest. Ends when the cache does.
     pub fn views(&self) -> impl Stream<Item = CacheView> + Send + Unpin + 'static + use<> {
         let published = self.inner.published.subscribe();
-        Box::pin(futures::stream::unfold((published, 0), |(mut published, last)| async move {
-            let is_next = |published: &Published| published.view.zxid() > last || published.end.is_some();
+        Box::pin(futures::stream::unfold((published, (0, 0)), |(mut published, last)| async move {
+            // At no zxid nothing is shown that was not shown before.
+            let is_later = |view: &CacheView| view.position() > last && view.zxid() > 0;
+            let is_next = |published: &Published| is_later(&published.view) || published.end.is_some();
             let view = published.wait_for(is_next).await.ok()?.view.clone();
-            let zxid = view.zxid();
-            (zxid > last).then_some((view, (published, zxid)))
+            let position = view.position();
+            is_later(&view).then_some((view, (published, position)))
         }))
     }
 

@@ -45,7 +45,7 @@ pub(crate) struct WaitingLine {
 
 impl WaitingLine {
     pub(crate) fn new(client: &Client, path: impl Into<String>) -> Self {
-        Self { client: client.clone(), path: path.into() }
+        Self { client: client.patient(), path: path.into() }
     }
 
     pub(crate) fn client(&self) -> &Client {

@@ -1,3 +1,4 @@
+use std::collections::{HashSet, VecDeque};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -9,7 +10,10 @@ use super::lease::{Lease, Moment};
 use super::pending::{Answer, PendingRequest, PendingRequests, Unanswered};
 use super::shared::Answers;
 use super::watches::WatchTable;
-use crate::{Credential, Error, ErrorKind, SessionToken};
+use crate::{Credential, Error, ErrorKind, Lineage, Outcome, SessionToken};
+
+/// Late answers that are remembered.
+const LATE_MAX: usize = 1024;
 
 /// Held for short moments and never across an await, hence a `std` mutex.
 pub(super) struct Core {
@@ -17,6 +21,8 @@ pub(super) struct Core {
     pub(super) watches: WatchTable,
     pub(super) credentials: Vec<Credential>,
     pub(super) session: Option<SessionToken>,
+    /// Of the session and of all zxids here.
+    pub(super) lineage: Option<Lineage>,
     pub(super) timeout: Duration,
     /// The newest zxid seen anywhere: a node behind it is refused.
     pub(super) seen_zxid: u64,
@@ -27,6 +33,8 @@ pub(super) struct Core {
     pub(super) stream_id: u64,
     /// The present stream has said `attached`.
     pub(super) attached: bool,
+    /// Counts the frames of attaches after the first ones: an attach that goes on is not given up.
+    pub(super) attach_frames: u64,
     pub(super) outbound_waker: Option<Waker>,
     pub(super) ping_due: bool,
     pub(super) lease: Lease,
@@ -40,6 +48,10 @@ pub(super) struct Core {
     pub(super) expires_by_itself: bool,
     pub(super) last_failure: Option<Error>,
     pub(super) ended: Option<Error>,
+    /// Writes whose callers have stopped waiting.
+    pub(super) given_up: HashSet<u64>,
+    /// What was answered to them, the newest last.
+    pub(super) late: VecDeque<(u64, Outcome)>,
 }
 
 impl Core {
@@ -50,11 +62,13 @@ impl Core {
             watches: WatchTable::default(),
             credentials,
             session: None,
+            lineage: None,
             timeout,
             seen_zxid: 0,
             mark_zxid: 0,
             stream_id: 0,
             attached: false,
+            attach_frames: 0,
             outbound_waker: None,
             ping_due: false,
             lease: Lease::default(),
@@ -65,6 +79,8 @@ impl Core {
             expires_by_itself: false,
             last_failure: None,
             ended: None,
+            given_up: HashSet::new(),
+            late: VecDeque::new(),
         }
     }
 
@@ -74,6 +90,31 @@ impl Core {
         let pending =
             PendingRequest { request, encoded_bytes: 16, permits: 0, answer_tx: None, arms_watch: None };
         self.pending.push(op, pending);
+    }
+
+    /// See [`Shared::keep_outcome`](super::shared::Shared::keep_outcome).
+    pub(super) fn keep_outcome(&mut self, write_seq: u64) -> bool {
+        let waits = self.pending.has_write(write_seq);
+        if waits {
+            self.given_up.insert(write_seq);
+        }
+        waits
+    }
+
+    /// The node knows none of the watches that stood in later frames than the first one of the attach.
+    pub(super) fn arm_again(&mut self, zxid: u64) {
+        for request in self.watches.begin_arming_again(zxid) {
+            let arms_watch = request.watch.map(|spec| spec.watch_id);
+            let encoded_bytes = request.path.len() + 16;
+            let pending = PendingRequest {
+                request: v1::Request::default(),
+                encoded_bytes,
+                permits: 0,
+                answer_tx: None,
+                arms_watch,
+            };
+            self.pending.push(Op::AddWatch(request), pending);
+        }
     }
 
     /// Why a new request is not accepted.
@@ -112,8 +153,15 @@ impl Core {
         };
         if let Some(watch_id) = pending.arms_watch {
             match &result {
-                Ok(_) => self.watches.on_armed(watch_id, reply.zxid),
-                Err(_) => drop(self.watches.remove(watch_id)),
+                Ok(_) if self.watches.on_armed(watch_id, reply.zxid) => {}
+                Ok(_) => self.push_silently(Op::RemoveWatch(v1::RemoveWatchRequest { watch_id })),
+                Err(error) => self.watches.refuse(watch_id, error),
+            }
+        }
+        if self.given_up.remove(&pending.request.write_seq) {
+            self.late.push_back((pending.request.write_seq, outcome_of(&result, reply.zxid)));
+            if self.late.len() > LATE_MAX {
+                self.late.pop_front();
             }
         }
         if matches!(pending.request.op, Some(Op::Close(_))) && result.is_ok() {
@@ -156,4 +204,9 @@ impl Core {
         self.watches.end(&error);
         self.ended = Some(error);
     }
+}
+
+fn outcome_of(answer: &Result<Answer, Error>, zxid: u64) -> Outcome {
+    let result = answer.as_ref().map(drop).map_err(Clone::clone);
+    Outcome::Applied { zxid, result }
 }

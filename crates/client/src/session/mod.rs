@@ -13,6 +13,7 @@
 
 mod core;
 mod lease;
+pub(crate) mod limits;
 pub(crate) mod outbound;
 pub(crate) mod pending;
 mod refusal;

@@ -28,6 +28,9 @@ impl Stream for Outbound {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<v1::ClientFrame>> {
         if let Some(attach) = self.attach.take() {
+            if attach.more_watches {
+                self.attach = self.shared.next_attach(self.stream_id);
+            }
             return Poll::Ready(Some(v1::ClientFrame { attach: Some(attach), ..Default::default() }));
         }
         let yielded = std::mem::take(&mut self.yielded);

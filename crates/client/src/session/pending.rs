@@ -5,6 +5,7 @@ use coordd_proto::v1;
 use coordd_proto::v1::request::Op;
 use tokio::sync::oneshot;
 
+use super::limits::ServerLimits;
 use crate::Error;
 
 /// Where an answer goes.
@@ -53,14 +54,12 @@ pub(crate) struct PendingRequests {
     last_id: u64,
     last_write_seq: u64,
     acked_write_seq: u64,
+    /// Of the node of the present stream.
+    limits: ServerLimits,
 }
 
-/// How many requests may be unanswered on a stream: the server's default limit.
-pub(crate) const WINDOW: usize = 1_000;
-/// A frame is closed when it has reached so many bytes.
-const FRAME_BYTES: usize = 1024 * 1024;
-/// What a server must accept as one frame, less room for the frame's own fields.
-pub(crate) const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024 - 4096;
+/// Bytes of a request beside its operation: the id, the number, and what frames them.
+const REQUEST_OVERHEAD: usize = 32;
 /// Pause before sending again where the server named none.
 const SEND_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
@@ -81,22 +80,24 @@ impl PendingRequests {
 
     /// Something waits and the window has room for it.
     pub(crate) fn can_send(&self) -> bool {
-        self.sent < self.queue.len() && self.sent < WINDOW
+        self.sent < self.queue.len() && self.sent < self.limits.outstanding
     }
 
     /// Takes what the next frame carries: as many requests as the window and the size of a frame allow. They stay in
     /// the queue, because they may have to be sent again.
     pub(crate) fn next_requests(&mut self) -> Vec<v1::Request> {
-        let until = self.queue.len().min(WINDOW);
+        let until = self.queue.len().min(self.limits.outstanding);
+        let until = until.min(self.sent.saturating_add(self.limits.frame_requests));
         let mut requests = Vec::with_capacity(until.saturating_sub(self.sent));
         let mut bytes = 0;
         while self.sent < until {
             let pending = &self.queue[self.sent];
             // A frame carries at least one request, however large.
-            if bytes > 0 && bytes + pending.encoded_bytes > FRAME_BYTES {
+            let size = pending.encoded_bytes + REQUEST_OVERHEAD;
+            if bytes > 0 && bytes + size > self.limits.batch_bytes() {
                 break;
             }
-            bytes += pending.encoded_bytes;
+            bytes += size;
             requests.push(pending.request.clone());
             self.sent += 1;
         }
@@ -110,7 +111,7 @@ impl PendingRequests {
             return Err(Unanswered::OutOfOrder);
         }
         if let Some(v1::reply::Result::Error(error)) = &reply.result
-            && must_send_again(front, error.code())
+            && must_send_again(front, error)
         {
             let after = Duration::from_millis(u64::from(error.retry_after_ms));
             return Err(Unanswered::SendAgain(after.max(SEND_AGAIN_AFTER)));
@@ -122,6 +123,15 @@ impl PendingRequests {
         Ok(front)
     }
 
+    /// The next stream is to a node with these limits.
+    pub(crate) fn set_limits(&mut self, limits: ServerLimits) {
+        self.limits = limits;
+    }
+
+    pub(crate) fn limits(&self) -> ServerLimits {
+        self.limits
+    }
+
     /// The stream is gone: everything unanswered is to be sent again, in the same order.
     pub(crate) fn on_stream_lost(&mut self) {
         self.sent = 0;
@@ -130,6 +140,11 @@ impl PendingRequests {
     /// The number up to which all writes are answered.
     pub(crate) fn acked_write_seq(&self) -> u64 {
         self.acked_write_seq
+    }
+
+    /// This write is not answered.
+    pub(crate) fn has_write(&self, write_seq: u64) -> bool {
+        write_seq > self.acked_write_seq && write_seq <= self.last_write_seq && !self.queue.is_empty()
     }
 
     /// Unanswered requests.
@@ -173,16 +188,17 @@ pub(crate) fn is_write(op: &Op) -> bool {
 }
 
 /// Whether an error is an accident of the node or the stream rather than an answer.
-fn must_send_again(pending: &PendingRequest, code: v1::ErrorCode) -> bool {
-    match code {
+fn must_send_again(pending: &PendingRequest, error: &v1::Error) -> bool {
+    match error.code() {
         // Not executed, and the writes behind it will not be either until this one has been.
         v1::ErrorCode::SequenceGap | v1::ErrorCode::TooManyUnacknowledged => true,
         // This node cannot; another, or the same one a little later, can.
         v1::ErrorCode::NotServing | v1::ErrorCode::SessionMoved => true,
         // The number makes sending it again harmless, and the answer final.
         v1::ErrorCode::OutcomeUnknown => pending.request.write_seq != 0,
-        // The limit of watches does not pass by itself: the caller must know.
-        v1::ErrorCode::Throttled => pending.arms_watch.is_none(),
+        // A limit that passes by itself comes with a time to wait. Of one that stays (watches) the caller
+        // must know. A write has its number, which nothing but an answer to it uses up.
+        v1::ErrorCode::Throttled => error.retry_after_ms > 0 || pending.request.write_seq != 0,
         _ => false,
     }
 }
@@ -240,22 +256,41 @@ mod tests {
 
     #[test]
     fn the_window_and_the_frame_size_bound_what_is_sent() {
+        let limits = ServerLimits::default();
         let mut queue = PendingRequests::default();
-        for _ in 0..WINDOW + 1 {
+        for _ in 0..limits.outstanding + 1 {
             queue.push(set(), pending(1));
         }
-        assert_eq!(queue.next_requests().len(), WINDOW);
+        assert_eq!(queue.next_requests().len(), limits.outstanding);
         assert!(!queue.can_send());
         assert!(queue.on_reply(&ok(1)).is_ok());
         assert_eq!(queue.next_requests().len(), 1);
 
         let mut queue = PendingRequests::default();
-        for bytes in [FRAME_BYTES * 2, FRAME_BYTES / 2, FRAME_BYTES / 2, 1] {
+        let full = limits.batch_bytes();
+        for bytes in [full * 2, full / 2 - REQUEST_OVERHEAD, full / 2 - REQUEST_OVERHEAD, 1] {
             queue.push(set(), pending(bytes));
         }
         let frames: Vec<usize> =
             std::iter::from_fn(|| queue.can_send().then(|| queue.next_requests().len())).collect();
         assert_eq!(frames, [1, 2, 1]);
+    }
+
+    /// The limits of the node decide, whether they are smaller or larger than usual.
+    #[test]
+    fn limits_of_the_node_are_followed() {
+        let mut queue = PendingRequests::default();
+        let told =
+            v1::Limits { frame_bytes: 64 << 10, outstanding: 10, frame_requests: 4, ..Default::default() };
+        queue.set_limits(ServerLimits::from(&told));
+        for _ in 0..20 {
+            queue.push(set(), pending(1000));
+        }
+        let frames: Vec<usize> =
+            std::iter::from_fn(|| queue.can_send().then(|| queue.next_requests().len())).collect();
+        assert_eq!(frames, [4, 4, 2]);
+        assert_eq!(queue.limits().request_bytes(), (64 << 10) - 4096);
+        assert_eq!(queue.limits().value_bytes, ServerLimits::default().value_bytes, "what is not told");
     }
 
     #[test]

@@ -20,6 +20,8 @@ impl Refusal {
     pub(super) fn of(error: &Error) -> Self {
         match error.kind {
             ErrorKind::SessionExpired | ErrorKind::NoSession => Refusal::Ended(EndReason::Expired),
+            // Another endpoint may still be of the session's own ensemble.
+            ErrorKind::OtherLineage => Refusal::Here,
             // The password was right when the session was opened: this is about the added credentials.
             ErrorKind::AuthFailed | ErrorKind::NoAuth => Refusal::Everywhere,
             // A limit that goes away again comes with a time to wait; one that stays does not.
@@ -48,6 +50,8 @@ impl Refusal {
             | ErrorKind::CountMismatch
             | ErrorKind::NoWatcher
             | ErrorKind::GrantLost
+            | ErrorKind::DeadlineExceeded
+            | ErrorKind::Suspended
             | ErrorKind::WatcherLagged => Refusal::Here,
         }
     }

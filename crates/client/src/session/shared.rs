@@ -11,10 +11,11 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::lease::Moment;
+use super::limits::ServerLimits;
 use super::pending::{Answer, AnswerTx, PendingRequest};
 use super::state::{EndReason, SessionEnd, SessionState};
 use super::watches::Sink;
-use crate::{Credential, Error, ErrorKind, SessionToken};
+use crate::{Credential, Error, ErrorKind, Lineage, Outcome, SessionToken};
 
 /// The queue's room: a request takes one permit and one more for each whole KiB. 64 Ki small requests, or 64 MiB.
 const QUEUE_PERMITS: usize = 64 * 1024;
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     /// The last handle is gone or the session is being closed: the task should not sleep through it.
     closing: Notify,
     state_tx: watch::Sender<SessionState>,
+    /// Bytes of a request that the present node takes, or the last one.
+    request_bytes_max: AtomicUsize,
 }
 
 /// What the transport gets when it asks for a frame.
@@ -75,6 +78,7 @@ impl Shared {
             waiting_for_room: AtomicUsize::new(0),
             closing: Notify::new(),
             state_tx: watch::Sender::new(SessionState::Connecting),
+            request_bytes_max: AtomicUsize::new(ServerLimits::default().request_bytes()),
         }
     }
 
@@ -97,6 +101,18 @@ impl Shared {
 
     pub(crate) fn timeout(&self) -> Duration {
         self.core().timeout
+    }
+
+    pub(crate) fn lineage(&self) -> Option<Lineage> {
+        self.core().lineage.clone()
+    }
+
+    pub(crate) fn limits(&self) -> ServerLimits {
+        self.core().pending.limits()
+    }
+
+    pub(crate) fn request_bytes_max(&self) -> usize {
+        self.request_bytes_max.load(Ordering::Relaxed)
     }
 
     pub(crate) fn seen_zxid(&self) -> u64 {
@@ -123,6 +139,23 @@ impl Shared {
 
     pub(crate) fn last_failure(&self) -> Option<Error> {
         self.core().last_failure.clone()
+    }
+
+    /// No node holds the session, and it has not ended.
+    pub(crate) fn is_suspended(&self) -> bool {
+        *self.state_tx.borrow() == SessionState::Suspended
+    }
+
+    /// Nobody waits for the answer to this write any more, but somebody may ask for it later. False if it is
+    /// not waited for here, because its answer has come.
+    pub(crate) fn keep_outcome(&self, write_seq: u64) -> bool {
+        self.core().keep_outcome(write_seq)
+    }
+
+    /// The answer to a write that came too late for its caller.
+    pub(crate) fn late_outcome(&self, write_seq: u64) -> Option<Outcome> {
+        let core = self.core();
+        core.late.iter().find(|(late, _)| *late == write_seq).map(|(_, outcome)| outcome.clone())
     }
 
     pub(crate) fn unanswered(&self) -> usize {
@@ -284,31 +317,64 @@ impl Shared {
 
     // --- The session task.
 
-    /// Begins a stream: its number and its first frame.
+    /// Begins a stream: its number and its first frame. If that says so, more frames follow:
+    /// [`next_attach`](Self::next_attach).
     pub(crate) fn begin_stream(&self, client_name: &str) -> (u64, v1::Attach) {
         let mut core = self.core();
         core.stream_id += 1;
         core.attached = false;
         core.attach_sent = Moment::now();
         core.pending.on_stream_lost();
-        let watches = core.watches.resume();
+        let has_watches = !core.watches.is_empty();
+        core.watches.begin_resume();
+        let fixed: usize = core.credentials.iter().map(|c| c.scheme.len() + c.auth.len() + 16).sum();
+        let bytes = core.pending.limits().attach_bytes(fixed + client_name.len() + 256);
+        let (watches, more_watches) = core.watches.next_resumed(bytes);
         let (session_id, password) =
             core.session.as_ref().map(|token| (token.session_id, token.password.clone())).unwrap_or_default();
         let attach = v1::Attach {
             session_id,
             password,
             timeout_ms: u32::try_from(core.timeout.as_millis()).unwrap_or(u32::MAX),
-            last_zxid: if watches.is_empty() { core.seen_zxid } else { core.mark_zxid },
+            last_zxid: if has_watches { core.mark_zxid } else { core.seen_zxid },
             credentials: core.credentials.iter().cloned().map(Into::into).collect(),
             watches,
             client_name: client_name.to_owned(),
+            lineage: core.lineage.as_ref().map(Into::into),
+            more_watches,
         };
         (core.stream_id, attach)
+    }
+
+    /// The next frame of an attach whose first one did not hold all watches. `None`: there is none, or the
+    /// node does not wait for it.
+    pub(crate) fn next_attach(&self, stream_id: u64) -> Option<v1::Attach> {
+        let mut core = self.core();
+        if core.stream_id != stream_id || core.attached {
+            return None;
+        }
+        core.attach_frames += 1;
+        let bytes = core.pending.limits().attach_bytes(64);
+        let (watches, more_watches) = core.watches.next_resumed(bytes);
+        Some(v1::Attach { watches, more_watches, ..v1::Attach::default() })
+    }
+
+    /// Grows while an attach of several frames is under way.
+    pub(crate) fn attach_frames(&self) -> u64 {
+        self.core().attach_frames
     }
 
     /// The node has taken the session. An error if it cannot serve it after all.
     pub(crate) fn on_attached(&self, attached: &v1::Attached, address: &str) -> Result<(), Error> {
         let mut core = self.core();
+        let lineage = Lineage { cluster_id: attached.cluster_id.clone(), number: attached.lineage_number };
+        if let Some(known) = core.lineage.as_ref().filter(|known| **known != lineage) {
+            let message = format!(
+                "the node is of ensemble {}, the session is of ensemble {}",
+                lineage.cluster_id, known.cluster_id
+            );
+            return Err(Error::new(ErrorKind::OtherLineage, message));
+        }
         if attached.zxid < core.seen_zxid {
             let message =
                 format!("the node is at zxid {}, this session has seen {}", attached.zxid, core.seen_zxid);
@@ -322,7 +388,14 @@ impl Shared {
             );
             return Err(Error::new(ErrorKind::Protocol, message));
         }
+        core.lineage = Some(lineage);
         core.seen_zxid = attached.zxid;
+        let limits = attached.limits.as_ref().map_or_else(ServerLimits::default, ServerLimits::from);
+        core.pending.set_limits(limits);
+        self.request_bytes_max.store(limits.request_bytes(), Ordering::Relaxed);
+        if attached.limits.is_none() {
+            core.arm_again(attached.zxid);
+        }
         if core.watches.is_empty() {
             core.mark_zxid = attached.zxid;
         }
@@ -471,6 +544,19 @@ impl Shared {
         core.expires_by_itself = true;
         self.finish(SessionState::Closed);
         core.fail_all(expires_by_itself());
+    }
+
+    /// The session task is gone, with the runtime that it ran on: nobody keeps the session, and nobody
+    /// answers.
+    pub(crate) fn on_task_gone(&self) {
+        if self.state().is_terminal() {
+            return;
+        }
+        if self.core().closing_since.is_some() {
+            return self.give_up();
+        }
+        let detail = "the runtime on which the client was connected was shut down".to_owned();
+        self.end(SessionEnd { reason: EndReason::Abandoned, detail });
     }
 
     /// What came of closing a session that is `Closed`.

@@ -54,6 +54,7 @@ pub struct SessionEnd {
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum EndReason {
     /// It was closed.
     Closed,
@@ -61,8 +62,14 @@ pub enum EndReason {
     Expired,
     /// An operator ended it.
     Killed,
-    /// The server does not take this client: wrong credentials, or a breach of the protocol.
+    /// The server does not take this client: wrong credentials, a limit, or a breach of the protocol.
     Refused,
+    /// The nodes at the endpoints belong to another ensemble than the session, or to one that was restored
+    /// from a backup.
+    OtherEnsemble,
+    /// This client cannot keep it any longer, because the runtime on which it was connected was shut down. At
+    /// the server it expires by itself.
+    Abandoned,
 }
 
 impl fmt::Display for SessionEnd {
@@ -72,6 +79,8 @@ impl fmt::Display for SessionEnd {
             EndReason::Expired => "expired",
             EndReason::Killed => "killed",
             EndReason::Refused => "refused",
+            EndReason::OtherEnsemble => "the ensemble is another one",
+            EndReason::Abandoned => "abandoned",
         };
         f.write_str(reason)?;
         if !self.detail.is_empty() {

@@ -123,7 +123,17 @@ impl SessionTask {
             let first = stream.message().await?;
             Ok::<_, tonic::Status>((stream, first))
         };
-        let opened = match tokio::time::timeout(patience, opening).await {
+        tokio::pin!(opening);
+        let mut frames = self.shared.attach_frames();
+        let opened = loop {
+            let opened = tokio::time::timeout(patience, &mut opening).await;
+            // Many watches take many frames, and a node that takes them is not silent.
+            let frames_now = self.shared.attach_frames();
+            if opened.is_ok() || std::mem::replace(&mut frames, frames_now) == frames_now {
+                break opened;
+            }
+        };
+        let opened = match opened {
             Ok(Ok((stream, first))) => self.on_first_frame(first, &node.label).map(|()| stream),
             Ok(Err(status)) => Err(status.into()),
             Err(_) => Err(Error::new(ErrorKind::ConnectionLoss, format!("no answer within {patience:?}"))),
@@ -160,13 +170,24 @@ impl SessionTask {
             Refusal::Ended(reason) => {
                 AttachError::Ended(SessionEnd { reason, detail: error.message.clone() }, error)
             }
-            Refusal::Everywhere => refused(error),
+            Refusal::Everywhere => refused(EndReason::Refused, error),
             // Nodes that cannot be reached are not waited for: those that can be have said that they never will.
-            Refusal::Here if tries >= self.connector.endpoint_count() && self.all_refuse() => {
-                refused(self.connector.summary().unwrap_or(error))
+            Refusal::Here if self.was_everywhere(tries) && self.all_refuse() => {
+                let is_other = |error: &Error| error.kind == ErrorKind::OtherLineage;
+                let reason = match self.connector.failures().any(is_other) {
+                    true => EndReason::OtherEnsemble,
+                    false => EndReason::Refused,
+                };
+                refused(reason, self.connector.summary().unwrap_or(error))
             }
             Refusal::Here | Refusal::Passing => AttachError::Failed(error),
         }
+    }
+
+    /// Every node was tried. Two endpoints may be one node; then it takes two rounds to be sure.
+    fn was_everywhere(&self, tries: usize) -> bool {
+        let count = self.connector.endpoint_count();
+        self.connector.failures().count() >= count || tries >= 2 * count
     }
 
     fn all_refuse(&self) -> bool {
@@ -230,9 +251,16 @@ impl SessionTask {
     }
 }
 
-fn refused(error: Error) -> AttachError {
-    tracing::error!(%error, "the servers refuse this client");
-    AttachError::Ended(SessionEnd { reason: EndReason::Refused, detail: error.message.clone() }, error)
+fn refused(reason: EndReason, error: Error) -> AttachError {
+    let end = SessionEnd { reason, detail: error.message.clone() };
+    tracing::error!(%end, "no node will take the session");
+    AttachError::Ended(end, error)
+}
+
+impl Drop for SessionTask {
+    fn drop(&mut self) {
+        self.shared.on_task_gone();
+    }
 }
 
 impl Complaint {
@@ -243,6 +271,10 @@ impl Complaint {
         }
         self.last = Some(Instant::now());
         let reasons = error.message.replace("\n  ", "; ");
-        tracing::warn!(?waiting, reasons, "no node takes the session; still trying");
+        tracing::warn!(
+            waiting_ms = waiting.as_millis() as u64,
+            reasons,
+            "no node takes the session; still trying"
+        );
     }
 }

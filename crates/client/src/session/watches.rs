@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -9,6 +9,9 @@ use crate::{Error, ErrorKind, Event, WatchEvent, convert};
 
 /// At most so many bytes of values wait in one watcher.
 const BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of a watch in an attach, beside its path.
+const RESUMED_BYTES: usize = 40;
 
 /// Where the events of a watch go.
 pub(crate) enum Sink {
@@ -32,6 +35,8 @@ struct Watch {
     path: String,
     /// The server has said that it is armed. An unarmed one is not resumed: the request that arms it is sent again.
     armed: bool,
+    /// It was armed, and events were missed since: they are told as gone when it is armed again.
+    missed: bool,
     sink: Sink,
     position: Position,
 }
@@ -69,6 +74,10 @@ impl Position {
 pub(crate) struct WatchTable {
     watches: HashMap<u64, Watch>,
     last_id: u64,
+    /// What the attach under way has not named yet, in the order they were made.
+    to_resume: VecDeque<u64>,
+    /// The last one that its first frame named.
+    first_frame_until: u64,
 }
 
 impl WatchTable {
@@ -83,19 +92,33 @@ impl WatchTable {
         self.last_id += 1;
         let spec = v1::WatchSpec { watch_id: self.last_id, kind: kind as i32, with_value };
         let position = Position::default();
-        self.watches
-            .insert(self.last_id, Watch { spec, path: path.to_owned(), armed: false, sink, position });
+        self.watches.insert(
+            self.last_id,
+            Watch { spec, path: path.to_owned(), armed: false, missed: false, sink, position },
+        );
         spec
     }
 
-    /// The request that arms it was answered at `zxid`.
-    pub(crate) fn on_armed(&mut self, watch_id: u64, zxid: u64) {
-        if let Some(watch) = self.watches.get_mut(&watch_id) {
-            watch.armed = true;
-            // What the read showed is not news.
-            if zxid > watch.position.zxid {
-                watch.position = Position { zxid, delivered: u32::MAX, seen: 0 };
-            }
+    /// The request that arms it was answered at `zxid`. False if the watch had to be ended, because nobody
+    /// reads it.
+    pub(crate) fn on_armed(&mut self, watch_id: u64, zxid: u64) -> bool {
+        let Some(watch) = self.watches.get_mut(&watch_id) else { return true };
+        watch.armed = true;
+        // What the read showed is not news.
+        if zxid > watch.position.zxid {
+            watch.position = Position { zxid, delivered: u32::MAX, seen: 0 };
+        }
+        if !std::mem::take(&mut watch.missed) {
+            return true;
+        }
+        let resync = v1::Resync { watch_ids: vec![watch_id], zxid };
+        self.resync(&resync).is_empty()
+    }
+
+    /// The server does not arm it.
+    pub(crate) fn refuse(&mut self, watch_id: u64, error: &Error) {
+        if let Some(watch) = self.watches.remove(&watch_id) {
+            watch.end(error);
         }
     }
 
@@ -108,20 +131,63 @@ impl WatchTable {
         self.watches.is_empty()
     }
 
-    /// What an attach names. From here on events may come a second time.
-    pub(crate) fn resume(&mut self) -> Vec<v1::ResumeWatch> {
-        let mut watches: Vec<_> = self
-            .watches
-            .values_mut()
-            .filter(|watch| watch.armed)
-            .map(|watch| {
-                watch.position.seen = 0;
-                v1::ResumeWatch { spec: Some(watch.spec), path: watch.path.clone() }
-            })
-            .collect();
+    /// An attach begins, which names all watches that are armed. From here on events may come a second time.
+    pub(crate) fn begin_resume(&mut self) {
+        let mut to_resume = Vec::new();
+        for (watch_id, watch) in self.watches.iter_mut().filter(|(_, watch)| watch.armed) {
+            watch.position.seen = 0;
+            to_resume.push(*watch_id);
+        }
         // In the order they were made, for whoever reads a trace.
-        watches.sort_unstable_by_key(|watch| watch.spec.map(|spec| spec.watch_id));
-        watches
+        to_resume.sort_unstable();
+        self.to_resume = to_resume.into();
+        self.first_frame_until = 0;
+    }
+
+    /// What the next frame of the attach names: as much as fits into `bytes`, and at least one. Says whether
+    /// there is more.
+    pub(crate) fn next_resumed(&mut self, bytes: usize) -> (Vec<v1::ResumeWatch>, bool) {
+        let is_first = self.first_frame_until == 0;
+        let (mut resumed, mut size) = (Vec::new(), 0);
+        while let Some(watch_id) = self.to_resume.front() {
+            // It may have been dropped meanwhile.
+            if let Some(watch) = self.watches.get(watch_id).filter(|watch| watch.armed) {
+                size += watch.path.len() + RESUMED_BYTES;
+                if size > bytes && !resumed.is_empty() {
+                    break;
+                }
+                resumed.push(v1::ResumeWatch { spec: Some(watch.spec), path: watch.path.clone() });
+            }
+            if is_first {
+                self.first_frame_until = *watch_id;
+            }
+            self.to_resume.pop_front();
+        }
+        (resumed, !self.to_resume.is_empty())
+    }
+
+    /// The node has taken no more than the first frame of the attach. What it does not know is to be armed
+    /// again, and events of it have been missed. Returns what arms the lasting ones; the others are told at
+    /// once, which consumes them.
+    pub(crate) fn begin_arming_again(&mut self, zxid: u64) -> Vec<v1::AddWatchRequest> {
+        self.to_resume.clear();
+        let until = self.first_frame_until;
+        let unknown = self.watches.iter_mut().filter(|(id, watch)| watch.armed && **id > until);
+        let (mut again, mut one_shot) = (Vec::new(), Vec::new());
+        for (watch_id, watch) in unknown {
+            match watch.sink {
+                Sink::OneShot(_) => one_shot.push(*watch_id),
+                Sink::Lasting(_) => {
+                    (watch.armed, watch.missed) = (false, true);
+                    again.push(v1::AddWatchRequest { path: watch.path.clone(), watch: Some(watch.spec) });
+                }
+            }
+        }
+        for watch_id in one_shot {
+            self.fire(watch_id, WatchEvent::Resync { zxid });
+        }
+        again.sort_unstable_by_key(|request| request.watch.map(|spec| spec.watch_id));
+        again
     }
 
     /// Delivers an event. Returns the watches that had to be ended because nobody reads them.
@@ -169,13 +235,7 @@ impl WatchTable {
 
     /// Ends all watchers: the session has ended.
     pub(crate) fn end(&mut self, error: &Error) {
-        for (_, watch) in self.watches.drain() {
-            match watch.sink {
-                // A receiver that is gone does not want to know.
-                Sink::OneShot(event_tx) => drop(event_tx.send(Err(error.clone()))),
-                Sink::Lasting(sink) => sink.finish(error.clone()),
-            }
-        }
+        self.watches.drain().for_each(|(_, watch)| watch.end(error));
     }
 
     /// False if the watch had to be ended.
@@ -202,6 +262,16 @@ impl WatchTable {
         if let Some(Watch { sink: Sink::OneShot(event_tx), .. }) = self.watches.remove(&watch_id) {
             // A receiver that is gone does not want to know.
             drop(event_tx.send(Ok(event)));
+        }
+    }
+}
+
+impl Watch {
+    fn end(self, error: &Error) {
+        match self.sink {
+            // A receiver that is gone does not want to know.
+            Sink::OneShot(event_tx) => drop(event_tx.send(Err(error.clone()))),
+            Sink::Lasting(sink) => sink.finish(error.clone()),
         }
     }
 }
@@ -259,6 +329,58 @@ mod tests {
         }
     }
 
+    fn resume(table: &mut WatchTable) -> Vec<v1::ResumeWatch> {
+        table.begin_resume();
+        table.next_resumed(usize::MAX).0
+    }
+
+    /// An attach names every armed watch once, in frames that fit.
+    #[test]
+    fn attach_is_split_into_frames() {
+        let mut table = WatchTable::default();
+        let mut watchers: Vec<_> = (0..10).map(|_| Lasting::register(&mut table, 16)).collect();
+        let dropped = watchers.remove(7).watch_id;
+        table.begin_resume();
+        let mut ids = Vec::new();
+        let mut more = true;
+        while more {
+            let (resumed, goes_on) = table.next_resumed(3 * (1 + RESUMED_BYTES));
+            assert!((1..=3).contains(&resumed.len()), "{resumed:?}");
+            ids.extend(resumed.iter().map(|watch| watch.spec.unwrap().watch_id));
+            // One that is dropped while the attach is under way is not named any more.
+            table.remove(dropped);
+            more = goes_on;
+        }
+        assert_eq!(ids, watchers.iter().map(|watcher| watcher.watch_id).collect::<Vec<_>>());
+        table.begin_resume();
+        assert_eq!(table.next_resumed(1).0.len(), 1, "one that is larger than a frame is tried nevertheless");
+    }
+
+    /// A node that takes only the first frame of an attach does not know the other watches: they are armed
+    /// again, and told that events are missing.
+    #[test]
+    fn unnamed_watches_are_armed_again() {
+        let mut table = WatchTable::default();
+        let mut first = Lasting::register(&mut table, 16);
+        let mut second = Lasting::register(&mut table, 16);
+        let (event_tx, mut event_rx) = oneshot::channel();
+        let id = table.register(v1::WatchKind::Data, false, "/a", Sink::OneShot(event_tx)).watch_id;
+        table.on_armed(id, 1);
+        table.begin_resume();
+        assert_eq!(table.next_resumed(1).0.len(), 1);
+        let again = table.begin_arming_again(8);
+        assert_eq!(again.len(), 1);
+        assert_eq!(again[0].watch.unwrap().watch_id, second.watch_id);
+        assert_eq!(event_rx.try_recv().unwrap(), Ok(WatchEvent::Resync { zxid: 8 }));
+        assert_eq!(second.zxids(), [0; 0], "not before it is armed");
+        assert!(table.on_armed(second.watch_id, 9));
+        assert_eq!(second.events_rx.try_recv().unwrap(), WatchEvent::Resync { zxid: 9 });
+        assert_eq!(first.zxids(), [0; 0]);
+        // It is resumed as any other from then on.
+        table.begin_resume();
+        assert_eq!(table.next_resumed(usize::MAX).0.len(), 2);
+    }
+
     #[test]
     fn events_that_come_again_after_a_reconnect_are_delivered_once() {
         let mut table = WatchTable::default();
@@ -269,7 +391,7 @@ mod tests {
             assert!(table.deliver(event(&ids, zxid, path)).is_empty());
         }
         assert_eq!(watcher.zxids(), [5, 5, 6]);
-        assert_eq!(table.resume().len(), 1);
+        assert_eq!(resume(&mut table).len(), 1);
         for (zxid, path) in [(5, "/a"), (5, "/b"), (6, "/a"), (6, "/b"), (7, "/a")] {
             assert!(table.deliver(event(&ids, zxid, path)).is_empty());
         }
@@ -296,7 +418,7 @@ mod tests {
         table.deliver(event(&[id], 3, "/a"));
         assert_eq!(event_rx.try_recv().unwrap().unwrap().zxid(), 2);
         assert!(table.is_empty());
-        assert!(table.resume().is_empty());
+        assert!(resume(&mut table).is_empty());
     }
 
     #[test]
@@ -317,9 +439,9 @@ mod tests {
         let mut table = WatchTable::default();
         let (event_tx, _event_rx) = oneshot::channel();
         let id = table.register(v1::WatchKind::Data, false, "/a", Sink::OneShot(event_tx)).watch_id;
-        assert!(table.resume().is_empty());
+        assert!(resume(&mut table).is_empty());
         table.on_armed(id, 1);
-        assert_eq!(table.resume()[0].path, "/a");
+        assert_eq!(resume(&mut table)[0].path, "/a");
     }
 
     #[test]

@@ -166,3 +166,19 @@ async fn a_watcher_that_is_not_read_ends_alone_and_says_so() {
     assert_eq!(slow.next().await.unwrap_err().kind, ErrorKind::WatcherLagged);
     fake.until("its removal", |world| world.watch_count(client.session_id()) == 0).await;
 }
+
+/// A lasting watcher is a stream of its events. It ends behind the error that ended it.
+#[tokio::test]
+async fn a_lasting_watcher_is_a_stream() {
+    use futures::StreamExt;
+    let fake = Fake::start(1).await;
+    let client = fake.connect().await;
+    let watcher = watch_all(&client).await;
+    let zxids = ["/a", "/b"].map(|path| fake.world().change(&[path]));
+    client.sync().await.unwrap();
+    client.close().await.unwrap();
+    let items: Vec<_> = StreamExt::collect::<Vec<_>>(watcher).await;
+    let [Ok(first), Ok(second), Err(end)] = items.as_slice() else { panic!("{items:?}") };
+    assert_eq!([first.zxid(), second.zxid()], zxids);
+    assert_eq!(end.kind, ErrorKind::SessionClosed);
+}

@@ -258,5 +258,7 @@ fn reason(reason: EndReason) -> &'static str {
         EndReason::Expired => "expired",
         EndReason::Killed => "killed",
         EndReason::Refused => "refused",
+        // Reasons that only the session's own client knows.
+        _ => "unknown",
     }
 }

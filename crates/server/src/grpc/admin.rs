@@ -129,6 +129,7 @@ impl Admin for AdminApi {
             watch_bytes,
             open_files,
             open_files_max: descriptors::limit() as u64,
+            lineage_number: self.service.lineage().number,
         }))
     }
 

@@ -32,6 +32,7 @@ pub(super) async fn subscribe(
     if request.paths.is_empty() || request.paths.len() > PATHS_MAX {
         return Err(bad_arguments(format!("{} paths; from 1 to {PATHS_MAX}", request.paths.len())));
     }
+    service.check_lineage(request.lineage.as_ref())?;
     service.check_serving()?;
     service.catch_up(request.from_zxid).await?;
     let limit = service.options().limits.outbox_bytes;
@@ -95,7 +96,12 @@ struct Feed {
 impl Feed {
     /// Says one thing, when the reader has room for it.
     async fn say(&self, item: Said) -> Result<(), Option<Status>> {
-        let reply = v1::SubscribeReply { item: Some(item) };
+        self.say_reply(item, false).await
+    }
+
+    async fn say_reply(&self, item: Said, is_first: bool) -> Result<(), Option<Status>> {
+        let lineage = is_first.then(|| self.service.lineage());
+        let reply = v1::SubscribeReply { item: Some(item), lineage };
         let unsent = self.outbox.sending(prost::Message::encoded_len(&reply) + REPLY_BYTES);
         loop {
             // A reader that does not read is ended by its outbox, which goes on filling.
@@ -155,7 +161,7 @@ impl Feed {
     }
 
     async fn serve(&self, from: u64, missed: Option<Missed>) -> Result<Option<Status>, Option<Status>> {
-        self.say(Said::Mark(v1::Pong { nonce: 0, zxid: from })).await?;
+        self.say_reply(Said::Mark(v1::Pong { nonce: 0, zxid: from }), true).await?;
         if let Some(missed) = missed {
             self.catch_up(missed).await?;
         }

@@ -32,6 +32,7 @@ macro_rules! read {
     ($self:ident, $request:ident, $kind:ident, $zxid:expr) => {{
         let auth = from_address(client_ip(&$request));
         let message = $request.into_inner();
+        $self.service.check_lineage(message.lineage.as_ref()).map_err(refuse)?;
         let min_zxid = message.min_zxid;
         let (result, zxid) = $self.read(auth, Read::$kind(message), min_zxid).await?;
         let mut response = expect!(result, $kind)?;
@@ -231,7 +232,9 @@ impl Coordd for CoorddApi {
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Reply<v1::SyncReply> {
         let auth = from_address(client_ip(&request));
         let (result, _) = self.read(auth, Read::Sync(request.into_inner()), 0).await?;
-        expect!(result, Sync)
+        let mut response = expect!(result, Sync)?;
+        response.get_mut().lineage = Some(self.service.lineage());
+        Ok(response)
     }
 
     async fn open_session(&self, request: Request<v1::OpenSessionRequest>) -> Reply<v1::OpenSessionReply> {
@@ -239,7 +242,8 @@ impl Coordd for CoorddApi {
         let opened = self.service.open_session(request.timeout_ms, &request.client_name).await;
         let (session_id, password, timeout_ms, zxid) = opened.map_err(refuse)?;
         let password = bytes::Bytes::copy_from_slice(&password);
-        Ok(Response::new(v1::OpenSessionReply { session_id, password, timeout_ms, zxid }))
+        let lineage = Some(self.service.lineage());
+        Ok(Response::new(v1::OpenSessionReply { session_id, password, timeout_ms, zxid, lineage }))
     }
 
     async fn keep_alive(&self, request: Request<v1::KeepAliveRequest>) -> Reply<v1::KeepAliveReply> {

@@ -33,7 +33,7 @@ const MARK_INTERVAL: Duration = Duration::from_secs(1);
 /// frame that is on its way for silence.
 const FRAME_BYTES: usize = 256 << 10;
 /// Requests of one frame: a frame of tiny ones must not become a hundred times its size in memory.
-const FRAME_REQUESTS: usize = 10_000;
+pub(crate) const FRAME_REQUESTS: usize = 10_000;
 /// How long requests under way have to be answered when the node stops.
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long a client has to take the last thing that is said.
@@ -201,7 +201,7 @@ impl Connection {
                         }
                     }
                     Err(status) if matches!(status.code(), Code::OutOfRange | Code::Internal) => {
-                        return Some(self.unreadable(&status));
+                        return Some(self.service.unreadable(&status));
                     }
                     // The client has closed its half, or its connection: the session waits for it to come back.
                     Ok(None) | Err(_) => return None,
@@ -336,16 +336,6 @@ impl Connection {
         let message =
             format!("no leader was heard for {} ms, over half of the session's timeout", silence.as_millis());
         Err(Some(into_status(error(ErrorCode::NotServing, message))))
-    }
-
-    /// A frame that is too large, or no frame. The client must learn why, or it would send it again for ever.
-    fn unreadable(&self, status: &Status) -> Status {
-        let limit = self.service.options().limits.frame_bytes;
-        let message = format!(
-            "a frame cannot be read (at most {limit} bytes, --frame-bytes-max): {}",
-            status.message()
-        );
-        into_status(error(ErrorCode::Protocol, message))
     }
 
     fn break_protocol<T>(&self, message: String) -> Result<T, End> {

@@ -32,7 +32,8 @@ impl Registration {
             return Err(bad_arguments("watch_id 0 is no name of a watch"));
         }
         if path.len() > PATH_BYTES_MAX {
-            return Err(bad_arguments(format!("a path of {} bytes; at most {PATH_BYTES_MAX}", path.len())));
+            let message = format!("path_bytes: {} is above the limit of {PATH_BYTES_MAX}", path.len());
+            return Err(bad_arguments(message));
         }
         Ok(Registration { watch_id: spec.watch_id, path: path.into(), kind, with_value: spec.with_value })
     }

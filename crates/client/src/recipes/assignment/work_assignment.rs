@@ -102,7 +102,7 @@ impl WorkAssignment {
         check_room(layout.root(), ASSIGNED.len() + 1 + NAME_BYTES_MAX)?;
         make_directories(client, [ITEMS, WORKERS, ASSIGNED, OWNERS].map(|directory| layout.top(directory)))
             .await?;
-        let inner = Inner { client: client.clone(), layout, coordinator: OnceLock::new() };
+        let inner = Inner { client: client.patient(), layout, coordinator: OnceLock::new() };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -52,7 +52,7 @@ impl AutoHealer {
         let options = ConfigOptions::new(None)
             .validate(|spec: &Option<HealerSpec>| spec.as_ref().map_or(Ok(()), HealerSpec::validate));
         let spec = ConfigDocument::new(client, layout::spec(&root), options)?;
-        Ok(Self { client: client.clone(), root, spec })
+        Ok(Self { client: client.patient(), root, spec })
     }
 
     /// What is to run; `None` if that was not said yet.

@@ -51,7 +51,7 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
     }
 
     pub(super) fn with(client: &Client, path: Arc<str>, options: Arc<ConfigOptions<T>>) -> Self {
-        Self { client: client.clone(), path, options }
+        Self { client: client.patient(), path, options }
     }
 
     pub(super) fn client(&self) -> &Client {

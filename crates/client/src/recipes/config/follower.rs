@@ -13,8 +13,8 @@ use crate::recipes::{CacheView, TreeCache};
 /// What a manager shows.
 #[derive(Debug)]
 pub(super) struct Published<T> {
-    /// The state of the tree that this is of.
-    pub(super) zxid: u64,
+    /// The state of the tree that this is of; see [`CacheView::position`].
+    pub(super) position: (u32, u64),
     /// The newest one that can be used.
     pub(super) config: Config<T>,
     /// Why what is stored cannot be used, if it cannot.
@@ -22,14 +22,14 @@ pub(super) struct Published<T> {
     /// Why it stays as it is.
     pub(super) end: Option<Error>,
     /// Of the znode that was looked at last, whether it could be used or not.
-    seen: Option<(u64, u64)>,
+    seen: Option<Identity>,
 }
 
 impl<T: Serialize + DeserializeOwned + Clone> Published<T> {
     /// Begins with the default.
     pub(super) fn new(path: &str, options: &ConfigOptions<T>) -> Result<Self, Error> {
         let config = options.read(path, None)?;
-        Ok(Self { zxid: 0, config, problem: None, end: None, seen: None })
+        Ok(Self { position: (0, 0), config, problem: None, end: None, seen: None })
     }
 
     /// Whether a view shows another state of the znode than the last one.
@@ -39,7 +39,7 @@ impl<T: Serialize + DeserializeOwned + Clone> Published<T> {
 
     /// Takes over a state of the tree; `read`: what was made of it, if it is news.
     fn take(&mut self, path: &str, view: &CacheView, read: Option<Result<Config<T>, Error>>) {
-        self.zxid = view.zxid();
+        self.position = view.position();
         self.seen = identity(path, view);
         match read {
             None => {}
@@ -55,8 +55,11 @@ impl<T: Serialize + DeserializeOwned + Clone> Published<T> {
     }
 }
 
-fn identity(path: &str, view: &CacheView) -> Option<(u64, u64)> {
-    view.get(path).map(|znode| (znode.stat.czxid, znode.stat.mzxid))
+/// Lineage, creation and change: equal zxids of two ensembles are two states.
+type Identity = (u32, u64, u64);
+
+fn identity(path: &str, view: &CacheView) -> Option<Identity> {
+    view.get(path).map(|znode| (view.position().0, znode.stat.czxid, znode.stat.mzxid))
 }
 
 /// Publishes every state of the cache, which mirrors the znode of the configuration; runs until it is aborted or the cache ends.

@@ -15,7 +15,7 @@ use super::history::ConfigVersion;
 use super::key::ConfigKey;
 use super::options::ConfigOptions;
 use super::snapshot::Config;
-use crate::recipes::{Sessions, TreeCache};
+use crate::recipes::{CacheView, Sessions, TreeCache};
 use crate::{Error, ErrorKind, Outcome};
 
 /// Typed configuration that programs follow while they run: the value is always at hand, changes come as streams, and what is
@@ -153,7 +153,7 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> ConfigMana
         let first = Published::new(&path, &options)?;
         // The history is below, and is not mirrored.
         let cache = TreeCache::with_depth(sessions, &path, 0);
-        let zxid = cache.wait_ready().await?.zxid();
+        let first_view = cache.wait_ready().await?;
         let published_tx = watch::Sender::new(first);
         let published = published_tx.subscribe();
         let follower = tokio::spawn(follow(cache.clone(), path.clone(), options.clone(), published_tx));
@@ -165,7 +165,7 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> ConfigMana
             published,
             follower: follower.abort_handle(),
         };
-        manager.wait_for(zxid).await?;
+        manager.wait_until_shown(&first_view).await?;
         Ok(manager)
     }
 
@@ -384,14 +384,20 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> ConfigMana
 
     /// Waits until what is shown is not older than that.
     async fn wait_for(&self, zxid: u64) -> Result<(), Error> {
-        self.cache.wait_for(zxid).await?;
+        let view = self.cache.wait_for(zxid).await?;
+        self.wait_until_shown(&view).await
+    }
+
+    async fn wait_until_shown(&self, view: &CacheView) -> Result<(), Error> {
+        let position = view.position();
         let mut published = self.published.clone();
-        let shown = published.wait_for(|published| published.zxid >= zxid || published.end.is_some()).await;
+        let is_shown = |published: &Published<T>| published.position >= position || published.end.is_some();
+        let shown = published.wait_for(is_shown).await;
         let shown = shown.map_err(|_| {
             Error::new(ErrorKind::SessionClosed, "the configuration is not followed any more")
         })?;
         match &shown.end {
-            Some(end) if shown.zxid < zxid => Err(end.clone()),
+            Some(end) if shown.position < position => Err(end.clone()),
             _ => Ok(()),
         }
     }

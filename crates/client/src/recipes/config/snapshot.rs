@@ -48,8 +48,9 @@ impl<T> Config<T> {
         &self.document
     }
 
-    /// What tells one state of the znode from another.
-    pub(super) fn identity(&self) -> Option<(u64, u64)> {
-        self.stat.map(|stat| (stat.czxid, stat.mzxid))
+    /// What tells one state of the znode from another. With the times, because zxids of two ensembles may be
+    /// equal.
+    pub(super) fn identity(&self) -> Option<(u64, u64, u64, u64)> {
+        self.stat.map(|stat| (stat.czxid, stat.mzxid, stat.ctime, stat.mtime))
     }
 }

@@ -70,7 +70,7 @@ impl<'a> Duties<'a> {
         let health = read_all(client, &detector.layout.services(), health_path).await?;
         Ok(Self {
             detector,
-            client: client.clone(),
+            client: client.patient(),
             claims,
             queues,
             nodes,

@@ -33,7 +33,7 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) async fn open(client: &Client, root: &str) -> Result<Self, Error> {
         check_room(root, LONGEST.len())?;
-        let tree = Self { client: client.clone(), root: root.into(), clock: Arc::default() };
+        let tree = Self { client: client.patient(), root: root.into(), clock: Arc::default() };
         tree.make_directories().await?;
         Ok(tree)
     }

@@ -13,7 +13,8 @@ use super::{CacheStats, Published};
 use crate::recipes::Sessions;
 use crate::recipes::znode::{Found, get_all};
 use crate::{
-    Client, Error, ErrorKind, ListOptions, PersistentWatcher, ReadLevel, WatchEvent, WatchMode, WatchOptions,
+    Client, Error, ErrorKind, Lineage, ListOptions, PersistentWatcher, ReadLevel, WatchEvent, WatchMode,
+    WatchOptions,
 };
 
 /// Reads under way while loading.
@@ -22,6 +23,7 @@ const READS_MAX: usize = 64;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where a cache reads.
+#[derive(Clone)]
 pub(super) enum Source {
     Client(Client),
     Sessions(Sessions),
@@ -31,8 +33,8 @@ pub(super) enum Source {
 pub(super) struct CacheTask {
     pub(super) scope: Scope,
     pub(super) published: Arc<watch::Sender<Published>>,
-    /// The newest zxid that somebody waits for.
-    pub(super) wanted: watch::Receiver<u64>,
+    /// The newest position that somebody waits for; see [`CacheView::position`].
+    pub(super) wanted: watch::Receiver<(u32, u64)>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -75,6 +77,16 @@ impl From<Error> for Broken {
 enum Answer {
     List(Arc<str>, Box<Result<crate::ListPage, Error>>),
     Values(Vec<Found<Arc<str>>>),
+}
+
+impl Drop for CacheTask {
+    fn drop(&mut self) {
+        // Aborted, or its runtime was shut down: nobody is to wait for another state.
+        self.published.send_modify(|published| {
+            let gone = || Error::new(ErrorKind::SessionClosed, "the runtime of the cache was shut down");
+            published.end.get_or_insert_with(gone);
+        });
+    }
 }
 
 impl CacheTask {
@@ -122,6 +134,7 @@ impl CacheTask {
         // A new session knows nothing of what the one before has seen, and the cache must not go back.
         self.counters.add_request();
         client.sync().await?;
+        self.enter(client.lineage());
         let options = WatchOptions::new(WatchMode::PersistentRecursive).with_value(true);
         self.counters.add_request();
         let mut watcher = client.watch(&*self.scope.top, options).await?;
@@ -145,13 +158,16 @@ impl CacheTask {
         mirror: &mut Mirror,
     ) -> Result<std::convert::Infallible, Broken> {
         self.counters.loads.fetch_add(1, Ordering::Relaxed);
-        mirror.begin_load(&self.published.borrow().view);
+        let last = self.published.borrow().view.clone();
+        // What is shown of another lineage says nothing about this one, also where the zxids are equal.
+        mirror.begin_load(&if last.zxid() == 0 { CacheView::default() } else { last });
         self.load(client, watcher, mirror).await?;
         // The zxid up to which everything has come when the barrier is answered.
         let mut barrier: Option<BoxFuture<'static, Result<u64, Error>>> = None;
         loop {
             self.publish(mirror);
-            let wanted = *self.wanted.borrow_and_update();
+            drop(self.wanted.borrow_and_update());
+            let wanted = self.wanted_here();
             let is_wanted = wanted > self.published.borrow().view.zxid();
             if barrier.is_none() && (mirror.waits_for_complete() || is_wanted) {
                 let is_far = is_wanted && wanted > client.last_zxid();
@@ -219,7 +235,7 @@ impl CacheTask {
     fn far_barrier(&self, client: &Client) -> BoxFuture<'static, Result<u64, Error>> {
         self.counters.add_request();
         let call = client.sync();
-        let wanted = *self.wanted.borrow();
+        let wanted = self.wanted_here();
         async move {
             let mark = call.await?;
             if mark < wanted {
@@ -270,9 +286,30 @@ impl CacheTask {
         }
     }
 
+    /// The session that is followed belongs to this lineage. If the one before belonged to another, what it
+    /// showed is outlived.
+    fn enter(&self, lineage: Option<Lineage>) {
+        self.published.send_if_modified(|published| {
+            let before = published.lineage.replace(lineage.clone().unwrap_or_default());
+            let is_other = before.is_some() && before != lineage;
+            if is_other {
+                tracing::warn!(top = %self.scope.top, "the ensemble is another one; a cache reads again");
+                published.view = published.view.outlived();
+            }
+            is_other
+        });
+    }
+
+    /// The zxid that somebody waits for in the present lineage; 0 if nobody does.
+    fn wanted_here(&self) -> u64 {
+        let (era, zxid) = *self.wanted.borrow();
+        if era == self.published.borrow().view.era() { zxid } else { 0 }
+    }
+
     fn publish(&self, mirror: &mut Mirror) {
         let Some(view) = mirror.state() else { return };
         self.published.send_if_modified(|published| {
+            let view = view.in_era(published.view.era());
             let is_newer = view.zxid() > published.view.zxid();
             if is_newer {
                 published.view = view;
@@ -300,6 +337,6 @@ fn read(client: &Client, ask: Ask, counters: &Arc<Counters>) -> BoxFuture<'stati
 
 impl Published {
     pub(super) fn new() -> Self {
-        Self { view: CacheView::default(), end: None }
+        Self { view: CacheView::default(), lineage: None, end: None }
     }
 }

@@ -67,6 +67,8 @@ impl CacheChange {
 /// One state of a cache, which never changes. Clones are cheap, and share what is the same in later states.
 #[derive(Clone, Debug, Default)]
 pub struct CacheView {
+    /// Counts the lineages that the cache has met: zxids of two of them say nothing about each other.
+    era: u32,
     zxid: u64,
     znodes: Znodes,
 }
@@ -76,7 +78,26 @@ pub(super) type Znodes = OrdMap<PathKey, Arc<CachedZnode>>;
 
 impl CacheView {
     pub(super) fn new(zxid: u64, znodes: Znodes) -> Self {
-        Self { zxid, znodes }
+        Self { era: 0, zxid, znodes }
+    }
+
+    pub(super) fn in_era(self, era: u32) -> Self {
+        Self { era, ..self }
+    }
+
+    /// What is shown when another lineage begins, until a state of that is complete: the same znodes, at no
+    /// zxid.
+    pub(super) fn outlived(&self) -> Self {
+        Self { era: self.era + 1, zxid: 0, znodes: self.znodes.clone() }
+    }
+
+    pub(super) fn era(&self) -> u32 {
+        self.era
+    }
+
+    /// Orders the views of one cache, in which lineages and zxids follow each other.
+    pub(crate) fn position(&self) -> (u32, u64) {
+        (self.era, self.zxid)
     }
 
     pub(super) fn znodes(&self) -> &Znodes {
@@ -84,9 +105,16 @@ impl CacheView {
     }
 
     /// The view is what the tree was when this was the newest zxid; 0 before the first state was complete. It grows from
-    /// view to view.
+    /// view to view, as long as the ensemble is the same. When it was replaced or restored (see
+    /// [`Lineage`](crate::Lineage)), it is 0 until a state of the new one is complete, and grows from there;
+    /// compare views with [`is_newer_than`](Self::is_newer_than).
     pub fn zxid(&self) -> u64 {
         self.zxid
+    }
+
+    /// Another view of the same cache was shown before this one.
+    pub fn is_newer_than(&self, other: &CacheView) -> bool {
+        self.position() > other.position()
     }
 
     /// How many znodes there are.
@@ -141,8 +169,14 @@ impl CacheView {
 
     /// What is different here from `older`: first what is gone, children before their parents, then what is new or
     /// updated, parents before their children. Takes time by what differs, if one is made from the other.
+    /// Between views of two ensembles everything is gone, and everything is new.
     pub fn changes_since(&self, older: &CacheView) -> Vec<CacheChange> {
         let (mut removed, mut rest) = (Vec::new(), Vec::new());
+        if self.era != older.era {
+            removed.extend(older.znodes.values().rev().cloned().map(CacheChange::Removed));
+            removed.extend(self.znodes.values().cloned().map(CacheChange::Added));
+            return removed;
+        }
         for item in older.znodes.diff(&self.znodes) {
             match item {
                 DiffItem::Add(_, new) => rest.push(CacheChange::Added(new.clone())),
@@ -243,6 +277,24 @@ mod tests {
         let view = view(&["/", "/a", "/a/b", "/a!", "/b", "/unreadable/x/y", "/unreadable/z", "/v"]);
         assert_eq!(paths(view.children("/")), ["/a", "/a!", "/b", "/v"]);
         assert_eq!(paths(view.subtree("/")).len(), view.len());
+    }
+
+    /// Zxids of two lineages are not compared: equal ones are different znodes, and a smaller one may be
+    /// newer.
+    #[test]
+    fn views_of_two_lineages() {
+        let old = view(&["/a", "/a/b"]);
+        let begun = old.outlived();
+        assert!(begun.is_newer_than(&old) && begun.zxid() == 0 && begun.len() == 2);
+        let new = view(&["/a"]).in_era(begun.era());
+        assert!(new.is_newer_than(&begun));
+        let told: Vec<_> = new
+            .changes_since(&old)
+            .iter()
+            .map(|change| (change.before().is_some(), change.after().is_some(), change.path().to_owned()))
+            .collect();
+        let change = |before, after, path: &str| (before, after, path.to_owned());
+        assert_eq!(told, [change(true, false, "/a/b"), change(true, false, "/a"), change(false, true, "/a")]);
     }
 
     #[test]

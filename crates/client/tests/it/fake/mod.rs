@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use coordd_client::{Client, ConnectOptions, Error};
 use tokio_stream::wrappers::TcpListenerStream;
 
-pub(crate) use world::{Fault, World};
+pub(crate) use world::{Fault, World, refusal};
 
 pub(crate) struct Fake {
     world: Arc<Mutex<World>>,

@@ -2,6 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use coordd_proto::v1;
 use coordd_proto::v1::coordd_server::{Coordd, CoorddServer};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -79,12 +80,26 @@ stream_only! {
 }
 
 impl Node {
+    fn take_size(&self, attach: &v1::Attach) {
+        let mut world = self.world.lock().unwrap();
+        world.frame_bytes = world.frame_bytes.max(attach.encoded_len());
+    }
+
     async fn open(
         &self,
         mut frames: Streaming<v1::ClientFrame>,
     ) -> Result<Response<UnboundedReceiverStream<Result<v1::ServerFrame, Status>>>, Status> {
         let first = frames.message().await?.unwrap_or_default();
-        let attach = first.attach.ok_or_else(|| Status::invalid_argument("no attach"))?;
+        let mut attach = first.attach.ok_or_else(|| Status::invalid_argument("no attach"))?;
+        self.take_size(&attach);
+        let is_old = self.world.lock().unwrap().limits.is_none();
+        let mut more = attach.more_watches && !is_old;
+        while more {
+            let next = frames.message().await?.and_then(|frame| frame.attach).expect("more watches");
+            self.take_size(&next);
+            more = next.more_watches;
+            attach.watches.extend(next.watches);
+        }
         let (outbox_tx, outbox_rx) = mpsc::unbounded_channel();
         let stream_id = self.world.lock().unwrap().attach(self.node_id, attach, outbox_tx)?;
         let world = self.world.clone();

@@ -5,6 +5,7 @@ use coordd_proto::v1;
 use coordd_proto::v1::reply::Result as Reply;
 use coordd_proto::v1::request::Op;
 use coordd_proto::v1::server_item::Item;
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
@@ -61,6 +62,17 @@ pub(crate) struct World {
     pub(crate) faults: VecDeque<Fault>,
     /// Nodes that refuse to serve.
     pub(crate) refusing: HashSet<u64>,
+    /// What attaches are refused with, by all nodes.
+    pub(crate) refusal: Option<v1::Error>,
+    /// What the nodes tell of their limits. `None`: they are of a version that knows neither limits, nor
+    /// lineages, nor attaches of several frames.
+    pub(crate) limits: Option<v1::Limits>,
+    /// The ensemble.
+    pub(crate) cluster_id: String,
+    /// Nodes of another ensemble.
+    pub(crate) foreign: HashSet<u64>,
+    /// The largest frame that came.
+    pub(crate) frame_bytes: usize,
     /// Events up to here are forgotten.
     pub(crate) history_starts_at: u64,
     pub(crate) applied: Vec<Applied>,
@@ -85,6 +97,11 @@ impl Default for World {
             changed_tx: watch::Sender::new(()),
             faults: VecDeque::new(),
             refusing: HashSet::new(),
+            refusal: None,
+            limits: Some(v1::Limits::default()),
+            cluster_id: "fake".into(),
+            foreign: HashSet::new(),
+            frame_bytes: 0,
             history_starts_at: 0,
             applied: Vec::new(),
             attaches: Vec::new(),
@@ -96,7 +113,7 @@ impl Default for World {
     }
 }
 
-fn refusal(code: v1::ErrorCode, message: &str) -> v1::Error {
+pub(crate) fn refusal(code: v1::ErrorCode, message: &str) -> v1::Error {
     v1::Error { code: code as i32, message: message.into(), ..Default::default() }
 }
 
@@ -206,6 +223,14 @@ impl World {
         if self.refusing.contains(&node_id) {
             return refuse(v1::ErrorCode::NotServing, "told to refuse");
         }
+        if let Some(refused) = &self.refusal {
+            return Err(coordd_proto::status::into_status(refused.clone()));
+        }
+        let cluster_id = if self.foreign.contains(&node_id) { "foreign" } else { &self.cluster_id };
+        let is_known = |lineage: &v1::Lineage| lineage.cluster_id == cluster_id && lineage.number == 0;
+        if self.limits.is_some() && attach.lineage.as_ref().is_some_and(|lineage| !is_known(lineage)) {
+            return refuse(v1::ErrorCode::OtherLineage, "of another ensemble");
+        }
         if attach.session_id != 0 && !self.sessions.contains_key(&attach.session_id) {
             return refuse(v1::ErrorCode::SessionExpired, "it is gone");
         }
@@ -223,7 +248,9 @@ impl World {
             zxid: self.zxid,
             node_id,
             last_write_seq: session.last_write_seq,
-            cluster_id: "fake".into(),
+            cluster_id: cluster_id.to_owned(),
+            lineage_number: 0,
+            limits: self.limits,
         };
         self.streams.retain(|_, stream| stream.session_id != session_id);
         let silent = self.faults.front() == Some(&Fault::Silence);
@@ -255,6 +282,7 @@ impl World {
             self.faults.pop_front();
             stream.silent = true;
         }
+        self.frame_bytes = self.frame_bytes.max(client_frame.encoded_len());
         self.acked_write_seq = self.acked_write_seq.max(client_frame.acked_write_seq);
         self.changed_tx.send_replace(());
         if let Some(ping) = client_frame.ping {
@@ -383,7 +411,7 @@ impl World {
                 Reply::RemoveWatch(v1::RemoveWatchReply {})
             }
             Op::AddAuth(_) => Reply::AddAuth(v1::AddAuthReply {}),
-            Op::Sync(_) => Reply::Sync(v1::SyncReply { zxid: self.zxid }),
+            Op::Sync(_) => Reply::Sync(v1::SyncReply { zxid: self.zxid, lineage: None }),
             other => {
                 Reply::Error(refusal(v1::ErrorCode::BadArguments, &format!("the fake cannot do {other:?}")))
             }

@@ -1,0 +1,129 @@
+//! An ensemble in the place of another one: zxids of the two are never compared.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use coordd_client::recipes::{CacheChange, GroupMembership, Sessions, TreeCache};
+use coordd_client::{Client, ConnectOptions, CreateMode, EndReason, SessionState};
+use coordd_proto::v1::coordd_client::CoorddClient;
+use coordd_proto::v1::{Attach, ErrorCode, GetRequest, Lineage, SubscribePath, SubscribeRequest};
+use coordd_tests::{BlackHole, Ensemble, EnsembleOptions, RawSession, code_of, eventually};
+use futures::StreamExt as _;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same writes in both ensembles give the same zxids.
+async fn fill(ensemble: &Ensemble, value: &'static str) -> (Client, u64) {
+    let client = ensemble.client(TIMEOUT).await;
+    client.create("/g", "", CreateMode::Persistent).await.expect("a create");
+    let created = client.create("/g/a", value, CreateMode::Persistent).await.expect("a create");
+    (client, created.stat.czxid)
+}
+
+/// A session, a cache and a membership meet another ensemble, which is at a smaller zxid and has the same
+/// zxids at the same paths: the session ends at once, and everything is read and made again.
+#[tokio::test]
+async fn replaced_ensemble_is_read_again() {
+    let old = Ensemble::start(1).await;
+    let new = EnsembleOptions::new(1).start_beside(&old).await;
+    let (writer, czxid) = fill(&old, "old").await;
+    let (_keeps_new_alive, same) = fill(&new, "new").await;
+    assert_eq!(czxid, same, "the zxids are the same");
+    let proxy = BlackHole::to(old.endpoint(1)).await;
+    let endpoint = proxy.endpoint();
+    let port = endpoint.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
+    let options = ConnectOptions::new().session_timeout(Duration::from_secs(30));
+    let sessions = Sessions::connect([endpoint.clone()], options).await.expect("a session");
+    let cache = TreeCache::start(&sessions, "/g");
+    let group = GroupMembership::new(&sessions, "/m");
+    let membership = group.join("me", "x").await.expect("it joins");
+    for _ in 0..100 {
+        writer.set("/g", "", None).await.expect("a set");
+    }
+    let far = cache.wait_for(writer.last_zxid()).await.expect("a view");
+    assert_eq!(cache.get("/g/a").expect("it is there").data, "old");
+    let first = sessions.live().await.expect("a session");
+
+    proxy.reset();
+    drop(proxy);
+    let since = Instant::now();
+    let _proxy = BlackHole::at((Ipv4Addr::LOCALHOST, port), new.endpoint(1)).await;
+    let SessionState::Expired(end) = first.ended().await else { panic!("{:?}", first.state()) };
+    assert_eq!(end.reason, EndReason::OtherEnsemble, "{end}");
+    let shows_new = async || cache.get("/g/a").is_some_and(|znode| znode.data == "new");
+    eventually(TIMEOUT, "the cache shows the new ensemble", shows_new).await;
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    let view = cache.view();
+    assert!(view.zxid() < far.zxid() && view.is_newer_than(&far), "{} {}", view.zxid(), far.zxid());
+    let changes = view.changes_since(&far);
+    assert!(matches!(&changes[0], CacheChange::Removed(znode) if &*znode.path == "/g/a"), "{changes:?}");
+    assert!(changes.iter().any(|change| matches!(change, CacheChange::Added(znode) if znode.data == "new")));
+
+    // A zxid of the new ensemble is waited for, although views of the old one had greater ones.
+    let other = new.client(TIMEOUT).await;
+    let zxid = other.set("/g/a", "newer", None).await.expect("a set").mzxid;
+    let shown = cache.wait_for(zxid).await.expect("a view");
+    assert_eq!(shown.get("/g/a").expect("it is there").data, "newer");
+
+    let is_member = async || {
+        let members = group.members().await.unwrap_or_default();
+        members.iter().any(|member| member.name == "me")
+    };
+    eventually(TIMEOUT, "the membership is there again", is_member).await;
+    let epoch = membership.epoch().expect("it is a member");
+    assert!(epoch < far.zxid(), "of the new ensemble: {epoch}");
+    assert_eq!(cache.changes().next().await.map(|change| change.path().to_owned()).as_deref(), Some("/g"));
+}
+
+/// A client that does not name its lineage is told at once, too: what it has seen, this ensemble has never
+/// had.
+#[tokio::test]
+async fn older_client_is_told_at_once() {
+    let ensemble = Ensemble::start(3).await;
+    let raw = RawSession::open(&ensemble.endpoint(1), TIMEOUT).await;
+    let far = raw.attached.zxid + 1000;
+    for id in ensemble.ids() {
+        let since = Instant::now();
+        let attach = Attach { last_zxid: far, ..raw.attach_again() };
+        let refused = RawSession::attach(&ensemble.endpoint(id), attach).await;
+        let Err(status) = refused else { panic!("attached at a zxid that never was") };
+        assert_eq!(code_of(&status), ErrorCode::SessionExpired, "{status}");
+        assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    }
+    // What was refused has ended nothing.
+    RawSession::attach(&ensemble.endpoint(2), raw.attach_again()).await.expect("the session is alive");
+}
+
+/// `min_zxid` and `from_zxid` carry the lineage, and are refused by another one.
+#[tokio::test]
+async fn zxids_carry_their_lineage() {
+    let ensemble = Ensemble::start(1).await;
+    let client = ensemble.client(TIMEOUT).await;
+    let own = client.lineage().expect("a lineage");
+    let mut api =
+        CoorddClient::connect(format!("http://{}", ensemble.endpoint(1))).await.expect("a connection");
+    let synced = api.sync(coordd_proto::v1::SyncRequest {}).await.expect("a sync").into_inner();
+    assert_eq!(
+        synced.lineage.as_ref().map(|lineage| lineage.cluster_id.as_str()),
+        Some(own.cluster_id.as_str())
+    );
+    let get = |min_zxid, lineage| GetRequest { path: "/".into(), min_zxid, lineage, ..Default::default() };
+    api.get(get(synced.zxid, synced.lineage.clone())).await.expect("its own");
+    let other = Some(Lineage { cluster_id: "other".into(), number: 0 });
+    let restored = Some(Lineage { cluster_id: own.cluster_id.clone(), number: 1 });
+    for lineage in [other.clone(), restored] {
+        let status = api.get(get(1, lineage)).await.expect_err("another one");
+        assert_eq!(code_of(&status), ErrorCode::OtherLineage, "{status}");
+    }
+    let status = api.get(get(synced.zxid + 1000, None)).await.expect_err("never");
+    assert_eq!(code_of(&status), ErrorCode::OtherLineage, "{status}");
+
+    let paths = vec![SubscribePath { path: "/".into(), ..Default::default() }];
+    let subscription = SubscribeRequest { paths, from_zxid: synced.zxid, ..Default::default() };
+    let mut stream = api.subscribe(subscription.clone()).await.expect("a subscription").into_inner();
+    let first = stream.message().await.expect("a reply").expect("a reply");
+    assert_eq!(first.lineage, synced.lineage);
+    let status =
+        api.subscribe(SubscribeRequest { lineage: other, ..subscription }).await.expect_err("another one");
+    assert_eq!(code_of(&status), ErrorCode::OtherLineage, "{status}");
+}
