@@ -135,7 +135,7 @@ pub(crate) fn merge(recorders: &[Recorder], schedule: Schedule) -> (Recorder, u6
 }
 
 async fn remove_root(client: &Client, root: &str) -> anyhow::Result<()> {
-    match client.delete_tree(root, None).await {
+    match client.delete_tree_in_batches(root, |_| {}).await {
         Ok(_) => Ok(()),
         Err(error) if error.kind == ErrorKind::NoNode => Ok(()),
         Err(error) => Err(error).with_context(|| format!("deleting {root}")),

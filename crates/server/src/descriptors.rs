@@ -1,7 +1,8 @@
 //! File descriptors: some are kept for the log, the snapshots and the other nodes, whatever clients do.
 
-/// What the process needs beside its connections: files of the log and its copy, snapshots, listeners, the runtime.
-const RESERVED: usize = 96;
+/// What the process needs beside its connections: files of the log and its copy, snapshots, listeners, the runtime; and
+/// connections to the port for peers that have not said anything so far.
+const RESERVED: usize = 128;
 /// What each other node may need: connections in both directions, while old ones are being replaced.
 const RESERVED_PER_NODE: usize = 16;
 
@@ -45,8 +46,8 @@ mod tests {
     #[test]
     fn descriptors_are_reserved() {
         assert_eq!(reserved(256, 3), 128);
-        assert_eq!(reserved(1024, 3), 144);
-        assert_eq!(reserved(1_000_000, 5), 176);
+        assert_eq!(reserved(1024, 3), 176);
+        assert_eq!(reserved(1_000_000, 5), 208);
         assert_eq!(reserved(0, 3), 0);
         assert!(fit_connections(10, 3) == 10 || limit() < 40);
         assert!(open() > 2 && open() <= limit());

@@ -24,7 +24,7 @@ use crate::hub::{Hub, Waiter};
 use crate::incoming::Clients;
 use crate::long_reads::LongReads;
 use crate::options::Options;
-use crate::reads::{REPLY_BYTES_MAX, READS_MAX};
+use crate::reads::{READS_MAX, REPLY_BYTES_MAX};
 use crate::session::connection::FRAME_REQUESTS;
 use crate::session::outbox::Outbox;
 use crate::watch::Registration;

@@ -63,7 +63,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `BadArguments` if the subtree is too large for one step: nothing was deleted then. `NoNode`, `CountMismatch`, `NoAuth`, `GuardFailed`.
+    /// `LimitExceeded` if the subtree is too large for one step: nothing was deleted then. `NoNode`, `CountMismatch`, `NoAuth`,
+    /// `GuardFailed`.
     ///
     /// # Watches fired
     ///

@@ -110,10 +110,24 @@ pub(crate) fn is_ownerless(stat: &Stat) -> bool {
 /// Those of a delete.
 pub(crate) async fn remove_ownerless(client: &Client, path: &str, stat: &Stat) -> Result<(), Error> {
     tracing::warn!(path, "a znode that is not ephemeral stands for nobody here; it is deleted");
-    match client.guarded([Check::epoch(path, stat.czxid)]).delete_tree(path, None).await {
+    match delete_all(&client.guarded([Check::epoch(path, stat.czxid)]), path).await {
         Err(error) if error.kind == ErrorKind::GuardFailed && error.path == path => Ok(()),
         Err(error) if error.kind == ErrorKind::NoNode => Ok(()),
-        removed => removed.map(drop),
+        removed => removed,
+    }
+}
+
+/// Deletes a subtree of any size: in one step if it is not too large for that, and in many if it is.
+///
+/// # Errors
+///
+/// Those of a delete; some of it may be deleted then.
+pub(crate) async fn delete_all(client: &Client, path: &str) -> Result<(), Error> {
+    match client.delete_tree(path, None).await {
+        Err(error) if error.kind == ErrorKind::LimitExceeded => {
+            client.delete_tree_in_batches(path, |_| {}).await.map(drop)
+        }
+        deleted => deleted.map(drop),
     }
 }
 
@@ -125,7 +139,7 @@ pub(crate) async fn remove_ownerless(client: &Client, path: &str, stat: &Stat) -
 pub(crate) async fn clear_below(client: &Client, path: &str) -> Result<(), Error> {
     tracing::warn!(path, "this znode has no children; what is below it is deleted");
     for name in found(client.children(path, ReadLevel::Local).await)?.unwrap_or_default() {
-        found(client.delete_tree(format!("{path}/{name}"), None).await)?;
+        found(delete_all(client, &format!("{path}/{name}")).await)?;
     }
     Ok(())
 }

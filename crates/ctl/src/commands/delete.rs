@@ -67,9 +67,8 @@ impl Delete {
     async fn in_one_step(&self, context: &Context, client: &Client) -> Result<u64, Failure> {
         let deleting = context.answer(client.delete_tree(&self.path, self.expect));
         match Progress::new(format!("deleting {}", self.path)).during(deleting).await {
-            // If it is about something else than the size, the first of the many steps is refused as well.
             Err(Failure::Operation(error))
-                if error.kind == ErrorKind::BadArguments && self.expect.is_none() =>
+                if error.kind == ErrorKind::LimitExceeded && self.expect.is_none() =>
             {
                 in_batches(context, client, &self.path, Some(&error.message)).await
             }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::printable::plain;
 
 /// Prints, lists, sets or removes quotas of subtrees.
 #[derive(Args, Debug)]
@@ -130,7 +131,7 @@ async fn list(context: &Context) -> Result<(), Failure> {
         if output.is_json() {
             output.json(&quota)?;
         } else {
-            output.line(format_args!("{}\n{}", quota.path, Indented(&quota.to_string())))?;
+            output.line(format_args!("{}\n{}", plain(&quota.path), Indented(&quota.to_string())))?;
         }
     }
     Ok(())

@@ -21,10 +21,11 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a connection may take to say it, and how often it is looked for meanwhile.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// Connections that have said it: a peer has a handful.
-const CONNECTIONS_MAX: usize = 256;
+/// Connections that have said it, for each node of the ensemble: a peer has a handful. The server keeps file descriptors
+/// for so many, and for those that have said nothing.
+const CONNECTIONS_PER_NODE: usize = 16;
 /// Connections that have not said it so far.
-const SILENT_MAX: usize = 128;
+const SILENT_MAX: usize = 32;
 
 /// A connection that gives its place back when it is dropped.
 pub(super) struct Limited {
@@ -32,15 +33,15 @@ pub(super) struct Limited {
     _place: OwnedSemaphorePermit,
 }
 
-/// Accepts connections that speak HTTP/2, until the stream is dropped.
-pub(super) fn accept(listener: TcpListener) -> impl Stream<Item = io::Result<Limited>> {
+/// Accepts connections that speak HTTP/2, as many as an ensemble of `nodes` needs, until the stream is dropped.
+pub(super) fn accept(listener: TcpListener, nodes: usize) -> impl Stream<Item = io::Result<Limited>> {
     // An answer of a few bytes must not wait for the acknowledgement of the one before.
     let mut incoming =
         TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(5)));
     let (ready_tx, ready_rx) = mpsc::channel(1);
     tokio::spawn(async move {
         let (silent, places) =
-            (Arc::new(Semaphore::new(SILENT_MAX)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+            (Arc::new(Semaphore::new(SILENT_MAX)), Arc::new(Semaphore::new(CONNECTIONS_PER_NODE * nodes)));
         let failed = Seldom::default();
         loop {
             let accepted = tokio::select! {
@@ -142,7 +143,7 @@ mod tests {
     async fn only_who_speaks_gets_a_place() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut accepted = std::pin::pin!(accept(listener));
+        let mut accepted = std::pin::pin!(accept(listener, 3));
         let mut silent = Vec::new();
         for count in 0..SILENT_MAX - 1 {
             let mut stream = TcpStream::connect(address).await.unwrap();

@@ -172,6 +172,7 @@ pub(crate) async fn serve<O: Observer>(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
+    let nodes = service.peers.members().len();
     let (own_id, client_address) = (service.peers.own_id(), service.client_address.clone());
     let not_here = || {
         let message = format!(
@@ -192,7 +193,7 @@ pub(crate) async fn serve<O: Observer>(
         .add_service(service)
         .add_service(WrongPort::<CoorddServer<()>>::new(not_here()))
         .add_service(WrongPort::<AdminServer<()>>::new(not_here()))
-        .serve_with_incoming_shutdown(accept(listener), shutdown)
+        .serve_with_incoming_shutdown(accept(listener, nodes), shutdown)
         .await
 }
 

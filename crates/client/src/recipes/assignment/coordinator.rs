@@ -13,6 +13,7 @@ use super::layout::{ASSIGNED, Layout, OWNERS, PLAN, REBALANCE};
 use super::records::{ListRecord, PlanRecord, to_bytes};
 use super::roster::{ItemOwner, Plan, Roster};
 use crate::far::after;
+use crate::recipes::parents::delete_all;
 use crate::recipes::replace_if::put;
 use crate::recipes::server_clock::ServerClock;
 use crate::recipes::{CacheView, Candidate, LeaderElection, Leadership, TreeCache};
@@ -223,10 +224,10 @@ impl Leader<'_> {
     async fn take_away(&self, item: &str, epoch: u64) -> Result<(), Error> {
         let path = self.layout.node(OWNERS, item);
         // With what somebody may have put below it.
-        match self.client.guarded([Check::epoch(&path, epoch)]).delete_tree(&path, None).await {
+        match delete_all(&self.client.guarded([Check::epoch(&path, epoch)]), &path).await {
             // It was let go of just now, or this one leads no more, which `lost` says.
             Err(error) if matches!(error.kind, ErrorKind::GuardFailed | ErrorKind::NoNode) => Ok(()),
-            taken => taken.map(drop),
+            taken => taken,
         }
     }
 

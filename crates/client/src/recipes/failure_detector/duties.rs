@@ -9,7 +9,7 @@ use super::FailureDetector;
 use super::claims_log::ClaimsLog;
 use super::failure::{FailureCause, FailureState, Known, NodeFailure, ServiceHealth};
 use crate::recipes::assignment::strike_out;
-use crate::recipes::parents::clear_below;
+use crate::recipes::parents::{clear_below, delete_all};
 use crate::recipes::registry::{Directory, InstanceStatus, Member, ServiceInstance};
 use crate::recipes::replace_if::put;
 use crate::recipes::waiting_line::no_result;
@@ -183,7 +183,7 @@ impl<'a> Duties<'a> {
         let known = Known::new(&present.instance, present.epoch, present.session_id);
         if present.instance.status == InstanceStatus::Draining {
             if self.known.remove(id).is_some() {
-                found(self.client.delete_tree(path, None).await)?;
+                found(delete_all(&self.client, &path).await)?;
             }
             return Ok(());
         }
@@ -345,7 +345,7 @@ impl<'a> Duties<'a> {
         self.reported.push_back(path);
         while self.reported.len() > RECORDS_MAX {
             let Some(oldest) = self.reported.pop_front() else { break };
-            found(self.client.delete_tree(oldest, None).await)?;
+            found(delete_all(&self.client, &oldest).await)?;
         }
         Ok(())
     }
