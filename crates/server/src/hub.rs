@@ -301,6 +301,7 @@ impl Hub {
             return;
         }
         let Some(outbox) = attached.remove(&session) else { return };
+        lock(&self.client_addresses).remove(&session);
         self.watches().disarm_all(&outbox);
         outbox.push(Item::Moved);
         outbox.wake();
