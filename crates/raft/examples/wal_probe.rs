@@ -32,6 +32,7 @@ const USAGE: &str = "usage: wal_probe workload|dump|traced|fail-at|bench DIR ...
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
