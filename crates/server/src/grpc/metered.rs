@@ -257,10 +257,7 @@ where
                 Part::AllTaken(bytes) => call.client.sends(bytes.min(SOCKET_BYTES)),
                 Part::Dropped(why) => {
                     *this.state = State::Ended;
-                    let mut trailers = http::HeaderMap::new();
-                    // Of ASCII, and short.
-                    let _ = into_status(why).add_header(&mut trailers);
-                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                    return Poll::Ready(Some(Ok(dropped(why))));
                 }
             },
             State::Ended => {
@@ -283,9 +280,17 @@ where
         let droppable = if call.is_stream { DROPPABLE_FRAME } else { DROPPABLE };
         if data.len() >= droppable {
             let rest = Rest::new(data, call.is_stream, call.client.memory().clone());
-            let Part::Data(first) = rest.next(FIRST_PART) else { return Poll::Ready(None) };
-            *this.state = State::Parts(rest);
-            return Poll::Ready(Some(Ok(Frame::data(first))));
+            return Poll::Ready(match rest.next(FIRST_PART) {
+                Part::Data(first) => {
+                    *this.state = State::Parts(rest);
+                    Some(Ok(Frame::data(first)))
+                }
+                Part::Dropped(why) => {
+                    *this.state = State::Ended;
+                    Some(Ok(dropped(why)))
+                }
+                Part::AllTaken(_) => None,
+            });
         }
         if data.len() >= SMALL {
             *this.held = data.len();
@@ -302,6 +307,14 @@ where
             State::Last(_) | State::Parts(_) => false,
         }
     }
+}
+
+/// The end of a call whose reply was dropped.
+fn dropped(why: v1::Error) -> Frame<Bytes> {
+    let mut trailers = http::HeaderMap::new();
+    // Of ASCII, and short.
+    let _ = into_status(why).add_header(&mut trailers);
+    Frame::trailers(trailers)
 }
 
 /// What is left of a large message, in a place where it can be dropped from outside.
@@ -332,13 +345,18 @@ impl Rest {
         let bytes = data.len();
         memory.add(bytes);
         let left = Left { data, is_dropped: false, is_over: false, taken: Instant::now() };
-        Arc::new_cyclic(|rest: &Weak<Rest>| Rest {
+        let is_far_exceeded = memory.is_far_exceeded();
+        let rest = Arc::new_cyclic(|rest: &Weak<Rest>| Rest {
             data: Mutex::new(left),
             bytes,
             is_stream,
             _registered: memory.register(rest.clone()),
             memory,
-        })
+        });
+        if is_far_exceeded {
+            rest.end();
+        }
+        rest
     }
 
     fn lock(&self) -> MutexGuard<'_, Left> {
