@@ -47,6 +47,8 @@ async fn replaced_ensemble_is_read_again() {
     proxy.reset();
     drop(proxy);
     let since = Instant::now();
+    let is_free = async || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    eventually(TIMEOUT, "the proxy has let go of its port", is_free).await;
     let _proxy = BlackHole::at((Ipv4Addr::LOCALHOST, port), new.endpoint(1)).await;
     let SessionState::Expired(end) = first.ended().await else { panic!("{:?}", first.state()) };
     assert_eq!(end.reason, EndReason::OtherEnsemble, "{end}");
