@@ -34,6 +34,10 @@ pub(crate) struct Shared {
 }
 
 /// What the transport gets when it asks for a frame.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once, and a box would cost each frame an allocation"
+)]
 pub(crate) enum NextFrame {
     Frame(v1::ClientFrame),
     /// There is something to send, but the caller should let other tasks run first.
