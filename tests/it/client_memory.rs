@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use coordd_client::{Client, CreateMode, ErrorKind, NodeStatus, Perms, ReadLevel};
+use coordd_client::{Admin, Client, CreateMode, ErrorKind, NodeStatus, Perms, ReadLevel};
 use coordd_proto::v1::coordd_client::CoorddClient;
 use coordd_proto::v1::{
     GetEphemeralsRequest, GetRequest, ListRequest, MultiReadRequest, ReadOp, SubscribePath, SubscribeRequest,
@@ -242,7 +242,9 @@ async fn clients_leave_descriptors_to_the_disk() {
     for _ in 0..40 {
         client.set("/v", vec![2; MIB], None).await.expect("the log has its files");
     }
-    let now = status(&ensemble).await;
+    // The harness has not started this node, and so does not ask it.
+    let admin = Admin::connect(ensemble.endpoint(1), TIMEOUT).await.expect("a new connection has its turn");
+    let now = admin.status().await.expect("the node answers");
     assert_eq!((now.connections_max, now.open_files_max), (50, 100));
     assert!(now.connections <= 50 && now.open_files < 100, "{} of {}", now.connections, now.open_files);
     let said = std::fs::read_to_string(&log).expect("a log");

@@ -25,7 +25,8 @@ async fn status_shows_all_members() {
     .await;
     let table = ensemble.coordctl_at(&one, &["status"]).await.expect("a status");
     for id in ensemble.ids() {
-        let of_it = |line: &&str| line.starts_with(&ensemble.endpoint(id)) && line.ends_with("serving");
+        let serves = |line: &str| line.contains("serving") && !line.contains("not serving");
+        let of_it = |line: &&str| line.starts_with(&ensemble.endpoint(id)) && serves(line);
         assert_eq!(table.lines().filter(of_it).count(), 1, "{table}");
     }
     let status = json(&ensemble, &one, &["status"]).await;

@@ -310,7 +310,7 @@ impl Ensemble {
     /// The same with endpoints of the test's own.
     pub async fn coordctl_at(&self, endpoints: &str, args: &[&str]) -> Result<String, String> {
         let mut command = tokio::process::Command::new(crate::coordctl());
-        command.env_remove("COORDCTL_AUTH").args(args).args(["--endpoints", endpoints]);
+        command.env_remove("COORDCTL_AUTH").args(["--endpoints", endpoints]).args(args);
         let output = command.output().await.expect("coordctl starts");
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
