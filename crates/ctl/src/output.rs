@@ -58,7 +58,7 @@ impl Output {
         write(json_line(value)?.as_bytes())
     }
 
-    /// Lines that were made here, of fields that are [plain](crate::printable::plain).
+    /// Lines that were made here, of fields that are [`plain`].
     pub(crate) fn line(self, line: impl Display) -> Result<(), Failure> {
         write(format!("{}\n", plain_lines(&line.to_string())).as_bytes())
     }
