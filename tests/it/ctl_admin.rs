@@ -38,7 +38,7 @@ async fn status_shows_all_members() {
     ensemble.pause(2);
     let table = ensemble.coordctl_at(&one, &["status"]).await.expect("a status");
     assert!(
-        table.lines().any(|line| line.starts_with(&ensemble.endpoint(2)) && line.contains("did not answer")),
+        table.lines().any(|line| line.starts_with(&ensemble.endpoint(2)) && line.contains("no answer")),
         "{table}"
     );
     assert!(
