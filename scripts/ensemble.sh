@@ -254,6 +254,8 @@ TEXT
         ;;
     start)
         [[ -x $bin/coordd ]] || build
+        # One that somebody has just killed needs a moment to be gone.
+        for ((try = 0; try < 10; try++)); do running "$node" >/dev/null || break; sleep 0.1; done
         start "$node" || fail "node $node runs already"
         running "$node" >/dev/null || { tell_stopped "$node"; exit 1; }
         ;;
