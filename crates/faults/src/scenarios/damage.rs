@@ -41,13 +41,13 @@ impl Damage {
     }
 }
 
-/// Starts a node that has lost what it needs: it must refuse, and say so in these words. A start that is refused destroys nothing, so it
+/// Starts a node that has lost what it needs: it must refuse, and say all of these words. A start that is refused destroys nothing, so it
 /// serves when the damage is undone.
 pub(super) async fn start_damaged(
     stage: &mut Stage,
     id: HostId,
     damage: Damage,
-    words: &str,
+    words: &[&str],
 ) -> anyhow::Result<()> {
     stage.start(id)?;
     let start = Instant::now();
@@ -58,19 +58,19 @@ pub(super) async fn start_damaged(
         let status = stage.ensemble.status(id).await;
         ensure!(
             status.is_none_or(|status| status.not_serving.is_some()),
-            "node {id} serves, and should have said: {words}"
+            "node {id} serves, and should have said: {words:?}"
         );
         ensure!(
             start.elapsed() < PATIENCE,
-            "node {id} neither serves nor ends, and should have said: {words}"
+            "node {id} neither serves nor ends, and should have said: {words:?}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let why = stage.ensemble.last_line(id);
     stage.say(format!("node {id} does not start: {why}"));
     ensure!(
-        exit.code() == Some(1) && why.contains(words),
-        "node {id} ended with {exit} and should have said: {words}; it said: {why}"
+        exit.code() == Some(1) && words.iter().all(|words| why.contains(words)),
+        "node {id} ended with {exit} and should have said: {words:?}; it said: {why}"
     );
     stage.coverage.add(REFUSED, 1);
     damage.undo()?;

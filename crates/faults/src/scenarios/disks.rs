@@ -387,10 +387,10 @@ async fn flip_log(stage: &mut Stage) -> anyhow::Result<()> {
         // The file was begun just now.
         return stage.start(id);
     };
-    let words = format!("record {} of the log is lost", frame.seq);
+    let record = format!("record {} of the log", frame.seq);
     let damage = flip(stage, id, &file, frame.bytes.clone())?;
     stage.coverage.add(FLIPPED_LOG, 1);
-    start_damaged(stage, id, damage, &words).await
+    start_damaged(stage, id, damage, &[&record, "is lost"]).await
 }
 
 async fn flip_snapshot(stage: &mut Stage) -> anyhow::Result<()> {
@@ -400,7 +400,7 @@ async fn flip_snapshot(stage: &mut Stage) -> anyhow::Result<()> {
     let length = file.metadata()?.len();
     let damage = flip(stage, id, &file, 0..length)?;
     stage.coverage.add(FLIPPED_SNAPSHOT, 1);
-    start_damaged(stage, id, damage, &format!("snapshot {}", file.display())).await
+    start_damaged(stage, id, damage, &[&format!("snapshot {}", file.display())]).await
 }
 
 /// One byte within a range is another one, or a burst of them.

@@ -72,9 +72,9 @@ async fn tear_acknowledged(stage: &mut Stage) -> anyhow::Result<()> {
     let Some(newest) = frames.iter().rposition(|frame| frame.seq <= acknowledged) else {
         return stage.start(id);
     };
-    let words = format!("record {} of the log is lost", frames[newest].seq);
+    let record = format!("record {} of the log", frames[newest].seq);
     let damage = tear(stage, id, &file, &frames[newest..])?;
-    start_damaged(stage, id, damage, &words).await
+    start_damaged(stage, id, damage, &[&record, "is lost"]).await
 }
 
 pub(super) fn wal_dir(stage: &Stage, id: HostId) -> PathBuf {
