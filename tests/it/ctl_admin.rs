@@ -36,9 +36,10 @@ async fn status_shows_all_members() {
     assert!(status["nodes"][0]["leader_id"].is_u64(), "{status}");
     ensemble.kill9(3);
     ensemble.pause(2);
+    // Two limits of the same length run out: that of the call, and that of the command.
     let table = ensemble.coordctl_at(&one, &["status"]).await.expect("a status");
     assert!(
-        table.lines().any(|line| line.starts_with(&ensemble.endpoint(2)) && line.contains("no answer")),
+        table.lines().any(|line| line.starts_with(&ensemble.endpoint(2)) && line.contains("answer within")),
         "{table}"
     );
     assert!(
