@@ -57,7 +57,7 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         OutputFormat::Json => serde_json::to_string_pretty(&report)? + "\n",
     };
     match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever read the figures has gone.
+        // The reader of the figures has gone.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         written => written.context("the report cannot be written")?,
     }

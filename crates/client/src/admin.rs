@@ -14,7 +14,7 @@ use crate::{Credential, EndReason, Error, ErrorKind, QuotaUsage, SessionEnd};
 /// How long one of several endpoints may take to accept a connection.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What an operator asks. Needs no session.
+/// The calls of an operator. They need no session.
 ///
 /// A call goes to one node. If that node is silent, does not serve or cannot be reached, the next one is asked, and later calls
 /// stay with the node that answered. With a single endpoint there is no other.

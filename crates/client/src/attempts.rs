@@ -56,7 +56,7 @@ fn weight(kind: ErrorKind) -> u8 {
     }
 }
 
-/// What a server says must neither break the lines nor reach a terminal as a control sequence.
+/// The text of a server in one line, its control characters escaped: a server may be hostile, and the reader a terminal.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -179,7 +179,7 @@ impl Client {
         self.shared().lineage()
     }
 
-    /// What the node takes that the session is attached to, or was last.
+    /// Returns the limits of the node that the session is attached to, or was attached to last.
     pub fn limits(&self) -> ServerLimits {
         self.shared().limits()
     }

@@ -72,7 +72,7 @@ struct Level {
 
 struct Deletion<'a, P> {
     client: &'a Client,
-    /// What goes in the next step, in this order.
+    /// Paths that the next step deletes, in this order.
     batch: Vec<String>,
     bytes: usize,
     in_flight: VecDeque<(Vec<String>, Call<Vec<MultiResult>>)>,
