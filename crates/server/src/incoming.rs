@@ -298,6 +298,11 @@ impl Clients {
         }
     }
 
+    /// Open connections without those that are being closed.
+    fn count_kept(&self) -> usize {
+        self.lock().values().filter(|client| !client.is_closed()).count()
+    }
+
     fn open_from(&self, address: Option<IpAddr>) -> usize {
         self.lock().values().filter(|client| client.address == address && !client.is_closed()).count()
     }
@@ -405,11 +410,13 @@ impl Door {
     }
 
     async fn wait_for_room(&mut self) {
-        while self.clients.count().0 >= self.clients.limits.connections {
-            if !self.clients.make_room(None)
+        let connections = self.clients.limits.connections;
+        while self.clients.count().0 >= connections {
+            // A connection that is being closed gives its place back: no other one has to give way as well.
+            if self.clients.count_kept() >= connections
+                && !self.clients.make_room(None)
                 && let Some(unsaid) = self.full.is_due()
             {
-                let connections = self.clients.limits.connections;
                 tracing::warn!(
                     connections,
                     unsaid,
