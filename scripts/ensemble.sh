@@ -161,7 +161,11 @@ start() {
     local id=$1
     if running "$id" >/dev/null; then return 1; fi
     mkdir -p "$dir"
-    printf '%s\n' "$base" "$nodes" >"$remembered"
+    # Nobody may find it half written: nodes are started beside each other.
+    if [[ ! -f $remembered ]]; then
+        printf '%s\n' "$base" "$nodes" >"$remembered.$BASHPID"
+        mv -- "$remembered.$BASHPID" "$remembered"
+    fi
     # Of its own session: Ctrl-C in this terminal is not for the ensemble.
     env -u COORDD_ENSEMBLE_DIR -u COORDD_BASE_PORT setsid "$bin/coordd" --id "$id" --ensemble "$(ensemble)" \
         --listen "$(client_address "$id")" --data-dir "$dir/node-$id" >>"$(log_file "$id")" 2>&1 </dev/null &
