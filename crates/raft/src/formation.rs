@@ -239,7 +239,9 @@ impl Formation {
                         continue;
                     }
                 };
-                if reply.initialized && is_pristine && !*adopted.borrow() {
+                // A node that starts knows its log a moment before its ensemble.
+                let has_begun = reply.initialized && !reply.cluster_id.is_empty();
+                if has_begun && is_pristine && !*adopted.borrow() {
                     if Bug::WipedMemberVotes.is_planted() {
                         return self.store(peers, &reply.cluster_id).map_err(FormationError::Store);
                     }
