@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use coordd_tests::{Contender, Ensemble, coordctl, eventually};
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, Signal, test_kill_process};
 
 const SOON: Duration = Duration::from_secs(15);
 /// Says that it has the lock and with which epoch, and then that it runs, until it is killed; it does not mind SIGTERM.
@@ -105,6 +105,21 @@ async fn a_command_runs_only_while_it_has_the_lock() {
     drop(one);
     assert_eq!(two.terminate().await.code(), Some(143));
     epoch(&mut three).await;
+}
+
+/// A command meets SIGHUP as one that a shell has started: `coordctl` catches the signal and never ignores
+/// it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_do_not_ignore_sighup() {
+    const SHOW: &str = "grep SigIgn /proc/self/status";
+    let ensemble = Ensemble::start(1).await;
+    let elect = ["elect", "/leads", "--", "sh", "-c", SHOW];
+    for mut command in [lock(&ensemble, &[], SHOW).await, start(&ensemble, &elect).await] {
+        let ignored = said(&mut command, "SigIgn:").await;
+        let ignored = u64::from_str_radix(&ignored, 16).expect("a set of signals");
+        assert_eq!(ignored & (1 << (Signal::HUP.as_raw() - 1)), 0, "{ignored:x}");
+        assert_eq!(code(&mut command).await, Some(0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

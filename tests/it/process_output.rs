@@ -4,6 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coordd_client::{Admin, ConnectOptions, CreateMode};
@@ -245,6 +247,62 @@ async fn sighup_reads_the_file_again() {
     eventually(TIMEOUT, "it waits", async || waiting.log(1).contains("waiting for nodes")).await;
     hang_up(&waiting, "there is no file to read again").await;
     assert_eq!(waiting.terminate(1).await.code(), Some(0));
+}
+
+/// The value of a line of /proc/PID/status, as long as there is one.
+fn process_status(pid: Pid, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
+    status.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// Sends SIGHUP to a process that was started with another umask, if its `main` runs: the umask is the first
+/// thing that `main` changes after it has taken over the signal. Before `main` nobody can.
+fn hang_up_in_main(pid: Pid) -> bool {
+    let is = |name, value| process_status(pid, name).as_deref() == Some(value);
+    is("Name", "coordd") && is("Umask", "0077") && kill_process(pid, Signal::HUP).is_ok()
+}
+
+/// SIGHUP does not end a process that has only just started: hangups come as fast as they can be sent, until
+/// it has done what it was started for.
+#[test]
+fn sighup_at_start_is_survived() {
+    for round in 0..100 {
+        let mut command = through_shell(&coordd(&["config", "check"]), "umask 022; exec \"$0\" \"$@\"");
+        let mut node =
+            Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts"));
+        let pid = Pid::from_child(&node.0);
+        let status = loop {
+            hang_up_in_main(pid);
+            if let Some(status) = node.0.try_wait().expect("our process") {
+                break status;
+            }
+        };
+        assert!(status.success(), "round {round}: {status}");
+    }
+}
+
+/// Hangups are sent from the first moment of `main` until the node serves, and that is when it does.
+#[tokio::test]
+async fn sighup_until_serving_is_survived() {
+    let ensemble = single_node().await;
+    let mut command = through_shell(&ensemble.command(1), "umask 022; exec \"$0\" \"$@\"");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut node = Process(command.spawn().expect("coordd starts"));
+    let pid = Pid::from_child(&node.0);
+    let is_serving = Arc::new(AtomicBool::new(false));
+    let seen = is_serving.clone();
+    let hangups = std::thread::spawn(move || {
+        let mut sent = 0_u64;
+        while !seen.load(Ordering::Relaxed) {
+            sent += u64::from(hang_up_in_main(pid));
+        }
+        sent
+    });
+    serves(&ensemble).await;
+    is_serving.store(true, Ordering::Relaxed);
+    assert!(hangups.join().expect("a thread") > 10);
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code().await, Some(0));
 }
 
 fn mode_of(path: &Path) -> u32 {

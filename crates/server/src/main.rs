@@ -113,7 +113,19 @@ fn in_one_line(error: &anyhow::Error) -> String {
     line
 }
 
+/// Takes over SIGHUP, which ends the process until then. Hangups that come before anybody listens are kept
+/// for `reload`.
+///
+/// The handler is the process's and outlives the runtime that installs it.
+fn catch_hangups() -> std::io::Result<Signal> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    signal(SignalKind::hangup())
+}
+
 fn main() -> ExitCode {
+    // First: whoever starts this process may send a SIGHUP as soon as it runs.
+    let hangups = catch_hangups();
     coordd_server::share_arenas();
     // What this process writes is for its own user only, whatever the umask was: passwords of sessions are in the log.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
@@ -145,7 +157,7 @@ fn main() -> ExitCode {
         };
     }
     let is_json = options.log_format == LogFormat::Json;
-    match run(configuration, options, files.err()) {
+    match run(configuration, options, hangups, files.err()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let line = in_one_line(&error);
@@ -161,7 +173,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(configuration: Configuration, options: Options, files: Option<std::io::Error>) -> anyhow::Result<()> {
+fn run(
+    configuration: Configuration,
+    options: Options,
+    hangups: std::io::Result<Signal>,
+    files: Option<std::io::Error>,
+) -> anyhow::Result<()> {
     let form = match options.log_format {
         LogFormat::Human => LogForm::Human { ansi: std::io::stderr().is_terminal() },
         LogFormat::Json => LogForm::Json,
@@ -171,10 +188,10 @@ fn run(configuration: Configuration, options: Options, files: Option<std::io::Er
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let hangups = hangups.context("SIGHUP cannot be caught")?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let hangups = signal(SignalKind::hangup())?;
         tokio::spawn(reload(hangups, configuration, log.clone()));
         tokio::spawn(write_held(log.clone()));
         let stop = async move {
