@@ -23,7 +23,7 @@ use crate::convert::some_log_id_from_wire;
 use crate::disk::Shortage;
 use crate::leadership::Leadership;
 use crate::network::{Lane, contradiction};
-use crate::observer::{Observer, SignOfLife};
+use crate::observer::{Observer, SignOfLife, hear};
 use crate::replica::Node;
 use crate::state_machine::DigestVerdict;
 
@@ -149,7 +149,7 @@ async fn lead<O: Observer>(
             _ = tick.tick() => {
                 node.clock.settle(&node.peers.clocks);
                 let touched = node.contact.take_touched();
-                if !touched.is_empty() { node.shared.observer.touched(node.id(), &touched) }
+                hear(&node.shared.observer, node.id(), &touched).await;
                 if node.has_fresh_quorum() { node.contact.heard_leader() }
                 if node.shared.proposer.is_stuck(PATIENCE) && node.has_fresh_quorum() { return End::Broken }
             }

@@ -26,6 +26,39 @@ impl SignOfLife {
     }
 }
 
+/// Signs of life that are heard in one step.
+const STEP_SIGNS: usize = 1000;
+
+/// Has `observer` hear signs of life, with a turn for other tasks after each step.
+pub(crate) async fn hear<O: Observer>(observer: &O, via: NodeId, signs: &[SignOfLife]) {
+    for part in signs.chunks(STEP_SIGNS) {
+        observer.touched(via, part);
+        give_turn(part).await;
+    }
+}
+
+/// The same for [`Observer::renewed`].
+pub(crate) async fn hear_renewals<O: Observer>(
+    observer: &O,
+    term: u64,
+    via: NodeId,
+    signs: &[SignOfLife],
+) -> Vec<SessionId> {
+    let mut renewed = Vec::with_capacity(signs.len());
+    for part in signs.chunks(STEP_SIGNS) {
+        renewed.extend(observer.renewed(term, via, part));
+        give_turn(part).await;
+    }
+    renewed
+}
+
+/// After a whole step only: most have few signs to hear.
+async fn give_turn(part: &[SignOfLife]) {
+    if part.len() == STEP_SIGNS {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// What the node does with what the replicated tree says. Implemented by the server.
 ///
 /// The methods about the tree are called in the order of the log, on one thread at a time, **while the tree is locked

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::NodeId;
 use crate::network::Lane;
-use crate::observer::{Observer, SignOfLife};
+use crate::observer::{Observer, SignOfLife, hear_renewals};
 use crate::replica::Node;
 use crate::types;
 
@@ -124,7 +124,7 @@ pub(crate) async fn own_renewal<O: Observer>(
     signs: &[SignOfLife],
 ) -> Option<Vec<SessionId>> {
     let leadership = *node.leadership.borrow();
-    let renewed = node.shared.observer.renewed(leadership.term, via, signs);
+    let renewed = hear_renewals(&node.shared.observer, leadership.term, via, signs).await;
     // If the node lost its leadership and has it again, another leader may have decided an expiry in between.
     let confirmed = own_read_index(node).await?.leader_id.term;
     (confirmed == leadership.term).then_some(renewed)

@@ -162,7 +162,11 @@ pub(crate) async fn run_client_memory(memory: Arc<ClientMemory>) {
     let mut swept = Instant::now();
     loop {
         let _ = tokio::time::timeout(SWEEP_INTERVAL, memory.exceeded.notified()).await;
-        let ended = memory.relieve();
+        // It looks at all holders, which may be many.
+        let ended = match memory.used() > memory.max() {
+            true => on_own_thread(&memory, ClientMemory::relieve).await,
+            false => 0,
+        };
         if ended > 0 {
             tracing::warn!(
                 ended,
@@ -174,9 +178,18 @@ pub(crate) async fn run_client_memory(memory: Arc<ClientMemory>) {
         }
         if swept.elapsed() >= SWEEP_INTERVAL {
             swept = Instant::now();
-            memory.sweep(swept);
+            on_own_thread(&memory, move |memory| memory.sweep(swept)).await;
         }
     }
+}
+
+async fn on_own_thread<T: Default + Send + 'static>(
+    memory: &Arc<ClientMemory>,
+    work: impl FnOnce(&ClientMemory) -> T + Send + 'static,
+) -> T {
+    let memory = memory.clone();
+    // It fails only when the node stops.
+    tokio::task::spawn_blocking(move || work(&memory)).await.unwrap_or_default()
 }
 
 /// See [`ClientMemory::charge`].

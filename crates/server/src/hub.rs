@@ -178,7 +178,7 @@ impl Hub {
     }
 
     /// These pings were not heard: they are asked about again, where no newer one is there and the stream still is.
-    pub(crate) fn return_renewals(&self, pings: HashMap<SessionId, (Arc<Outbox>, u64)>) {
+    pub(crate) fn return_renewals(&self, pings: impl Iterator<Item = (SessionId, (Arc<Outbox>, u64))>) {
         let attached = lock(&self.attached);
         let mut renewals = lock(&self.renewals);
         for (session, (outbox, nonce)) in pings {

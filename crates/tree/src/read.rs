@@ -175,6 +175,12 @@ impl Tree {
         self.sessions.iter_live()
     }
 
+    /// The live sessions with a larger id, in the order of their ids. It searches for the first of them, and
+    /// does not pass the others.
+    pub fn sessions_after(&self, id: SessionId) -> impl Iterator<Item = &Session> {
+        self.sessions.live_after(id)
+    }
+
     /// How many sessions live.
     pub fn session_count(&self) -> usize {
         self.sessions.live_count()

@@ -1,3 +1,4 @@
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -75,7 +76,12 @@ impl Sessions {
         self.live.values().map(|session| &**session)
     }
 
-    /// Likewise.
+    /// Those with a larger id, in that order.
+    pub(crate) fn live_after(&self, id: SessionId) -> impl Iterator<Item = &Session> {
+        self.live.range((Bound::Excluded(id), Bound::Unbounded)).map(|(_, session)| &**session)
+    }
+
+    /// In the order of their ids.
     pub(crate) fn iter_ended(&self) -> impl Iterator<Item = &EndedSession> {
         self.ended.values().map(|session| &**session)
     }

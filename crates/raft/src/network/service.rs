@@ -33,7 +33,7 @@ use crate::clock::wall_ms;
 use crate::convert::{self, ConvertError};
 use crate::disk::{FollowerRoom, Shortage};
 use crate::formation::Formation;
-use crate::observer::{Observer, SignOfLife};
+use crate::observer::{Observer, SignOfLife, hear};
 use crate::read_index::{own_read_index, own_renewal};
 use crate::replica::Node;
 use crate::seldom::Seldom;
@@ -574,7 +574,7 @@ async fn take_frames<O: Observer>(
                     }
                     if !frame.touched.is_empty() {
                         let signs = SignOfLife::from_wire(&frame.touched, &frame.touched_generations);
-                        node.shared.observer.touched(from, &signs);
+                        hear(&node.shared.observer, from, &signs).await;
                     }
                     for batch in frame.batches {
                         if let Err(error) = check_batch(from, &batch) {

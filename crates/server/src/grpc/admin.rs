@@ -140,9 +140,8 @@ impl Admin for AdminApi {
             limit => limit.min(SESSIONS_MAX),
         };
         let (tree, service) = (self.service.replica().tree().clone(), self.service.clone());
-        // It passes all that come before the page.
         let read = move || {
-            let mut later = tree.sessions().filter(|session| session.id() > request.after);
+            let mut later = tree.sessions_after(request.after);
             let sessions =
                 later.by_ref().take(limit).map(|session| session_info(&service, session)).collect();
             v1::ListSessionsReply { sessions, more: later.next().is_some() }
@@ -193,8 +192,9 @@ impl Admin for AdminApi {
             0 => QUOTAS_MAX,
             limit => limit.min(QUOTAS_MAX),
         };
-        let tree = self.service.replica().tree();
-        Ok(Response::new(quotas_page(&tree, &auth, &request.after, limit)))
+        let tree = self.service.replica().tree().clone();
+        let read = move || quotas_page(&tree, &auth, &request.after, limit);
+        Ok(Response::new(self.service.long_reads().run(read).await.map_err(refuse)?))
     }
 }
 

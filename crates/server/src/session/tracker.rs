@@ -1,6 +1,7 @@
 //! The leader's record of which sessions were heard from, and which are due to expire (G6). Pure: time is passed in.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, RangeInclusive};
 use std::time::Duration;
 
 use coordd_raft::SignOfLife;
@@ -21,13 +22,16 @@ pub(crate) struct Due {
 /// disk does not count, and neither does time in which `tick` is not called because the leader had no majority.
 ///
 /// A session is due only when it was due at the tick before, too: what had arrived while the leader slept is heard first.
+///
+/// Nothing here passes all sessions: whatever may be about many of them takes a part at a time.
 #[derive(Debug, Default)]
 pub(crate) struct SessionTracker {
     awake: Duration,
+    /// The waking time at the tick before the last one.
+    awake_before: Duration,
     last_tick: Option<Duration>,
-    sessions: HashMap<SessionId, Heard>,
+    sessions: BTreeMap<SessionId, Heard>,
     by_deadline: BTreeSet<(Duration, SessionId)>,
-    suspects: BTreeSet<SessionId>,
     /// Their expiry is decided, and on its way through the log: nothing that is heard from them counts any more.
     expiring: BTreeSet<SessionId>,
 }
@@ -65,14 +69,6 @@ pub(crate) const TICK: Duration = Duration::from_millis(100);
 const TICK_MAX: Duration = Duration::from_millis(200);
 
 impl SessionTracker {
-    /// This node leads from now on: every session gets its full timeout.
-    pub(crate) fn restart(&mut self, sessions: impl Iterator<Item = Tracked>) {
-        *self = SessionTracker::default();
-        for Tracked { session, timeout, generation } in sessions {
-            self.insert(session, Heard { timeout, generation, at: self.awake, via: 0 });
-        }
-    }
-
     fn insert(&mut self, session: SessionId, heard: Heard) {
         if let Some(old) = self.sessions.insert(session, heard) {
             self.by_deadline.remove(&(old.at + old.timeout, session));
@@ -86,11 +82,8 @@ impl SessionTracker {
         self.awake + self.last_tick.map_or(Duration::ZERO, |last| now.saturating_sub(last).min(TICK_MAX))
     }
 
-    pub(crate) fn is_known(&self, session: SessionId) -> bool {
-        self.sessions.contains_key(&session)
-    }
-
-    /// A session that has been opened since. One whose expiry is decided is not taken up again.
+    /// A session that lives, and has its full timeout from now on. One whose expiry is decided is not taken
+    /// up again.
     pub(crate) fn opened(&mut self, Tracked { session, timeout, generation }: Tracked, via: u64) {
         if !self.expiring.contains(&session) {
             self.insert(session, Heard { timeout, generation, at: self.awake, via });
@@ -111,7 +104,6 @@ impl SessionTracker {
         if generation != 0 && generation < heard.generation {
             return Hearing::Old;
         }
-        self.suspects.remove(&session);
         self.insert(session, Heard { at: self.awake_at(now), via, ..heard });
         Hearing::Counts
     }
@@ -119,7 +111,6 @@ impl SessionTracker {
     fn forget(&mut self, session: SessionId) {
         if let Some(heard) = self.sessions.remove(&session) {
             self.by_deadline.remove(&(heard.at + heard.timeout, session));
-            self.suspects.remove(&session);
         }
     }
 
@@ -134,34 +125,58 @@ impl SessionTracker {
         self.expiring.remove(&session);
     }
 
-    /// Keeps only the sessions for which `is_live` says so.
-    pub(crate) fn retain(&mut self, is_live: impl Fn(SessionId) -> bool) {
-        let gone: Vec<_> = self.sessions.keys().copied().filter(|session| !is_live(*session)).collect();
-        for session in gone {
-            self.forget(session);
-        }
-        self.expiring.retain(|session| is_live(*session));
+    /// Up to which session a part goes that begins after `after`: the tracker knows at most `count` sessions
+    /// in it.
+    pub(crate) fn part_end(&self, after: SessionId, count: usize) -> SessionId {
+        let later = (Bound::Excluded(after), Bound::Unbounded);
+        let skipped = count.saturating_sub(1);
+        let known = self.sessions.range(later).nth(skipped).map(|(session, _)| *session);
+        let expiring = self.expiring.range(later).nth(skipped).copied();
+        known.into_iter().chain(expiring).min().unwrap_or(SessionId::MAX)
     }
 
-    /// Time goes on; `now` is a monotonic clock. Returns the sessions to expire. They stay due until `ended` is called.
-    pub(crate) fn tick(&mut self, now: Duration) -> Vec<Due> {
-        let gap = self.last_tick.map_or(Duration::ZERO, |last| now.saturating_sub(last));
-        self.last_tick = Some(now);
-        self.awake += if Bug::ExpiryWithoutStallRule.is_planted() { gap } else { gap.min(TICK_MAX) };
-        let before = std::mem::take(&mut self.suspects);
-        let mut due = Vec::new();
-        for (deadline, session) in &self.by_deadline {
-            if *deadline > self.awake {
-                break;
-            }
-            self.suspects.insert(*session);
-            if before.contains(session) || Bug::ExpiryWithoutStallRule.is_planted() {
-                let heard = self.sessions[session];
-                let silent_ms = (self.awake - heard.at).as_millis() as u64;
-                due.push(Due { session: *session, silent_ms, last_node: heard.via });
+    /// Compares a part of the sessions, by their ids, with those of them that live: it learns of those that
+    /// it does not know, and forgets the others.
+    pub(crate) fn reconcile(&mut self, part: RangeInclusive<SessionId>, live: &[Tracked]) {
+        let is_live = |session| live.binary_search_by_key(&session, |live| live.session).is_ok();
+        let known = self.sessions.range(part.clone()).map(|(session, _)| *session);
+        let gone: Vec<_> = known.filter(|session| !is_live(*session)).collect();
+        gone.into_iter().for_each(|session| self.forget(session));
+        let expired = self.expiring.range(part).copied();
+        let expired: Vec<_> = expired.filter(|session| !is_live(*session)).collect();
+        for session in expired {
+            self.expiring.remove(&session);
+        }
+        for tracked in live {
+            if !self.sessions.contains_key(&tracked.session) {
+                self.opened(*tracked, 0);
             }
         }
-        due
+    }
+
+    /// Time goes on; `now` is a monotonic clock.
+    pub(crate) fn tick(&mut self, now: Duration) {
+        let gap = self.last_tick.map_or(Duration::ZERO, |last| now.saturating_sub(last));
+        self.last_tick = Some(now);
+        self.awake_before = self.awake;
+        self.awake += if Bug::ExpiryWithoutStallRule.is_planted() { gap } else { gap.min(TICK_MAX) };
+    }
+
+    /// Up to `count` of the sessions to expire, those that have been due for longest first. They stay due
+    /// until `expires` is called.
+    pub(crate) fn due(&self, count: usize) -> Vec<Due> {
+        // What was due at the tick before and was heard since has a later deadline.
+        let since = match Bug::ExpiryWithoutStallRule.is_planted() {
+            true => self.awake,
+            false => self.awake_before,
+        };
+        let due = self.by_deadline.iter().take_while(|(deadline, _)| *deadline <= since).take(count);
+        due.map(|(_, session)| {
+            let heard = self.sessions[session];
+            let silent_ms = (self.awake - heard.at).as_millis() as u64;
+            Due { session: *session, silent_ms, last_node: heard.via }
+        })
+        .collect()
     }
 
     /// No time passes: the leader cannot count it.
@@ -186,8 +201,17 @@ mod tests {
 
     fn tracker() -> SessionTracker {
         let mut tracker = SessionTracker::default();
-        tracker.restart([tracked(1, SECOND), tracked(2, SECOND * 10)].into_iter());
+        tracker.reconcile(0..=SessionId::MAX, &[tracked(1, SECOND), tracked(2, SECOND * 10)]);
         tracker
+    }
+
+    fn tick(tracker: &mut SessionTracker, now: Duration) -> Vec<Due> {
+        tracker.tick(now);
+        tracker.due(usize::MAX)
+    }
+
+    fn is_known(tracker: &SessionTracker, session: SessionId) -> bool {
+        tracker.sessions.contains_key(&session)
     }
 
     /// Ticks as it should be, up to `to`; returns who was due at the end and before.
@@ -197,7 +221,7 @@ mod tests {
         let mut due = BTreeSet::new();
         let mut now = from;
         while now <= to {
-            due.extend(tracker.tick(now).into_iter().map(|due| due.session));
+            due.extend(tick(tracker, now).into_iter().map(|due| due.session));
             now += TICK;
         }
         due.into_iter().collect()
@@ -223,7 +247,7 @@ mod tests {
     fn time_in_which_the_leader_was_stopped_does_not_count() {
         let mut tracker = tracker();
         run(&mut tracker, Duration::ZERO, SECOND / 2);
-        assert_eq!(tracker.tick(SECOND * 3600), [], "an hour of SIGSTOP is one tick");
+        assert_eq!(tick(&mut tracker, SECOND * 3600), [], "an hour of SIGSTOP is one tick");
         let resumed = SECOND * 3600;
         assert_eq!(run(&mut tracker, resumed + TICK, resumed + 2 * TICK), NOBODY);
         assert_eq!(run(&mut tracker, resumed + 3 * TICK, resumed + SECOND), [1]);
@@ -233,7 +257,7 @@ mod tests {
     fn what_arrived_while_the_leader_slept_is_heard_before_anything_expires() {
         let mut tracker = tracker();
         run(&mut tracker, Duration::ZERO, SECOND - TICK);
-        assert_eq!(tracker.tick(SECOND + SECOND), [], "suspected only");
+        assert_eq!(tick(&mut tracker, SECOND + SECOND), [], "suspected only");
         tracker.touch(SECOND + SECOND, of(1, 0), 2);
         assert_eq!(run(&mut tracker, SECOND * 2 + TICK, SECOND * 2 + 2 * TICK), NOBODY);
     }
@@ -251,7 +275,8 @@ mod tests {
     fn a_new_leader_grants_every_session_a_full_timeout() {
         let mut tracker = tracker();
         run(&mut tracker, Duration::ZERO, SECOND - TICK);
-        tracker.restart([tracked(1, SECOND)].into_iter());
+        tracker = SessionTracker::default();
+        tracker.reconcile(0..=SessionId::MAX, &[tracked(1, SECOND)]);
         assert_eq!(run(&mut tracker, Duration::ZERO, SECOND - TICK), NOBODY);
     }
 
@@ -261,7 +286,7 @@ mod tests {
         tracker.touch(Duration::ZERO, of(1, 0), 3);
         let mut due = Vec::new();
         for tenth in 0..=12 {
-            due = tracker.tick(TICK * tenth);
+            due = tick(&mut tracker, TICK * tenth);
         }
         assert_eq!(due, [Due { session: 1, silent_ms: 1200, last_node: 3 }]);
     }
@@ -281,7 +306,7 @@ mod tests {
         let mut tracker = tracker();
         tracker.expires(1);
         tracker.opened(tracked(1, SECOND), 1);
-        tracker.retain(|_| true);
+        tracker.reconcile(0..=SessionId::MAX, &[tracked(1, SECOND), tracked(2, SECOND)]);
         assert_eq!(tracker.touch(Duration::ZERO, of(1, 0), 1), Hearing::Unknown);
         tracker.does_not_expire(1);
         tracker.opened(tracked(1, SECOND), 1);
@@ -292,8 +317,8 @@ mod tests {
     fn ended_sessions_are_forgotten() {
         let mut tracker = tracker();
         tracker.forget(1);
-        tracker.retain(|session| session != 2);
-        assert!(!tracker.is_known(1) && !tracker.is_known(2));
+        tracker.reconcile(2..=2, &[]);
+        assert!(!is_known(&tracker, 1) && !is_known(&tracker, 2));
         assert_eq!(run(&mut tracker, Duration::ZERO, SECOND * 60), NOBODY);
     }
 
@@ -318,6 +343,55 @@ mod tests {
             );
         }
         tracker.attached(7, 20);
-        assert!(!tracker.is_known(7), "an attach makes no session known");
+        assert!(!is_known(&tracker, 7), "an attach makes no session known");
+    }
+
+    /// Parts cover all sessions of both sides, and none of them is about more than its share.
+    #[test]
+    fn parts_cover_all_sessions() {
+        let live: Vec<Tracked> = (1..=1000).map(|id| tracked(id * 3, SECOND)).collect();
+        let mut tracker = SessionTracker::default();
+        // Twice as many as live, a third of which do.
+        (1..=2000).filter(|id| id % 2 == 0).for_each(|id| tracker.opened(tracked(id, SECOND), 1));
+        (2001..=3000).for_each(|id| tracker.expires(id));
+        let (mut after, mut parts) = (0, 0);
+        loop {
+            let end = tracker.part_end(after, 100);
+            assert!(tracker.sessions.range(after + 1..=end).count() <= 100);
+            assert!(tracker.expiring.range(after + 1..=end).count() <= 100);
+            let part: Vec<Tracked> =
+                live.iter().filter(|live| (after + 1..=end).contains(&live.session)).copied().collect();
+            tracker.reconcile(after + 1..=end, &part);
+            parts += 1;
+            if end == SessionId::MAX {
+                break;
+            }
+            after = end;
+        }
+        assert!(parts >= 20, "{parts} parts");
+        // An expiry that is decided stays so while the session lives.
+        let known: Vec<SessionId> = live.iter().map(|live| live.session).filter(|id| *id <= 2000).collect();
+        assert_eq!(tracker.sessions.keys().copied().collect::<Vec<_>>(), known);
+        assert_eq!(tracker.expiring.len(), 334);
+        assert_eq!(tracker.by_deadline.len(), known.len());
+    }
+
+    /// Many sessions that are due at once expire some at a time, in the order of their deadlines.
+    #[test]
+    fn due_sessions_come_in_parts() {
+        let mut tracker = SessionTracker::default();
+        (1..=10).for_each(|id| tracker.opened(tracked(id, SECOND * id as u32), 1));
+        (0..=120).for_each(|tenth| tracker.tick(TICK * tenth));
+        let mut order = Vec::new();
+        loop {
+            let due = tracker.due(3);
+            assert!(due.len() <= 3);
+            if due.is_empty() {
+                break;
+            }
+            due.iter().for_each(|due| tracker.expires(due.session));
+            order.extend(due.into_iter().map(|due| due.session));
+        }
+        assert_eq!(order, (1..=10).collect::<Vec<_>>());
     }
 }
