@@ -280,6 +280,11 @@ pub(crate) async fn run_renewals(service: Arc<Service>) {
     }
 }
 
+/// Cleans up the watches of streams that have gone, for ever.
+pub(crate) async fn run_watch_cleaning(service: Arc<Service>) {
+    service.hub().run_cleaning().await;
+}
+
 /// Keeps an eye on the process's memory, for ever: gives freed memory back, fits the budgets to what the process may use, and
 /// tells the ensemble when there is little left.
 pub(crate) async fn run_memory_watch(service: Arc<Service>) {

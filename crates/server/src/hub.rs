@@ -11,7 +11,7 @@ use coordd_proto::v1;
 use coordd_raft::{NodeId, Observer, SignOfLife};
 use coordd_tree::planted::Bug;
 use coordd_tree::{Applied, Auth, EndReason, OpResult, Outcome, SessionId, Tree, WriteSeq, Zxid};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::client_memory::ClientMemory;
 use crate::convert;
@@ -37,22 +37,29 @@ pub(crate) enum Waiter {
 const STEP_EVENTS: usize = 2000;
 const STEP_BYTES: usize = 32 << 10;
 
+/// Watches that one step arms, or cleans up.
+pub(crate) const STEP_WATCHES: usize = 1000;
+
 /// Watches that go on from a zxid, and how far they have come. Nothing of the history is kept for them: each step reads on
 /// from where the last one ended, when the client has taken that.
+///
+/// They are armed in two tables, a part at a time and without the tree. One is their own, in which events
+/// of the history fire: the watches of all others need not be looked through for them. The other is the
+/// node's, where the stream is held until there are no more such events. Releasing it takes no time, so
+/// no event falls between.
 pub(crate) struct Missed {
-    /// In a table of their own: the watches of all others need not be looked through for each event.
     table: WatchTable,
-    /// Those that were armed before the present step.
-    all: Vec<Registration>,
+    unarmed: std::vec::IntoIter<Registration>,
+    /// One-shots that have fired in the present step.
+    spent: Vec<Registration>,
     position: Zxid,
 }
 
 impl Missed {
     /// Of watches that have seen everything up to `last_zxid`.
-    pub(crate) fn new(outbox: &Arc<Outbox>, watches: Vec<Registration>, last_zxid: Zxid) -> Self {
-        let mut missed = Missed { table: WatchTable::default(), all: watches, position: last_zxid };
-        missed.arm_all(outbox);
-        missed
+    pub(crate) fn new(watches: Vec<Registration>, last_zxid: Zxid) -> Self {
+        let (table, unarmed) = (WatchTable::default(), watches.into_iter());
+        Missed { table, unarmed, spent: Vec::new(), position: last_zxid }
     }
 
     /// Everything up to this has been put into the outbox.
@@ -60,9 +67,21 @@ impl Missed {
         self.position
     }
 
-    fn arm_all(&mut self, outbox: &Arc<Outbox>) {
-        for watch in &self.all {
-            self.table.arm(outbox, watch.clone());
+    /// How many watches are not armed so far.
+    pub(crate) fn unarmed(&self) -> usize {
+        self.unarmed.len()
+    }
+}
+
+impl Drop for Missed {
+    /// Freeing many watches takes long.
+    fn drop(&mut self) {
+        if self.table.len() + self.unarmed.len() <= STEP_WATCHES {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let freed = (std::mem::take(&mut self.table), std::mem::take(&mut self.unarmed));
+            runtime.spawn_blocking(move || drop(freed));
         }
     }
 }
@@ -71,6 +90,8 @@ impl Missed {
 pub(crate) struct Hub {
     attached: Mutex<HashMap<SessionId, Arc<Outbox>>>,
     watches: Mutex<WatchTable>,
+    /// Streams have gone and left watches behind.
+    cleaning: Notify,
     /// Streams that got something and are not woken yet.
     to_wake: Mutex<Vec<Arc<Outbox>>>,
     tracker: Mutex<Tracking>,
@@ -118,6 +139,7 @@ impl Hub {
             memory,
             attached: Mutex::default(),
             watches: Mutex::default(),
+            cleaning: Notify::new(),
             to_wake: Mutex::default(),
             tracker: Mutex::default(),
             renewals: Mutex::default(),
@@ -201,7 +223,7 @@ impl Hub {
             attached.insert(outbox.session, outbox.clone())
         };
         if let Some(before) = before {
-            self.watches().disarm_all(&before);
+            self.disarm_all(&before);
             before.push(Item::Moved);
             before.wake();
         }
@@ -215,7 +237,23 @@ impl Hub {
             lock(&self.client_addresses).remove(&outbox.session);
         }
         drop(attached);
-        self.watches().disarm_all(outbox);
+        self.disarm_all(outbox);
+    }
+
+    fn disarm_all(&self, outbox: &Outbox) {
+        if self.watches().disarm_all(outbox) {
+            self.cleaning.notify_one();
+        }
+    }
+
+    /// Cleans up after streams that have gone, for ever.
+    pub(crate) async fn run_cleaning(&self) {
+        loop {
+            self.cleaning.notified().await;
+            while self.watches().clean_up(STEP_WATCHES) {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     pub(crate) fn attached_count(&self) -> usize {
@@ -231,14 +269,26 @@ impl Hub {
         lock(&self.client_addresses).get(&session).map(ToString::to_string)
     }
 
+    /// Arms the next of the watches that go on. Returns whether there are more; until there are none, no step
+    /// of catching up may be taken.
+    pub(crate) fn arm_step(&self, outbox: &Arc<Outbox>, missed: &mut Missed) -> bool {
+        let mut table = self.watches();
+        for watch in missed.unarmed.by_ref().take(STEP_WATCHES) {
+            missed.table.arm(outbox, watch.clone());
+            table.arm_held(outbox, watch);
+        }
+        missed.unarmed.len() > 0
+    }
+
     /// Puts the next of the events that watches have missed into their outbox, and arms the watches when there are no more: in
     /// the same step, so that none falls between. What is no longer known, or does not fit, is a `Resync`. Returns whether the
     /// watches are armed. The caller holds the tree, for some milliseconds at most; nothing else is pushed meanwhile that the
     /// client must see after these events.
     pub(crate) fn catch_up_step(&self, tree: &Tree, outbox: &Arc<Outbox>, missed: &mut Missed) -> bool {
+        debug_assert_eq!(missed.unarmed(), 0, "all are armed by now");
         let before = outbox.len();
-        // One-shots that fired in an earlier step are spent.
-        missed.all = missed.table.registrations(outbox);
+        // Those of an earlier step are spent for good.
+        missed.spent.clear();
         let Some(events) = tree.history_since(missed.position) else {
             return self.resync(tree, outbox, missed);
         };
@@ -249,7 +299,11 @@ impl Hub {
                 self.counters.missed_events_sent.add(outbox.len().saturating_sub(before) as u64);
                 return false;
             }
-            missed.table.fire(tree, event);
+            let (table, spent) = (&mut missed.table, &mut missed.spent);
+            table.fire_telling(tree, event, |watch| {
+                self.watches().disarm(outbox, watch.watch_id);
+                spent.push(watch);
+            });
             missed.position = event.zxid;
             if outbox.is_overflown() {
                 return self.resync(tree, outbox, missed);
@@ -261,28 +315,24 @@ impl Hub {
         }
         self.counters.watches_resumed.add(missed.table.len() as u64);
         self.counters.missed_events_sent.add(outbox.len().saturating_sub(before) as u64);
-        self.go_on(outbox, missed);
+        self.watches().release(outbox);
         true
     }
 
     /// The watches start over from here; the client is told.
     fn resync(&self, tree: &Tree, outbox: &Arc<Outbox>, missed: &mut Missed) -> bool {
         outbox.start_over();
-        let watch_ids: Vec<u64> = missed.all.iter().map(|watch| watch.watch_id).collect();
+        let mut table = self.watches();
+        // The events that fired a one-shot in this step may have been dropped with the rest.
+        for watch in missed.spent.drain(..) {
+            table.arm_held(outbox, watch);
+        }
+        let watch_ids = table.watch_ids(outbox);
+        table.release(outbox);
+        drop(table);
         self.counters.watches_resynced.add(watch_ids.len() as u64);
         outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
-        // All of them: the events that fired a one-shot may have been dropped with the rest.
-        missed.arm_all(outbox);
-        self.go_on(outbox, missed);
         true
-    }
-
-    fn go_on(&self, outbox: &Arc<Outbox>, missed: &mut Missed) {
-        let mut table = self.watches();
-        for watch in missed.table.registrations(outbox) {
-            table.arm(outbox, watch);
-        }
-        missed.table = WatchTable::default();
     }
 
     fn wake_later(&self, outbox: &Arc<Outbox>) {
@@ -302,7 +352,7 @@ impl Hub {
         }
         let Some(outbox) = attached.remove(&session) else { return };
         lock(&self.client_addresses).remove(&session);
-        self.watches().disarm_all(&outbox);
+        self.disarm_all(&outbox);
         outbox.push(Item::Moved);
         outbox.wake();
     }
@@ -310,7 +360,7 @@ impl Hub {
     fn tell_end(&self, tree: &Tree, session: SessionId) {
         let Some(outbox) = lock(&self.attached).remove(&session) else { return };
         lock(&self.client_addresses).remove(&session);
-        self.watches().disarm_all(&outbox);
+        self.disarm_all(&outbox);
         let end = match tree.ended_session(session) {
             Some(ended) => convert::end_to_wire(ended),
             None => v1::SessionEnd { session_id: session, ..v1::SessionEnd::default() },
@@ -496,14 +546,15 @@ mod tests {
         let (tree, before) = grown(znodes);
         let hub = Hub::new(ClientMemory::unlimited());
         let outbox = hub.new_outbox(1, 1, limit_bytes, Auth::default());
-        let mut missed = Missed::new(&outbox, vec![recursive_watch()], before);
+        let mut missed = Missed::new(vec![recursive_watch()], before);
+        assert!(!hub.arm_step(&outbox, &mut missed));
         let (mut all, mut steps) = (Vec::new(), 1);
         while !hub.catch_up_step(&tree, &outbox, &mut missed) {
-            assert_eq!(hub.watches().len(), 0, "it is not live yet");
+            assert_eq!(hub.watches().streams().count(), 0, "it is not live yet");
             all.extend(outbox.take().items);
             steps += 1;
         }
-        assert_eq!(hub.watches().len(), 1, "the watch goes on");
+        assert_eq!(hub.watches().streams().count(), 1, "the watch goes on");
         assert!(!outbox.is_overflown());
         all.extend(outbox.take().items);
         (all, steps)
@@ -547,7 +598,8 @@ mod tests {
         let hub = Hub::new(ClientMemory::unlimited());
         let outbox = hub.new_outbox(1, 1, 1 << 20, Auth::default());
         let (tree, before) = grown(3000);
-        let mut missed = Missed::new(&outbox, vec![recursive_watch()], before);
+        let mut missed = Missed::new(vec![recursive_watch()], before);
+        assert!(!hub.arm_step(&outbox, &mut missed));
         assert!(!hub.catch_up_step(&tree, &outbox, &mut missed));
         assert!(!outbox.take().items.is_empty());
         let (tree, _) = grown_by(130_000, 0);
@@ -555,5 +607,72 @@ mod tests {
         assert!(hub.catch_up_step(&tree, &outbox, &mut missed));
         let items = Vec::from(outbox.take().items);
         assert!(matches!(&items[..], [Item::Resync(resync)] if resync.watch_ids == [5]), "{items:?}");
+    }
+
+    fn one_shot(number: u64) -> Registration {
+        let path = format!("/n{number}").into();
+        Registration { watch_id: number + 1, path, kind: WatchKind::Data, with_value: false }
+    }
+
+    /// G9, G5: many watches are armed, go live, and go, in steps of which none takes long. What happens after
+    /// the last step but one is told, once.
+    #[test]
+    fn many_watches_are_armed_in_steps() {
+        const WATCHES: u64 = 100_000;
+        let (tree, before) = grown_by(5, 0);
+        let hub = Hub::new(ClientMemory::unlimited());
+        let outbox = hub.new_outbox(1, 1, 64 << 20, Auth::default());
+        let mut missed = Missed::new((0..WATCHES).map(one_shot).collect(), before);
+        let (mut longest, mut steps) = (Duration::ZERO, 0);
+        let mut timed = |step: &mut dyn FnMut() -> bool| {
+            let start = Instant::now();
+            let more = step();
+            longest = longest.max(start.elapsed());
+            more
+        };
+        while timed(&mut || hub.arm_step(&outbox, &mut missed)) {
+            steps += 1;
+            // It happens while they are armed, and is in the history by then.
+            for event in tree.history_since(before).expect("it is short") {
+                hub.watches().fire(&tree, event);
+            }
+        }
+        assert!(steps >= 99, "{steps} steps");
+        assert!(outbox.take().items.is_empty(), "nothing fires before the past is told");
+        assert!(timed(&mut || hub.catch_up_step(&tree, &outbox, &mut missed)));
+        assert_eq!(outbox.take().items.len(), 5);
+        for event in tree.history_since(before).expect("it is short") {
+            hub.watches().fire(&tree, event);
+        }
+        assert!(outbox.take().items.is_empty(), "what fired in the past is spent");
+        assert_eq!(hub.watches().len() as u64, WATCHES - 5);
+        timed(&mut || {
+            hub.detach(&outbox);
+            false
+        });
+        assert_eq!(hub.watches().len(), 0);
+        assert_eq!(hub.watches().bytes(), 0);
+        while timed(&mut || hub.watches().clean_up(STEP_WATCHES)) {
+            steps += 1;
+        }
+        println!("{steps} steps, the longest {longest:?}");
+        assert!(steps >= 198, "{steps} steps");
+        // Room for a machine that is busy.
+        assert!(longest < Duration::from_millis(200), "{longest:?}");
+    }
+
+    /// A one-shot that fired in the step whose events were dropped is armed again, and told to read again.
+    #[test]
+    fn spent_watches_of_a_resync_are_armed_again() {
+        let (tree, before) = grown(100);
+        let hub = Hub::new(ClientMemory::unlimited());
+        let outbox = hub.new_outbox(1, 1, VALUE, Auth::default());
+        let mut missed = Missed::new((0..100).map(one_shot).collect(), before);
+        assert!(!hub.arm_step(&outbox, &mut missed));
+        assert!(hub.catch_up_step(&tree, &outbox, &mut missed));
+        let items = Vec::from(outbox.take().items);
+        assert!(matches!(&items[..], [Item::Resync(resync)] if resync.watch_ids.len() == 100), "{items:?}");
+        assert_eq!(hub.watches().len(), 100);
+        assert_eq!(hub.watches().streams().count(), 1);
     }
 }

@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::announce::Announcer;
 use crate::client_memory::{ClientMemory, run_client_memory};
 use crate::descriptors::fit_connections;
-use crate::duties::{run_leader_duties, run_memory_watch, run_renewals, run_serving_watch};
+use crate::duties::{
+    run_leader_duties, run_memory_watch, run_renewals, run_serving_watch, run_watch_cleaning,
+};
 use crate::grpc::{AdminApi, CoorddApi, MeterLayer};
 use crate::hub::Hub;
 use crate::incoming::{CONNECTION_WINDOW, Clients, ConnectionLimits, STREAM_WINDOW, accept, run_clients};
@@ -170,6 +172,7 @@ impl Node {
             tokio::spawn(run_renewals(service.clone())),
             tokio::spawn(run_memory_watch(service.clone())),
             tokio::spawn(run_client_memory(memory)),
+            tokio::spawn(run_watch_cleaning(service.clone())),
             tokio::spawn(run_clients(connections)),
             tokio::spawn(run_watchdog(service.stalls().clone())),
         ];

@@ -11,7 +11,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::refuse;
 use crate::convert::{bad_arguments, error};
-use crate::hub::Missed;
+use crate::hub::{Missed, STEP_WATCHES};
 use crate::reads::authenticate;
 use crate::service::{Service, from_address};
 use crate::session::connection::{Connection, Frames};
@@ -84,8 +84,11 @@ pub(super) async fn attach(
         let missed = if watches.is_empty() {
             None
         } else {
-            let mut missed = Missed::new(&outbox, watches, attach.last_zxid);
-            let is_done = service.hub().catch_up_step(&tree, &outbox, &mut missed);
+            let mut missed = Missed::new(watches, attach.last_zxid);
+            // Many are armed by the stream's task, in steps and without the tree.
+            let is_done = missed.unarmed() <= STEP_WATCHES
+                && !service.hub().arm_step(&outbox, &mut missed)
+                && service.hub().catch_up_step(&tree, &outbox, &mut missed);
             (!is_done).then_some(missed)
         };
         let v1::Lineage { cluster_id, number } = service.lineage();
@@ -132,7 +135,7 @@ async fn take_all_watches(
     attach: &mut v1::Attach,
 ) -> Result<Vec<Registration>, Status> {
     let mut watches = Vec::new();
-    take_watches(service, &mut watches, std::mem::take(&mut attach.watches)).map_err(refuse)?;
+    take_watches(service, &mut watches, std::mem::take(&mut attach.watches)).await.map_err(refuse)?;
     let mut more = attach.more_watches;
     while more {
         let frame = timeout(NEXT_FRAME, next_frame(service, requests)).await;
@@ -142,7 +145,7 @@ async fn take_all_watches(
         let next = next.ok_or_else(|| {
             refuse(error(ErrorCode::Protocol, "more watches were announced, and another frame came"))
         })?;
-        take_watches(service, &mut watches, next.watches).map_err(refuse)?;
+        take_watches(service, &mut watches, next.watches).await.map_err(refuse)?;
         more = next.more_watches;
         if attach.session_id != 0 {
             // The owner has shown its password, and is alive while it is busy with this.
@@ -152,7 +155,7 @@ async fn take_all_watches(
     Ok(watches)
 }
 
-fn take_watches(
+async fn take_watches(
     service: &Service,
     watches: &mut Vec<Registration>,
     resumed: Vec<v1::ResumeWatch>,
@@ -166,6 +169,9 @@ fn take_watches(
     for v1::ResumeWatch { spec, path } in resumed {
         let spec = spec.ok_or_else(|| bad_arguments("a watch to resume has no spec"))?;
         watches.push(Registration::asked(&spec, &path)?);
+        if watches.len().is_multiple_of(STEP_WATCHES) {
+            tokio::task::yield_now().await;
+        }
     }
     Ok(())
 }

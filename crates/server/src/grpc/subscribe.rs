@@ -83,7 +83,7 @@ fn start(
         }
         return Ok((tree.last_zxid(), None));
     }
-    Ok((request.from_zxid, Some(Missed::new(outbox, watches, request.from_zxid))))
+    Ok((request.from_zxid, Some(Missed::new(watches, request.from_zxid))))
 }
 
 /// What feeds one subscription.
@@ -139,6 +139,9 @@ impl Feed {
 
     /// Says what the watches have missed, until they are armed.
     async fn catch_up(&self, mut missed: Missed) -> Result<(), Option<Status>> {
+        while self.service.hub().arm_step(&self.outbox, &mut missed) {
+            tokio::task::yield_now().await;
+        }
         loop {
             let is_done = {
                 let tree = self.service.replica().tree();

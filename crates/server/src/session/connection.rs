@@ -34,6 +34,8 @@ const MARK_INTERVAL: Duration = Duration::from_secs(1);
 const FRAME_BYTES: usize = 256 << 10;
 /// Requests of one frame: a frame of tiny ones must not become a hundred times its size in memory.
 pub(crate) const FRAME_REQUESTS: usize = 10_000;
+/// Requests of a frame that are taken in one step.
+const STEP_REQUESTS: usize = 500;
 /// How long requests under way have to be answered when the node stops.
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long a client has to take the last thing that is said.
@@ -160,7 +162,7 @@ impl Connection {
         {
             return end;
         }
-        if let Err(end) = self.take_frame(first) {
+        if let Err(end) = self.take_frame(first).await {
             return end;
         }
         // Twice the number, so that the pings of a client that keeps to it are heard while its window is full.
@@ -196,7 +198,7 @@ impl Connection {
             tokio::select! {
                 frame = requests.message(), if may_read => match frame {
                     Ok(Some(frame)) => {
-                        if let Err(end) = self.take_frame(frame) {
+                        if let Err(end) = self.take_frame(frame).await {
                             return end;
                         }
                     }
@@ -248,6 +250,10 @@ impl Connection {
     /// Says what the watches of the session have missed, before anything that shows a later state, at the speed at which the
     /// client reads.
     async fn catch_up(&mut self, mut missed: Missed) -> Result<(), End> {
+        while missed.unarmed() > 0 {
+            self.service.hub().arm_step(&self.outbox, &mut missed);
+            tokio::task::yield_now().await;
+        }
         loop {
             self.drain().await?;
             if self.ended.is_some() {
@@ -297,7 +303,7 @@ impl Connection {
     }
 
     /// A frame of the client.
-    fn take_frame(&mut self, frame: v1::ClientFrame) -> Result<(), End> {
+    async fn take_frame(&mut self, frame: v1::ClientFrame) -> Result<(), End> {
         self.check_way_to_leader()?;
         self.service.replica().touch(self.outbox.sign_of_life());
         self.acked = self.acked.max(frame.acked_write_seq);
@@ -306,7 +312,11 @@ impl Connection {
             return self.break_protocol(format!("{count} requests in a frame; at most {FRAME_REQUESTS}"));
         }
         let mut writes = Vec::new();
-        for request in frame.requests {
+        for (index, request) in frame.requests.into_iter().enumerate() {
+            // A frame of many requests does not keep its thread from others.
+            if index % STEP_REQUESTS == STEP_REQUESTS - 1 {
+                tokio::task::yield_now().await;
+            }
             if let Some(write) = self.take_request(request)? {
                 writes.push(write);
             }

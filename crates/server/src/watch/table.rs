@@ -1,4 +1,5 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque, hash_map};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use coordd_proto::v1::{self, EventType, WatchKind};
@@ -10,6 +11,8 @@ use crate::session::outbox::{Fired, Item, Outbox};
 
 /// What a watch takes in memory beside its path, about.
 const WATCH_BYTES: usize = 256;
+/// Maps of paths.
+const SHARDS: usize = 64;
 
 /// One watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,12 +53,17 @@ impl Registration {
 
 /// All watches of all streams of this node, by the path that fires them.
 ///
-/// Invariant: a watch is in `by_path` exactly if it is in `by_stream`.
+/// No call is about all watches of a stream that has many: a stream is *held* while its watches are
+/// armed a part at a time, and fires none of them until it is released. When it goes, its watches are
+/// out of the table at once, and are cleaned up a part at a time.
+///
+/// Invariant: a watch is in `by_path` exactly if it is in `by_stream` or in `gone`.
 #[derive(Default)]
 pub(crate) struct WatchTable {
-    /// The inner key is (stream, watch).
-    by_path: HashMap<Arc<str>, HashMap<(u64, u64), Armed>>,
+    by_path: ByPath,
     by_stream: HashMap<u64, Stream>,
+    /// What streams that have gone have left in `by_path`.
+    gone: VecDeque<(u64, hash_map::IntoIter<u64, Registration>)>,
     /// How many watches are recursive: while there are none, no ancestors are looked up.
     recursive: usize,
     count: usize,
@@ -66,6 +74,53 @@ pub(crate) struct WatchTable {
 struct Stream {
     outbox: Arc<Outbox>,
     watches: HashMap<u64, Registration>,
+    /// How many of them are recursive, and what all take in memory.
+    recursive: usize,
+    bytes: usize,
+    /// Not all of its watches are armed, or events of the past come first: none of them fires.
+    is_held: bool,
+}
+
+/// The inner key is (stream, watch).
+type AtPath = HashMap<(u64, u64), Armed>;
+
+/// The watches of each path. In several maps, so that none of them has much to move when it grows.
+struct ByPath {
+    hasher: RandomState,
+    shards: Vec<HashMap<Arc<str>, AtPath>>,
+}
+
+impl Default for ByPath {
+    fn default() -> Self {
+        let shards = std::iter::repeat_with(HashMap::new).take(SHARDS).collect();
+        ByPath { hasher: RandomState::new(), shards }
+    }
+}
+
+impl ByPath {
+    fn shard(&self, path: &str) -> usize {
+        self.hasher.hash_one(path) as usize % SHARDS
+    }
+
+    fn at(&self, path: &str) -> impl Iterator<Item = &Armed> {
+        self.shards[self.shard(path)].get(path).into_iter().flat_map(HashMap::values)
+    }
+
+    fn insert(&mut self, path: &Arc<str>, armed: Armed) {
+        let shard = self.shard(path);
+        let at_path = self.shards[shard].entry(path.clone()).or_default();
+        at_path.insert((armed.stream, armed.watch_id), armed);
+    }
+
+    fn remove(&mut self, path: &str, stream: u64, watch_id: u64) {
+        let shard = self.shard(path);
+        if let Some(armed) = self.shards[shard].get_mut(path) {
+            armed.remove(&(stream, watch_id));
+            if armed.is_empty() {
+                self.shards[shard].remove(path);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +160,25 @@ impl WatchTable {
 
     /// Arms a watch; one of the same name is replaced.
     pub(crate) fn arm(&mut self, outbox: &Arc<Outbox>, watch: Registration) {
+        self.arm_in(outbox, watch, false);
+    }
+
+    /// Arms a watch of a stream that is held: if it has no watches so far, it is from now on.
+    pub(crate) fn arm_held(&mut self, outbox: &Arc<Outbox>, watch: Registration) {
+        self.arm_in(outbox, watch, true);
+    }
+
+    /// The watches of a stream that is held fire from now on.
+    pub(crate) fn release(&mut self, outbox: &Outbox) {
+        if let Some(stream) = self.by_stream.get_mut(&outbox.id) {
+            stream.is_held = false;
+            if stream.watches.is_empty() {
+                self.by_stream.remove(&outbox.id);
+            }
+        }
+    }
+
+    fn arm_in(&mut self, outbox: &Arc<Outbox>, watch: Registration, is_held: bool) {
         self.disarm(outbox, watch.watch_id);
         let armed = Armed {
             stream: outbox.id,
@@ -112,15 +186,21 @@ impl WatchTable {
             kind: watch.kind,
             with_value: watch.with_value,
         };
-        self.by_path.entry(watch.path.clone()).or_default().insert((outbox.id, watch.watch_id), armed);
-        self.recursive += usize::from(watch.kind == WatchKind::PersistentRecursive);
+        self.by_path.insert(&watch.path, armed);
+        let recursive = usize::from(watch.kind == WatchKind::PersistentRecursive);
+        self.recursive += recursive;
         self.count += 1;
         self.bytes += watch.bytes();
         outbox.keep(watch.bytes());
-        let stream = self
-            .by_stream
-            .entry(outbox.id)
-            .or_insert_with(|| Stream { outbox: outbox.clone(), watches: HashMap::new() });
+        let stream = self.by_stream.entry(outbox.id).or_insert_with(|| Stream {
+            outbox: outbox.clone(),
+            watches: HashMap::new(),
+            recursive: 0,
+            bytes: 0,
+            is_held,
+        });
+        stream.recursive += recursive;
+        stream.bytes += watch.bytes();
         stream.watches.insert(watch.watch_id, watch);
     }
 
@@ -133,55 +213,72 @@ impl WatchTable {
         let Some(stream) = self.by_stream.get_mut(&stream_id) else { return false };
         let Some(watch) = stream.watches.remove(&watch_id) else { return false };
         stream.outbox.release(watch.bytes());
+        let recursive = usize::from(watch.kind == WatchKind::PersistentRecursive);
+        stream.bytes -= watch.bytes();
+        stream.recursive -= recursive;
         self.bytes -= watch.bytes();
-        if stream.watches.is_empty() {
+        // One that is held stays so, whatever is armed next.
+        if stream.watches.is_empty() && !stream.is_held {
             self.by_stream.remove(&stream_id);
         }
-        if let Some(armed) = self.by_path.get_mut(&watch.path) {
-            armed.remove(&(stream_id, watch_id));
-            if armed.is_empty() {
-                self.by_path.remove(&watch.path);
-            }
-        }
-        self.recursive -= usize::from(watch.kind == WatchKind::PersistentRecursive);
+        self.by_path.remove(&watch.path, stream_id, watch_id);
+        self.recursive -= recursive;
         self.count -= 1;
         true
     }
 
-    /// Drops all watches of a stream.
-    pub(crate) fn disarm_all(&mut self, outbox: &Outbox) {
-        let ids: Vec<u64> = self
-            .by_stream
-            .get(&outbox.id)
-            .map(|stream| stream.watches.keys().copied().collect())
-            .unwrap_or_default();
-        for watch_id in ids {
-            self.disarm_of(outbox.id, watch_id);
+    /// Drops all watches of a stream: none of them fires any more. Returns whether there is something to
+    /// clean up.
+    pub(crate) fn disarm_all(&mut self, outbox: &Outbox) -> bool {
+        let Some(stream) = self.by_stream.remove(&outbox.id) else { return false };
+        stream.outbox.release(stream.bytes);
+        self.bytes -= stream.bytes;
+        self.recursive -= stream.recursive;
+        self.count -= stream.watches.len();
+        self.gone.push_back((outbox.id, stream.watches.into_iter()));
+        true
+    }
+
+    /// Cleans up after up to `count` watches of streams that have gone; returns whether there are more.
+    pub(crate) fn clean_up(&mut self, count: usize) -> bool {
+        for _ in 0..count {
+            let Some((stream, watches)) = self.gone.front_mut() else { return false };
+            match watches.next() {
+                Some((watch_id, watch)) => self.by_path.remove(&watch.path, *stream, watch_id),
+                None => drop(self.gone.pop_front()),
+            }
         }
+        !self.gone.is_empty()
     }
 
     /// Puts a change into the outboxes of the streams that watch for it, and wakes them. Called in the order of the log;
     /// `tree` is just past the change, or, for a change out of the history, some way past it.
     pub(crate) fn fire(&mut self, tree: &Tree, event: &Event) {
+        self.fire_telling(tree, event, |_| {});
+    }
+
+    /// The same; `spent` is told of each one-shot that has fired and is armed no more.
+    pub(crate) fn fire_telling(&mut self, tree: &Tree, event: &Event, mut spent: impl FnMut(Registration)) {
         if self.count > 0 {
             let (own, parents) = self.match_event(event);
-            self.deliver(tree, event, &event.path, event.acl, own);
+            self.deliver(tree, event, &event.path, event.acl, own, &mut spent);
             if let Some(parent) = parent_of(&event.path) {
-                self.deliver(tree, event, parent, event.parent_acl, parents);
+                self.deliver(tree, event, parent, event.parent_acl, parents, &mut spent);
             }
         }
     }
 
-    /// The watches of a stream that are still armed.
-    pub(crate) fn registrations(&self, outbox: &Outbox) -> Vec<Registration> {
+    /// The names of a stream's watches.
+    pub(crate) fn watch_ids(&self, outbox: &Outbox) -> Vec<u64> {
         self.by_stream
             .get(&outbox.id)
-            .map_or_else(Vec::new, |stream| stream.watches.values().cloned().collect())
+            .map_or_else(Vec::new, |stream| stream.watches.keys().copied().collect())
     }
 
-    /// All streams, with the names of their watches.
+    /// All streams whose watches fire, with the names of their watches.
     pub(crate) fn streams(&self) -> impl Iterator<Item = (&Arc<Outbox>, Vec<u64>)> {
-        self.by_stream.values().map(|stream| (&stream.outbox, stream.watches.keys().copied().collect()))
+        let live = self.by_stream.values().filter(|stream| !stream.is_held);
+        live.map(|stream| (&stream.outbox, stream.watches.keys().copied().collect()))
     }
 
     /// What fires at the path of the event, and what fires at its parent.
@@ -194,7 +291,7 @@ impl WatchTable {
             EventKind::DataChanged => EventType::NodeDataChanged,
         };
         let mut own = Firings::new();
-        for armed in self.by_path.get(path).into_iter().flat_map(HashMap::values) {
+        for armed in self.by_path.at(path) {
             let fires = match armed.kind {
                 WatchKind::Data | WatchKind::Persistent | WatchKind::PersistentRecursive => true,
                 WatchKind::Children => event.kind == EventKind::Deleted,
@@ -206,7 +303,7 @@ impl WatchTable {
         }
         if self.recursive > 0 {
             for ancestor in ancestors(path) {
-                for armed in self.by_path.get(ancestor).into_iter().flat_map(HashMap::values) {
+                for armed in self.by_path.at(ancestor) {
                     if armed.kind == WatchKind::PersistentRecursive {
                         join(&mut own, armed, own_type);
                     }
@@ -215,7 +312,7 @@ impl WatchTable {
         }
         let mut parents = Firings::new();
         if structural && let Some(parent) = parent_of(path) {
-            for armed in self.by_path.get(parent).into_iter().flat_map(HashMap::values) {
+            for armed in self.by_path.at(parent) {
                 if matches!(armed.kind, WatchKind::Children | WatchKind::Persistent) {
                     join(&mut parents, armed, EventType::NodeChildrenChanged);
                 }
@@ -224,11 +321,21 @@ impl WatchTable {
         (own, parents)
     }
 
-    fn deliver(&mut self, tree: &Tree, event: &Event, path: &str, acl: u32, firings: Firings) {
+    fn deliver(
+        &mut self,
+        tree: &Tree,
+        event: &Event,
+        path: &str,
+        acl: u32,
+        firings: Firings,
+        told: &mut impl FnMut(Registration),
+    ) {
         // Made once, and shared by all streams.
         let (mut plain, mut with_value): (Option<Arc<Fired>>, Option<Arc<Fired>>) = (None, None);
         for (stream_id, firing) in firings {
-            let Some(stream) = self.by_stream.get(&stream_id) else { continue };
+            let Some(stream) = self.by_stream.get(&stream_id).filter(|stream| !stream.is_held) else {
+                continue;
+            };
             let auth = stream.outbox.auth();
             // A watch tells nobody of what it may not read (ZooKeeper's CVE-2024-23944). A one-shot stays armed then.
             if !tree.may_read(acl, &auth) {
@@ -251,13 +358,10 @@ impl WatchTable {
             stream.outbox.push(Item::Event { watch_ids: firing.watch_ids.clone(), fired });
             stream.outbox.wake();
             for watch_id in firing.watch_ids {
-                let spent = self
-                    .by_stream
-                    .get(&stream_id)
-                    .and_then(|stream| stream.watches.get(&watch_id))
-                    .is_some_and(Registration::is_one_shot);
-                if spent {
+                let watch = self.by_stream.get(&stream_id).and_then(|stream| stream.watches.get(&watch_id));
+                if let Some(spent) = watch.filter(|watch| watch.is_one_shot()).cloned() {
                     self.disarm_of(stream_id, watch_id);
+                    told(spent);
                 }
             }
         }
@@ -267,7 +371,7 @@ impl WatchTable {
 impl Drop for WatchTable {
     fn drop(&mut self) {
         for stream in self.by_stream.values() {
-            stream.outbox.release(stream.watches.values().map(Registration::bytes).sum());
+            stream.outbox.release(stream.bytes);
         }
     }
 }
@@ -398,10 +502,32 @@ mod tests {
         bench.arm(1, "/a", WatchKind::Persistent);
         bench.arm(2, "/b", WatchKind::PersistentRecursive);
         let outbox = bench.outbox.clone();
-        bench.table.disarm_all(&outbox);
+        assert!(bench.table.disarm_all(&outbox));
         assert_eq!((bench.table.len(), bench.table.recursive), (0, 0));
-        assert!(bench.table.by_path.is_empty() && bench.table.by_stream.is_empty());
         assert_eq!(bench.table.bytes(), 0);
+        assert_eq!(bench.fire(EventKind::DataChanged, "/a"), Vec::<String>::new());
+        assert!(bench.table.clean_up(1) && bench.table.clean_up(1));
+        assert!(!bench.table.clean_up(1));
+        assert!(bench.table.by_path.shards.iter().all(HashMap::is_empty) && bench.table.by_stream.is_empty());
+    }
+
+    /// A stream that is held fires none of its watches until it is released, and then all that are left.
+    #[test]
+    fn held_streams_fire_nothing() {
+        let mut bench = bench();
+        let outbox = bench.outbox.clone();
+        let one_shot =
+            |watch_id| Registration { watch_id, path: "/a".into(), kind: WatchKind::Data, with_value: false };
+        bench.table.arm_held(&outbox, one_shot(1));
+        assert_eq!(bench.fire(EventKind::DataChanged, "/a"), Vec::<String>::new());
+        // The last one goes, and the stream is still held.
+        assert!(bench.table.disarm(&outbox, 1));
+        bench.table.arm_held(&outbox, one_shot(2));
+        assert_eq!(bench.fire(EventKind::DataChanged, "/a"), Vec::<String>::new());
+        assert_eq!(bench.table.streams().count(), 0);
+        bench.table.release(&outbox);
+        assert_eq!(bench.fire(EventKind::DataChanged, "/a"), ["[2] EVENT_TYPE_NODE_DATA_CHANGED /a"]);
+        assert_eq!(bench.table.len(), 0);
     }
 
     #[test]
