@@ -174,6 +174,33 @@ async fn silent_connections_are_closed() {
     client.create("/a", "", CreateMode::Persistent).await.expect("it is not silent");
 }
 
+/// G9: the deadline counts from the connection, also on a node that waits for the others to form an ensemble.
+/// Connections on which it was asked for something stay.
+#[tokio::test]
+async fn silent_connections_are_closed_before_serving() {
+    let mut ensemble =
+        EnsembleOptions::new(3).env("COORDD_FIRST_REQUEST_TIMEOUT", "1s").not_started().start().await;
+    ensemble.restart(1);
+    eventually(TIMEOUT, "it waits", async || ensemble.log(1).contains("waiting for nodes")).await;
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", ensemble.endpoint(1)));
+    let channel = channel.expect("an address").connect_lazy();
+    let asks = async || {
+        let mut admin = coordd_proto::v1::admin_client::AdminClient::new(channel.clone());
+        admin
+            .status(coordd_proto::v1::StatusRequest {})
+            .await
+            .expect_err("it does not serve")
+            .message()
+            .to_owned()
+    };
+    let answer = asks().await;
+    assert!(answer.contains("this node is starting"), "{answer}");
+    let mut silent = TcpStream::connect(ensemble.endpoint(1)).await.expect("a connection");
+    let ended = tokio::time::timeout(TIMEOUT, silent.read(&mut [0; 64])).await;
+    assert!(matches!(ended, Ok(Ok(0) | Err(_))), "a silent connection stays: {ended:?}");
+    assert_eq!(asks().await, answer);
+}
+
 /// G9: connections that ask for nothing give way to those that do, at once; and one address has no more than it may.
 #[tokio::test]
 async fn silent_connections_give_way() {

@@ -104,6 +104,8 @@ impl Node {
             first_request: limits.first_request,
         };
         let connections = Clients::new(connections, memory.clone());
+        // From the first connection on, which may come long before this node serves.
+        let closing_silent = tokio::spawn(run_clients(connections.clone()));
         let answering = answer_while_starting(&clients, &options, connections.clone())?;
         let budget = memory.clone();
         let replica = Replica::start(replica_options, peers, new_cluster_id, |_| Hub::new(budget)).await?;
@@ -173,7 +175,7 @@ impl Node {
             tokio::spawn(run_memory_watch(service.clone())),
             tokio::spawn(run_client_memory(memory)),
             tokio::spawn(run_watch_cleaning(service.clone())),
-            tokio::spawn(run_clients(connections)),
+            closing_silent,
             tokio::spawn(run_watchdog(service.stalls().clone())),
         ];
         if let Some(announcer) = announcer {

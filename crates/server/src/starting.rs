@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
 use crate::convert::error;
+use crate::grpc::MeterLayer;
 use crate::incoming::{Clients, accept};
 use crate::options::Options;
 
@@ -37,7 +38,9 @@ pub(crate) fn answer_while_starting(
     let listener = TcpListener::from_std(std::net::TcpListener::from(listener))?;
     let incoming = accept(listener, clients);
     let starting = || into_status(error(v1::ErrorCode::NotServing, "this node is starting"));
+    // The layer notes that something was asked on a connection: it is not silent.
     let server = tonic::transport::Server::builder()
+        .layer(MeterLayer)
         .add_service(WrongPort::<CoorddServer<()>>::new(starting()))
         .add_service(WrongPort::<AdminServer<()>>::new(starting()))
         .add_service(not_for_peers(options));
