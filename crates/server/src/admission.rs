@@ -2,15 +2,15 @@
 
 use coordd_proto::v1;
 use coordd_proto::v1::request::Op;
-use coordd_tree::{Auth, Limits, SessionId, Write, WriteOp, WriteSeq};
+use coordd_tree::{Auth, Limits, OpError, SessionId, Write, WriteOp, WriteSeq};
 
-use crate::convert::{IntoWrite, WriteRequest, error_to_wire, refused_write};
+use crate::convert::{IntoWrite, WriteRequest, error_to_wire};
 use crate::reads::Read;
 
 /// What a request of a session stream asks for.
 pub(crate) enum Asked {
     /// A write, or why it cannot be one.
-    Write(Result<WriteRequest, v1::Error>),
+    Write(Result<WriteRequest, OpError>),
     Read(Read),
     RemoveWatch(v1::RemoveWatchRequest),
     /// Something about the connection itself, which is answered at once.
@@ -55,12 +55,12 @@ pub(crate) struct Place {
 impl Place {
     /// The write that has this place. One that is refused at the door needs it all the same, or the session's order would
     /// have a hole: it is proposed as a write that every node refuses alike.
-    pub(crate) fn admit(self, asked: Result<WriteRequest, v1::Error>, auth: Auth, limits: &Limits) -> Write {
-        let request = asked.unwrap_or_else(|refused| refused_write(&refused));
+    pub(crate) fn admit(self, asked: Result<WriteRequest, OpError>, auth: Auth, limits: &Limits) -> Write {
+        let request = asked.unwrap_or_else(|refused| (WriteOp::RefusedWith(refused), Vec::new()));
         let write = self.write(request, auth);
         match write.validate(limits) {
             Ok(()) => write,
-            Err(refused) => self.write((WriteOp::OverLimit(refused), Vec::new()), Auth::default()),
+            Err(refused) => self.write((WriteOp::RefusedWith(refused), Vec::new()), Auth::default()),
         }
     }
 
@@ -79,5 +79,54 @@ impl Place {
     fn write(self, (op, guards): WriteRequest, auth: Auth) -> Write {
         let Place { session, seq, acked } = self;
         Write { session, seq, acked, auth, guards, op }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coordd_tree::{Detail, ErrorKind, Malformed};
+
+    use super::*;
+
+    /// G8: what stands in the log for a malformed write are values. The sentence is made when it is shown.
+    #[test]
+    fn malformed_writes_carry_values() {
+        let place = Place { session: 7, seq: 1, acked: 0 };
+        let check = v1::Check { path: "/c".into(), condition: None };
+        let perms = v1::AclEntry { perms: 99, ..v1::AclEntry::default() };
+        let set = v1::SetRequest { path: "/a".into(), version: Some(-2), ..v1::SetRequest::default() };
+        let multi = v1::MultiRequest { ops: vec![v1::MultiOp { op: None }], ..v1::MultiRequest::default() };
+        for (asked, kind, what, message) in [
+            (
+                set.clone().into_write(),
+                ErrorKind::BadArguments,
+                Malformed::Version(-2),
+                "version -2 is below -1",
+            ),
+            (
+                v1::SetRequest { version: None, guards: vec![check], ..set }.into_write(),
+                ErrorKind::BadArguments,
+                Malformed::CheckWithoutCondition,
+                "the check of \"/c\" has no condition",
+            ),
+            (
+                v1::SetAclRequest { path: "/a".into(), acl: vec![perms], ..v1::SetAclRequest::default() }
+                    .into_write(),
+                ErrorKind::InvalidAcl,
+                Malformed::Perms(99),
+                "permissions 99 are not in 0 to 31",
+            ),
+            (
+                multi.into_write(),
+                ErrorKind::BadArguments,
+                Malformed::OperationMissing,
+                "an operation of the multi is missing",
+            ),
+        ] {
+            let write = place.admit(asked, Auth::default(), &Limits::default());
+            let WriteOp::RefusedWith(refused) = &write.op else { panic!("{write:?}") };
+            assert_eq!((refused.kind, &refused.detail), (kind, &Detail::Malformed(what)));
+            assert_eq!(refused.message(), message);
+        }
     }
 }

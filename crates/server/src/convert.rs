@@ -3,7 +3,7 @@
 use coordd_proto::status::cut;
 use coordd_proto::v1::{self, ErrorCode};
 use coordd_tree as tree;
-use coordd_tree::{ErrorKind, OpError, Outcome, Refusal, WriteOp};
+use coordd_tree::{Detail, ErrorKind, Malformed, OpError, Outcome, WriteOp};
 
 use crate::service::PATH_BYTES_MAX;
 
@@ -18,10 +18,6 @@ pub(crate) fn error(code: ErrorCode, message: impl Into<String>) -> v1::Error {
 
 pub(crate) fn bad_arguments(message: impl Into<String>) -> v1::Error {
     error(ErrorCode::BadArguments, message)
-}
-
-fn missing(what: &str) -> v1::Error {
-    error(ErrorCode::Protocol, format!("{what} is missing"))
 }
 
 pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
@@ -55,16 +51,15 @@ pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
     }
 }
 
-/// A refusal at the door in the tree's form, for a write that needs its place in its session all the same.
-fn refusal_from_wire(refused: &v1::Error) -> Refusal {
-    let kind = match refused.code() {
-        ErrorCode::InvalidAcl => ErrorKind::InvalidAcl,
-        ErrorCode::NoSpace => ErrorKind::NoSpace,
+/// A refusal of a malformed request, in the tree's form: it may have to stand in the log, as a write that
+/// every node refuses alike.
+fn malformed(path: &str, what: Malformed) -> OpError {
+    let kind = match what {
+        Malformed::Perms(_) => ErrorKind::InvalidAcl,
         _ => ErrorKind::BadArguments,
     };
     // What was too long must not be proposed after all, as a part of its own refusal.
-    let path = shorten(&refused.path, 256);
-    Refusal { kind, path, op_index: refused.op_index, message: shorten(&refused.message, 1024) }
+    OpError::new(kind, shorten(path, 256), Detail::Malformed(what))
 }
 
 fn shorten(text: &str, bytes: usize) -> String {
@@ -96,12 +91,10 @@ pub(crate) fn acl_to_wire(acl: tree::Acl) -> Vec<v1::AclEntry> {
     acl.into_iter().map(entry).collect()
 }
 
-fn acl_from_wire(acl: Vec<v1::AclEntry>) -> Result<tree::Acl, v1::Error> {
+fn acl_from_wire(acl: Vec<v1::AclEntry>) -> Result<tree::Acl, OpError> {
     let entry = |entry: v1::AclEntry| {
         let perms = u8::try_from(entry.perms).ok().filter(|bits| *bits <= tree::Perms::ALL.0);
-        let perms = perms.ok_or_else(|| {
-            error(ErrorCode::InvalidAcl, format!("permissions {} are not in 0 to 31", entry.perms))
-        })?;
+        let perms = perms.ok_or_else(|| malformed("", Malformed::Perms(entry.perms)))?;
         Ok(tree::AclEntry { perms: tree::Perms(perms), scheme: entry.scheme, id: entry.id })
     };
     acl.into_iter().map(entry).collect()
@@ -116,31 +109,26 @@ pub(crate) fn quota_to_wire(quota: &tree::Quota) -> v1::Quota {
     }
 }
 
-fn check_from_wire(check: v1::Check) -> Result<tree::Check, v1::Error> {
+fn check_from_wire(check: v1::Check) -> Result<tree::Check, OpError> {
     use v1::check::Condition;
     let kind = match check.condition {
         Some(Condition::Version(version)) => tree::CheckKind::Version(version),
         Some(Condition::Epoch(epoch)) => tree::CheckKind::Epoch(epoch),
         Some(Condition::Absent(true)) => tree::CheckKind::Absent,
-        Some(Condition::Absent(false)) => {
-            return Err(bad_arguments(format!(
-                "the check of {:?} has absent = false; use version -1",
-                check.path
-            )));
-        }
-        None => return Err(bad_arguments(format!("the check of {:?} has no condition", check.path))),
+        Some(Condition::Absent(false)) => return Err(malformed(&check.path, Malformed::CheckAbsentFalse)),
+        None => return Err(malformed(&check.path, Malformed::CheckWithoutCondition)),
     };
     Ok(tree::Check { path: check.path, kind })
 }
 
-fn guards_from_wire(guards: Vec<v1::Check>) -> Result<Vec<tree::Check>, v1::Error> {
+fn guards_from_wire(guards: Vec<v1::Check>) -> Result<Vec<tree::Check>, OpError> {
     guards.into_iter().map(check_from_wire).collect()
 }
 
-fn create_from_wire(request: v1::CreateRequest) -> Result<tree::Create, v1::Error> {
+fn create_from_wire(request: v1::CreateRequest) -> Result<tree::Create, OpError> {
     use v1::CreateMode as Wire;
-    let mode = Wire::try_from(request.mode)
-        .map_err(|_| bad_arguments(format!("create mode {} is not known", request.mode)))?;
+    let mode =
+        Wire::try_from(request.mode).map_err(|_| malformed("", Malformed::CreateMode(request.mode)))?;
     let mode = match mode {
         Wire::Unspecified | Wire::Persistent => tree::CreateMode::Persistent,
         Wire::Ephemeral => tree::CreateMode::Ephemeral,
@@ -160,16 +148,12 @@ fn create_from_wire(request: v1::CreateRequest) -> Result<tree::Create, v1::Erro
     })
 }
 
-fn multi_op_from_wire(op: v1::MultiOp) -> Result<tree::MultiOp, v1::Error> {
+fn multi_op_from_wire(op: v1::MultiOp) -> Result<tree::MultiOp, OpError> {
     use v1::multi_op::Op;
     let plain = |guards: &[v1::Check], session: &Option<v1::SessionRef>| {
-        if guards.is_empty() && session.is_none() {
-            Ok(())
-        } else {
-            Err(bad_arguments("guards and session belong to the multi, not to its operations"))
-        }
+        if guards.is_empty() && session.is_none() { Ok(()) } else { Err(malformed("", Malformed::OwnGuards)) }
     };
-    match op.op.ok_or_else(|| missing("an operation of the multi"))? {
+    match op.op.ok_or_else(|| malformed("", Malformed::OperationMissing))? {
         Op::Create(create) => {
             plain(&create.guards, &create.session)?;
             Ok(tree::MultiOp::Create(create_from_wire(create)?))
@@ -186,67 +170,61 @@ fn multi_op_from_wire(op: v1::MultiOp) -> Result<tree::MultiOp, v1::Error> {
     }
 }
 
-fn any_or(version: Option<i32>) -> Result<i32, v1::Error> {
+fn any_or(version: Option<i32>) -> Result<i32, OpError> {
     match version {
         None => Ok(-1),
         Some(version) if version >= -1 => Ok(version),
-        Some(version) => Err(bad_arguments(format!("version {version} is below -1"))),
+        Some(version) => Err(malformed("", Malformed::Version(version))),
     }
 }
 
 /// What a write request asks for, and its guards.
 pub(crate) type WriteRequest = (WriteOp, Vec<tree::Check>);
 
-/// A write that was refused at the door and still needs its number taken: the tree refuses it with the same words on every
-/// node.
-pub(crate) fn refused_write(refused: &v1::Error) -> WriteRequest {
-    (WriteOp::Refused(refusal_from_wire(refused)), Vec::new())
-}
-
 /// A request that writes, taken apart.
 pub(crate) trait IntoWrite {
-    fn into_write(self) -> Result<WriteRequest, v1::Error>;
+    fn into_write(self) -> Result<WriteRequest, OpError>;
 }
 
 impl IntoWrite for v1::CreateRequest {
-    fn into_write(mut self) -> Result<WriteRequest, v1::Error> {
+    fn into_write(mut self) -> Result<WriteRequest, OpError> {
         let guards = guards_from_wire(std::mem::take(&mut self.guards))?;
         Ok((WriteOp::Create(create_from_wire(self)?), guards))
     }
 }
 
 impl IntoWrite for v1::DeleteRequest {
-    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+    fn into_write(self) -> Result<WriteRequest, OpError> {
         let version = any_or(self.version)?;
         Ok((WriteOp::Delete { path: self.path, version }, guards_from_wire(self.guards)?))
     }
 }
 
 impl IntoWrite for v1::SetRequest {
-    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+    fn into_write(self) -> Result<WriteRequest, OpError> {
         let version = any_or(self.version)?;
         Ok((WriteOp::SetData { path: self.path, data: self.data, version }, guards_from_wire(self.guards)?))
     }
 }
 
 impl IntoWrite for v1::MultiRequest {
-    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+    fn into_write(self) -> Result<WriteRequest, OpError> {
         let ops = self.ops.into_iter().enumerate().map(|(index, op)| {
-            multi_op_from_wire(op).map_err(|error| v1::Error { op_index: Some(index as u32), ..error })
+            multi_op_from_wire(op).map_err(|error| OpError { op_index: Some(index as u32), ..error })
         });
         Ok((WriteOp::Multi(ops.collect::<Result<_, _>>()?), guards_from_wire(self.guards)?))
     }
 }
 
 impl IntoWrite for v1::DeleteTreeRequest {
-    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+    fn into_write(self) -> Result<WriteRequest, OpError> {
         let op = WriteOp::DeleteTree { path: self.path, expected_count: self.expected_count };
         Ok((op, guards_from_wire(self.guards)?))
     }
 }
 
 impl IntoWrite for v1::SetAclRequest {
-    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+    fn into_write(self) -> Result<WriteRequest, OpError> {
         let version = any_or(self.version)?;
         let op = WriteOp::SetAcl { path: self.path, acl: acl_from_wire(self.acl)?, version };
         Ok((op, guards_from_wire(self.guards)?))
@@ -254,8 +232,8 @@ impl IntoWrite for v1::SetAclRequest {
 }
 
 impl IntoWrite for v1::SetQuotaRequest {
-    fn into_write(self) -> Result<WriteRequest, v1::Error> {
-        let quota = self.quota.ok_or_else(|| bad_arguments("quota is missing"))?;
+    fn into_write(self) -> Result<WriteRequest, OpError> {
+        let quota = self.quota.ok_or_else(|| malformed("", Malformed::QuotaMissing))?;
         let quota = tree::Quota {
             count_soft: quota.count_soft,
             count_hard: quota.count_hard,
@@ -267,7 +245,7 @@ impl IntoWrite for v1::SetQuotaRequest {
 }
 
 impl IntoWrite for v1::DeleteQuotaRequest {
-    fn into_write(self) -> Result<WriteRequest, v1::Error> {
+    fn into_write(self) -> Result<WriteRequest, OpError> {
         Ok((WriteOp::DeleteQuota { path: self.path }, guards_from_wire(self.guards)?))
     }
 }

@@ -10,8 +10,8 @@ use coordd_proto::v1::{self, ErrorCode};
 use coordd_raft::{Replica, Shortage, SignOfLife};
 use coordd_tree::planted::Bug;
 use coordd_tree::{
-    Auth, Bounds, Ceilings, Command, Limits, OpResult, OpenSession, Refusal, SessionId, Write, WriteOp,
-    WriteSeq, Zxid,
+    Auth, Bounds, Ceilings, Command, Detail, ErrorKind, Limits, OpError, OpResult, OpenSession, Refusal,
+    Scarce, SessionId, Write, WriteOp, WriteSeq, Zxid,
 };
 use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
@@ -180,7 +180,7 @@ impl Service {
     /// none. Until all members know bounded writes it goes without.
     pub(crate) fn command(&self, mut write: Write, generation: Zxid) -> Command {
         if self.replica.rules() < 2 {
-            if let WriteOp::OverLimit(refused) = &write.op {
+            if let WriteOp::RefusedWith(refused) = &write.op {
                 write.op = WriteOp::Refused(Refusal::from(refused));
             }
             return Command::Write(write);
@@ -194,19 +194,17 @@ impl Service {
     /// the reserve is for that, too.
     pub(crate) fn refuse_growth(
         &self,
-        asked: Result<WriteRequest, v1::Error>,
-    ) -> Result<WriteRequest, v1::Error> {
+        asked: Result<WriteRequest, OpError>,
+    ) -> Result<WriteRequest, OpError> {
         let (op, guards) = asked?;
         if op.may_grow()
             && let Some(shortage) = self.replica.growth_refused()
         {
-            // Short, because the answer to a numbered write stands in the log.
-            let message = match shortage {
-                Shortage::Disk => "the disks are almost full (--disk-reserve-bytes)",
-                Shortage::Memory => "the nodes have no memory left (--memory-limit)",
+            let scarce = match shortage {
+                Shortage::Disk => Scarce::Disk,
+                Shortage::Memory => Scarce::Memory,
             };
-            let refused = error(ErrorCode::NoSpace, message);
-            return Err(v1::Error { retry_after_ms: 1000, ..refused });
+            return Err(OpError::new(ErrorKind::NoSpace, "", Detail::Scarce(scarce)));
         }
         Ok((op, guards))
     }

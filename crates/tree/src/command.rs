@@ -99,7 +99,7 @@ impl Command {
     /// The rules that the command came with: entries that hold it follow them at least.
     pub(crate) fn rules(&self) -> u32 {
         match self {
-            Command::Write(Write { op: WriteOp::OverLimit(_), .. }) => 2,
+            Command::Write(Write { op: WriteOp::RefusedWith(_), .. }) => 2,
             Command::Write(_)
             | Command::OpenSession(_)
             | Command::EndSession { .. }
@@ -247,8 +247,9 @@ pub enum WriteOp {
     /// Does nothing and answers with this: a write that its node refused at the door (too large, malformed), and that
     /// needs its number taken so that the writes after it are in order.
     Refused(Refusal),
-    /// The same for what is over a limit, with the values instead of the sentence. From rules 2 on.
-    OverLimit(OpError),
+    /// The same, with the values instead of the sentence. From rules 2 on; before that the sentence is made
+    /// from them when the write is proposed.
+    RefusedWith(OpError),
 }
 
 impl WriteOp {
@@ -266,7 +267,7 @@ impl WriteOp {
             | WriteOp::DeleteQuota { .. }
             | WriteOp::CloseSession
             | WriteOp::Refused(_)
-            | WriteOp::OverLimit(_) => false,
+            | WriteOp::RefusedWith(_) => false,
         }
     }
 }

@@ -166,6 +166,40 @@ pub enum Detail {
         /// What was asked for, or would be in use.
         actual: u64,
     },
+    /// The request is malformed.
+    Malformed(Malformed),
+    /// Nothing may grow while the nodes have too little left of this.
+    Scarce(Scarce),
+}
+
+/// What is wrong with a request. The order is part of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Malformed {
+    /// Permissions of an ACL's entry that do not exist.
+    Perms(u32),
+    /// A check with `absent = false`.
+    CheckAbsentFalse,
+    /// A check without a condition.
+    CheckWithoutCondition,
+    /// A create mode that is not known.
+    CreateMode(i32),
+    /// An operation of a multi has guards or a session of its own.
+    OwnGuards,
+    /// A version below -1.
+    Version(i32),
+    /// A request that sets a quota has none.
+    QuotaMissing,
+    /// An operation of a multi is missing.
+    OperationMissing,
+}
+
+/// What a majority of the nodes is short of. The order is part of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scarce {
+    /// Room on the disks.
+    Disk,
+    /// Memory.
+    Memory,
 }
 
 /// What is wrong with a path. The order is part of the format.
@@ -324,6 +358,28 @@ impl Detail {
                 write!(f, "{}: {actual} is above the limit of {max}", limit.name())?;
                 f.write_str(limit.remedy())
             }
+            Detail::Malformed(malformed) => malformed.fmt(path, f),
+            Detail::Scarce(Scarce::Disk) => f.write_str("the disks are almost full (--disk-reserve-bytes)"),
+            Detail::Scarce(Scarce::Memory) => f.write_str("the nodes have no memory left (--memory-limit)"),
+        }
+    }
+}
+
+impl Malformed {
+    fn fmt(&self, path: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Malformed::Perms(perms) => write!(f, "permissions {perms} are not in 0 to 31"),
+            Malformed::CheckAbsentFalse => {
+                write!(f, "the check of {path:?} has absent = false; use version -1")
+            }
+            Malformed::CheckWithoutCondition => write!(f, "the check of {path:?} has no condition"),
+            Malformed::CreateMode(mode) => write!(f, "create mode {mode} is not known"),
+            Malformed::OwnGuards => {
+                f.write_str("guards and session belong to the multi, not to its operations")
+            }
+            Malformed::Version(version) => write!(f, "version {version} is below -1"),
+            Malformed::QuotaMissing => f.write_str("quota is missing"),
+            Malformed::OperationMissing => f.write_str("an operation of the multi is missing"),
         }
     }
 }

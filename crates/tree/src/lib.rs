@@ -58,7 +58,7 @@ pub use command::{
     Batch, Bounds, Check, CheckKind, Command, Create, CreateMode, EndReason, Entry, MultiOp, OpenSession,
     Origin, Quota, RULES, Write, WriteOp,
 };
-pub use detail::{Detail, PathFault, QuotaUnit, VersionField};
+pub use detail::{Detail, Malformed, PathFault, QuotaUnit, Scarce, VersionField};
 pub use error::{DecodeError, ErrorKind, OpError, Refusal};
 pub use event::{Event, EventKind};
 pub use limits::{Ceilings, LimitName, Limits};

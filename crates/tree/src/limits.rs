@@ -202,7 +202,7 @@ impl Write {
             | WriteOp::DeleteTree { path, .. }
             | WriteOp::SetQuota { path, .. }
             | WriteOp::DeleteQuota { path } => limits.existing_path(path),
-            WriteOp::CloseSession | WriteOp::Refused(_) | WriteOp::OverLimit(_) => Ok(()),
+            WriteOp::CloseSession | WriteOp::Refused(_) | WriteOp::RefusedWith(_) => Ok(()),
         }
     }
 }

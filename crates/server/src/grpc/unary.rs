@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coordd_proto::v1::coordd_server::Coordd;
 use coordd_proto::v1::{self, ErrorCode, reply};
 use coordd_raft::SignOfLife;
-use coordd_tree::{Auth, Command, Write, WriteOp, WriteOutcome};
+use coordd_tree::{Auth, Command, ErrorKind, Write, WriteOp, WriteOutcome};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{CoorddApi, attach, client_address, client_ip, refuse, subscribe};
@@ -14,6 +14,9 @@ use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire};
 use crate::reads::{Read, authenticate};
 use crate::service::{Service, from_address, is_same_secret};
 use crate::session::connection::Frames;
+
+/// When a call that was refused for want of room may be tried again.
+const GROWTH_RETRY_MS: u32 = 1000;
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -101,7 +104,8 @@ impl CoorddApi {
         let id = session.session_id;
         let asked = self.service.refuse_growth(request.into_write());
         if let (Err(refused), 0) = (&asked, seq) {
-            return Err(refuse(refused.clone()));
+            let retry_after_ms = if refused.kind == ErrorKind::NoSpace { GROWTH_RETRY_MS } else { 0 };
+            return Err(refuse(v1::Error { retry_after_ms, ..error_to_wire(refused.clone()) }));
         }
         if id == 0 && seq != 0 {
             return Err(refuse(error(ErrorCode::BadArguments, "write_seq without session_id")));

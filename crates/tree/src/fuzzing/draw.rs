@@ -172,7 +172,7 @@ fn write_op(from: &mut Unstructured<'_>) -> Result<WriteOp> {
         20 => WriteOp::CloseSession,
         22 => {
             let detail = Detail::Limit { limit: LimitName::Depth, max: 4, actual: from.arbitrary()? };
-            WriteOp::OverLimit(OpError::new(ErrorKind::BadArguments, path(from)?, detail))
+            WriteOp::RefusedWith(OpError::new(ErrorKind::BadArguments, path(from)?, detail))
         }
         21 => WriteOp::Refused(refused_at_the_door(path(from)?)),
         _ => WriteOp::Create(create(from)?),

@@ -88,7 +88,7 @@ impl Tree {
             WriteOp::DeleteQuota { path } => self.delete_quota(caller, path),
             WriteOp::CloseSession => self.close_session(step, caller),
             WriteOp::Refused(refusal) => Err(refusal.clone().into()),
-            WriteOp::OverLimit(refusal) => Err(refusal.clone()),
+            WriteOp::RefusedWith(refusal) => Err(refusal.clone()),
         }
     }
 }

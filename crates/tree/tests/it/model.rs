@@ -199,7 +199,7 @@ impl Model {
             WriteOp::CloseSession if session == 0 => Err(ErrorKind::BadArguments),
             WriteOp::CloseSession => self.end(session, EndReason::Closed),
             WriteOp::Refused(refusal) => Err(refusal.kind),
-            WriteOp::OverLimit(refusal) => Err(refusal.kind),
+            WriteOp::RefusedWith(refusal) => Err(refusal.kind),
             WriteOp::Multi(ops) if ops.is_empty() => Err(ErrorKind::BadArguments),
             WriteOp::Multi(ops) => {
                 let before = self.clone();
