@@ -23,6 +23,7 @@
 mod addresses;
 mod clock;
 mod convert;
+mod decoded;
 mod disk;
 mod formation;
 #[cfg(any(test, fuzzing))]

@@ -12,6 +12,7 @@ use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use tokio::sync::{oneshot, watch};
 
+use crate::decoded::DecodedEntries;
 use crate::disk::{DiskRoom, snapshot_bytes};
 use crate::observer::Observer;
 use crate::proposer::Proposer;
@@ -61,6 +62,8 @@ pub(crate) struct Shared<O: Observer> {
     pub(crate) observer: O,
     pub(crate) proposer: Proposer<O::Waiter>,
     rules: Arc<Rules>,
+    /// Of a follower: what it has decoded already.
+    pub(crate) decoded: DecodedEntries,
     /// The index of the last applied entry.
     pub(crate) applied: watch::Sender<u64>,
 }
@@ -86,7 +89,8 @@ impl<O: Observer> Shared<O> {
             is_within_entry: false,
         };
         let replicated = RwLock::new(replicated);
-        Shared { replicated, observer, proposer, rules, applied: watch::Sender::new(0) }
+        let (decoded, applied) = (DecodedEntries::default(), watch::Sender::new(0));
+        Shared { replicated, observer, proposer, rules, decoded, applied }
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Replicated> {
@@ -323,7 +327,7 @@ pub(crate) fn load_tree(file: &SnapshotFile) -> io::Result<Tree> {
     loader.finish().map_err(io::Error::other)
 }
 
-fn decode(entry: crate::type_config::types::Entry) -> io::Result<Decoded> {
+fn decode(entry: crate::type_config::types::Entry, decoded: &DecodedEntries) -> io::Result<Decoded> {
     let log_id = entry.log_id;
     let payload = match entry.payload {
         EntryPayload::Blank => DecodedPayload::Nothing,
@@ -331,9 +335,12 @@ fn decode(entry: crate::type_config::types::Entry) -> io::Result<Decoded> {
             DecodedPayload::Membership(StoredMembership::new(Some(log_id), membership))
         }
         EntryPayload::Normal(data) => {
-            let commands = Entry::decode(&data.0).map_err(|e| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("log entry {log_id}: {e}"))
-            })?;
+            let commands = match decoded.take(&data.0) {
+                Some(commands) => commands,
+                None => Entry::decode(&data.0).map_err(|e| {
+                    io::Error::new(io::ErrorKind::InvalidData, format!("log entry {log_id}: {e}"))
+                })?,
+            };
             DecodedPayload::Commands(commands)
         }
     };
@@ -369,7 +376,10 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
             let shared = self.shared.clone();
             self.thread
                 .run(move || {
-                    let decoded = run.into_iter().map(decode).collect::<io::Result<_>>()?;
+                    let decoded = run
+                        .into_iter()
+                        .map(|entry| decode(entry, &shared.decoded))
+                        .collect::<io::Result<_>>()?;
                     shared.apply(decoded);
                     Ok(())
                 })

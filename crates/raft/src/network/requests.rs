@@ -9,6 +9,7 @@ use coordd_tree::{Batch, Entry};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 
 use crate::convert::{self, ConvertError};
+use crate::decoded::DecodedEntry;
 use crate::type_config::types::{EntryPayload, LeaderId, LogId, SnapshotMeta, Vote};
 use crate::type_config::{NodeId, TypeConfig};
 
@@ -64,10 +65,11 @@ pub(crate) fn check_touched(touched: &[u64]) -> Result<(), ConvertError> {
     }
 }
 
-/// Entries that follow `prev_log_id` one by one, of its leader's past, and that can be applied.
+/// Entries that follow `prev_log_id` one by one, of its leader's past, and that can be applied; and what
+/// their commands are.
 pub(crate) fn append_request(
     request: peer::AppendRequest,
-) -> Result<AppendEntriesRequest<TypeConfig>, ConvertError> {
+) -> Result<(AppendEntriesRequest<TypeConfig>, Vec<DecodedEntry>), ConvertError> {
     let rpc = AppendEntriesRequest::<TypeConfig> {
         vote: convert::vote_from_wire(convert::required(request.vote, "append request")?)?,
         prev_log_id: convert::some_log_id_from_wire(request.prev_log_id)?,
@@ -82,6 +84,7 @@ pub(crate) fn append_request(
         }
     }
     let mut before = rpc.prev_log_id.map(|id| id.leader_id);
+    let mut decoded = Vec::new();
     for entry in &rpc.entries {
         let leader_id = Some(entry.log_id.leader_id);
         if leader_id < before {
@@ -90,10 +93,10 @@ pub(crate) fn append_request(
             return Err(ConvertError::new("append request", cause));
         }
         before = leader_id;
-        check_payload(&entry.payload)?;
+        decoded.extend(check_payload(&entry.payload)?);
     }
     of_the_past(rpc.vote, before.max(rpc.leader_commit.map(|id| id.leader_id)))?;
-    Ok(rpc)
+    Ok((rpc, decoded))
 }
 
 /// What stands in the log was proposed by the leader with this vote, or before it.
@@ -108,17 +111,17 @@ fn of_the_past(vote: Vote, newest: Option<LeaderId>) -> Result<(), ConvertError>
 }
 
 /// An entry that cannot be applied stops every node that has it, for ever.
-fn check_payload(payload: &EntryPayload) -> Result<(), ConvertError> {
+fn check_payload(payload: &EntryPayload) -> Result<Option<DecodedEntry>, ConvertError> {
     match payload {
-        EntryPayload::Blank => Ok(()),
+        EntryPayload::Blank => Ok(None),
         EntryPayload::Normal(data) => match Entry::decode(&data.0) {
-            Ok(_) => Ok(()),
+            Ok(entry) => Ok(Some((data.0.clone(), entry))),
             Err(error) => Err(ConvertError::new("entry's commands", error.to_string())),
         },
         EntryPayload::Membership(membership) => {
             let configs = membership.get_joint_config();
             match configs.is_empty() || configs.len() > 2 || configs.iter().any(BTreeSet::is_empty) {
-                false => Ok(()),
+                false => Ok(None),
                 true => Err(ConvertError::new("membership", "no voters, or more than two sets of them")),
             }
         }
@@ -180,7 +183,10 @@ mod tests {
         peer::Entry { log_id, payload: Some(peer::entry::Payload::Blank(true)) }
     }
 
-    fn append(prev: Option<u64>, indexes: &[u64]) -> Result<AppendEntriesRequest<TypeConfig>, ConvertError> {
+    fn append(
+        prev: Option<u64>,
+        indexes: &[u64],
+    ) -> Result<(AppendEntriesRequest<TypeConfig>, Vec<DecodedEntry>), ConvertError> {
         append_request(peer::AppendRequest {
             vote: Some(peer::Vote { term: 1, node_id: 1, committed: true }),
             prev_log_id: prev.map(|index| peer::LogId { term: 1, node_id: 1, index }),
@@ -237,7 +243,10 @@ mod tests {
         };
         let good = || peer::entry::Payload::Data(Entry::encode_from_parts(1, 7, &[]));
         let refused = |payload, term, vote_term| append(payload, term, vote_term).unwrap_err().to_string();
-        assert!(append(good(), 2, 2).is_ok() && append(good(), 3, 5).is_ok());
+        assert!(append(good(), 2, 2).is_ok());
+        let (rpc, decoded) = append(good(), 3, 5).unwrap();
+        let EntryPayload::Normal(data) = &rpc.entries[0].payload else { panic!("{rpc:?}") };
+        assert_eq!(decoded[0].0.as_ptr(), data.0.as_ptr(), "it is found by where it is");
         assert!(refused(peer::entry::Payload::Data("garbage".into()), 2, 2).contains("commands"));
         assert!(refused(good(), 1, 2).contains("earlier leader"));
         assert!(refused(good(), 6, 5).contains("knows of term 6"));
