@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use coordd_client::{
-    AclEntry, Client, CreateMode, CreateOptions, Credential, Error, ErrorKind, Perms, Quota, ReadLevel,
+    AclEntry, Client, CreateMode, CreateOptions, Credential, Error, ErrorKind, Multi, Perms, Quota, ReadLevel,
 };
 use coordd_proto::status::from_status;
 use coordd_proto::v1::coordd_client::CoorddClient;
@@ -215,4 +215,28 @@ async fn ephemerals_are_limited() {
     other.create("/e5", "", CreateMode::Ephemeral).await.expect("another session has none");
     client.delete("/e0", None).await.expect("a delete");
     client.create("/e6", "", CreateMode::EphemeralSequential).await.expect("there is room");
+}
+
+/// The ephemerals of a session are all listed, also when one reply cannot hold their paths.
+#[tokio::test]
+async fn ephemerals_are_listed_over_pages() {
+    let ensemble = Ensemble::start(1).await;
+    let client = ensemble.client(TIMEOUT).await;
+    let mut paths: Vec<String> =
+        (0..1000).map(|number| format!("/{number:04}{}", "x".repeat(4000))).collect();
+    for paths in paths.chunks(200) {
+        let multi = client.multi();
+        let create = |multi: Multi, path: &String| multi.create(path, "", CreateMode::Ephemeral);
+        paths.iter().fold(multi, create).commit().await.expect("creates");
+    }
+    let first = client.ephemerals_page(0, "/", ReadLevel::Local, "").await.expect("a page");
+    assert!(first.more && first.paths.len() < 1000, "{} paths fit into one reply", first.paths.len());
+    let other = ensemble.client(TIMEOUT).await;
+    for (reader, session_id) in [(&client, 0), (&other, client.session_id())] {
+        let all = reader.ephemerals(session_id, "/", ReadLevel::Linearizable).await.expect("all of them");
+        assert!(all == paths, "{} of {} paths", all.len(), paths.len());
+    }
+    paths.retain(|path| path.starts_with("/09"));
+    assert!(client.ephemerals(0, "/09", ReadLevel::Local).await.expect("some of them") == paths);
+    assert!(client.ephemerals(0, "/none", ReadLevel::Local).await.expect("an answer").is_empty());
 }

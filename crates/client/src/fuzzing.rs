@@ -129,7 +129,7 @@ fn ask(client: &Client) -> Vec<Box<dyn Ask>> {
         call(client.set_quota("/a", Quota::default())),
         call(client.get_quota("/a", level)),
         call(client.delete_quota("/a")),
-        call(client.ephemerals(0, "/", level)),
+        call(client.ephemerals_page(0, "/", level, "")),
         call(client.count_descendants("/", level)),
         call(client.delete_tree("/a", Some(1))),
         call(client.delete("/a", None)),

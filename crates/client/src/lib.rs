@@ -80,7 +80,7 @@ pub use options::ConnectOptions;
 pub use session::limits::ServerLimits;
 pub use session::state::{EndReason, SessionEnd, SessionState};
 pub use types::{
-    AclEntry, Check, Child, CreateMode, CreateOptions, Created, Credential, Identity, Lineage, ListOptions,
-    ListPage, Outcome, Perms, Quota, QuotaUsage, ReadLevel, SessionToken, Stat,
+    AclEntry, Check, Child, CreateMode, CreateOptions, Created, Credential, EphemeralsPage, Identity,
+    Lineage, ListOptions, ListPage, Outcome, Perms, Quota, QuotaUsage, ReadLevel, SessionToken, Stat,
 };
 pub use watcher::{OneshotWatcher, PersistentWatcher};

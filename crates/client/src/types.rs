@@ -267,6 +267,15 @@ pub struct ListPage {
     pub more: bool,
 }
 
+/// One page of the ephemerals of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EphemeralsPage {
+    /// In byte order.
+    pub paths: Vec<String>,
+    /// There are more: ask again with the last path as `after`.
+    pub more: bool,
+}
+
 /// Which part of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListOptions {

@@ -5,7 +5,9 @@ use futures::{Stream, TryStreamExt as _};
 
 use crate::call::{Call, expect_reply};
 use crate::session::pending::Answer;
-use crate::{AclEntry, Client, Error, ListOptions, ListPage, QuotaUsage, ReadLevel, Stat, convert};
+use crate::{
+    AclEntry, Client, EphemeralsPage, Error, ListOptions, ListPage, QuotaUsage, ReadLevel, Stat, convert,
+};
 
 /// Reads. Each names how fresh it must be; at any level a session never sees a state older than what it has seen or
 /// written.
@@ -106,18 +108,49 @@ impl Client {
         })
     }
 
-    /// The ephemerals of a session whose paths start with `prefix`, in byte order. `session_id` 0: this session's. Those of
-    /// other sessions are left out where this client may not read their parents. At most 3 MiB of them come.
-    pub fn ephemerals(
+    /// Reads one page of the ephemerals of a session: those whose paths start with `prefix` and come after `after`, in
+    /// byte order. `session_id` 0 means this session. Ephemerals of other sessions are left out where this client may not
+    /// read their parents. A page holds at most 3 MiB of paths.
+    pub fn ephemerals_page(
         &self,
         session_id: u64,
         prefix: impl Into<String>,
         level: ReadLevel,
-    ) -> Call<Vec<String>> {
-        let prefix = prefix.into();
+        after: impl Into<String>,
+    ) -> Call<EphemeralsPage> {
+        let (prefix, after) = (prefix.into(), after.into());
         let request =
-            v1::GetEphemeralsRequest { session_id, prefix, level: wire(level), ..Default::default() };
-        self.read(Op::GetEphemerals(request), |answer| Ok(expect_reply!(GetEphemerals, answer)?.paths))
+            v1::GetEphemeralsRequest { session_id, prefix, level: wire(level), after, ..Default::default() };
+        self.read(Op::GetEphemerals(request), |answer| {
+            let v1::GetEphemeralsReply { paths, more } = expect_reply!(GetEphemerals, answer)?;
+            Ok(EphemeralsPage { paths, more })
+        })
+    }
+
+    /// The ephemerals of a session whose paths start with `prefix`, in byte order, over as many pages as it takes. Each
+    /// page is one state of the tree; several pages may be several. See [`ephemerals_page`](Self::ephemerals_page).
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
+    pub async fn ephemerals(
+        &self,
+        session_id: u64,
+        prefix: impl Into<String>,
+        level: ReadLevel,
+    ) -> Result<Vec<String>, Error> {
+        let prefix = prefix.into();
+        let mut paths: Vec<String> = Vec::new();
+        loop {
+            let after = paths.last().cloned().unwrap_or_default();
+            let page = self.ephemerals_page(session_id, prefix.as_str(), level, after).await?;
+            // A page without a path says nothing about where the next one begins.
+            let is_last = !page.more || page.paths.is_empty();
+            paths.extend(page.paths);
+            if is_last {
+                return Ok(paths);
+            }
+        }
     }
 
     /// Counts all znodes below a znode, itself not counted.
