@@ -24,12 +24,16 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser as _;
+use coordd_process::unknown_variable;
 
 use crate::options::{Options, OutputFormat};
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = Options::read();
+    if let Some(unknown) = unknown_variable("COORDBENCH_", &Options::variables(), std::env::vars_os()) {
+        note!("{unknown}");
+        return ExitCode::from(2);
+    }
     match run(&options) {
         Ok(clean) => ExitCode::from(u8::from(!clean)),
         Err(error) => {

@@ -1,6 +1,8 @@
+use std::ffi::OsStr;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::builder::Resettable;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 
 /// Puts closed-loop load on a coordd ensemble and says how it fared.
 ///
@@ -11,7 +13,7 @@ pub(crate) struct Options {
     /// Where the nodes are: host:port, multicast:GROUP:PORT or file:PATH, separated by commas.
     #[arg(
         long,
-        env = "COORDBENCH_ENDPOINTS",
+        env = ENDPOINTS,
         value_delimiter = ',',
         default_value = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403"
     )]
@@ -72,6 +74,26 @@ pub(crate) struct Options {
     /// For people or for programs.
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub(crate) output: OutputFormat,
+}
+
+/// The variable of `--endpoints`.
+const ENDPOINTS: &str = "COORDBENCH_ENDPOINTS";
+
+impl Options {
+    /// Reads the command line of this program. An empty variable of the environment is an unset one.
+    pub(crate) fn read() -> Self {
+        let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        let command = Self::command().mut_args(|option| match option.get_env() {
+            Some(name) if is_empty(name) => option.env(Resettable::Reset),
+            _ => option,
+        });
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The variables that are read.
+    pub(crate) fn variables() -> [&'static str; 1] {
+        [ENDPOINTS]
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

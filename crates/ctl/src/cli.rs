@@ -3,6 +3,7 @@ use std::io::Write as _;
 
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use coordd_process::unknown_variable;
 
 use crate::commands::{
     acl, completions, config, create, delete, elect, get, health, lock, ls, man, members, multi, outcome,
@@ -88,8 +89,18 @@ impl Cli {
         let matches = command.try_get_matches_from_mut(std::env::args_os());
         let cli =
             matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command)));
-        cli.unwrap_or_else(|error| refuse(&with_tip(error, &command)))
+        let cli = cli.unwrap_or_else(|error| refuse(&with_tip(error, &command)));
+        if let Some(unknown) = unknown_variable("COORDCTL_", &variables(&command), std::env::vars_os()) {
+            refuse(&command.error(ErrorKind::UnknownArgument, unknown));
+        }
+        cli
     }
+}
+
+/// The variables of the environment that a command or one of its subcommands reads.
+fn variables(command: &clap::Command) -> Vec<&str> {
+    let options = all_commands(command).flat_map(clap::Command::get_arguments);
+    options.filter_map(|option| option.get_env()?.to_str()).collect()
 }
 
 /// Says what is wrong. Words of a command line may be names and values of others, too.

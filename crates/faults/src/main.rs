@@ -40,12 +40,17 @@ mod workloads;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use coordd_process::{print, say};
+use coordd_process::{print, say, unknown_variable};
 
 use crate::options::{Command, Options};
 
 fn main() -> ExitCode {
-    match carry_out(Options::parse().command) {
+    let options = Options::parse();
+    if let Some(unknown) = unknown_variable("COORDFAULT_", &[sandbox::INSIDE], std::env::vars_os()) {
+        say(format_args!("coordfault: {unknown}"));
+        return ExitCode::from(2);
+    }
+    match carry_out(options.command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

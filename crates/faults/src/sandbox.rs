@@ -4,7 +4,7 @@ use std::process::Command;
 use anyhow::Context as _;
 
 /// Set in the sandbox.
-const INSIDE: &str = "COORDFAULT_INSIDE";
+pub(crate) const INSIDE: &str = "COORDFAULT_INSIDE";
 
 /// Goes on in namespaces of its own for network, mounts and processes: what is made in them goes with this process, however
 /// it ends, and nothing of it is seen outside. Starts this program anew, if it is not in them already.

@@ -142,6 +142,33 @@ fn empty_variables_are_unset() {
     }
 }
 
+/// C6: a mistyped variable of the environment is refused with the one that was meant; those of other programs, and those that
+/// a container is told, are let alone.
+#[test]
+fn mistyped_variables_are_refused() {
+    let endpoint = nobody();
+    let args = ["get", "/a", "--endpoints", &endpoint, "--timeout", "100ms"];
+    let with = |name: &str, value: &str| {
+        Command::new(env!("CARGO_BIN_EXE_coordctl")).env(name, value).args(args).output().unwrap()
+    };
+    for (name, meant) in [
+        ("COORDCTL_ENDPOINT", "COORDCTL_ENDPOINTS"),
+        ("COORDCTL_ATUH", "COORDCTL_AUTH"),
+        ("COORDCTL_SESSION_PASWORD", "COORDCTL_SESSION_PASSWORD"),
+        ("COORDCTL_REGISTRI", "COORDCTL_REGISTRY"),
+        ("COORDCTL_OUTPUT", "--help"),
+    ] {
+        let output = with(name, "x");
+        assert_eq!(output.status.code(), Some(2), "{name}: {}", stderr(&output));
+        assert!(stderr(&output).contains(name) && stderr(&output).contains(meant), "{}", stderr(&output));
+    }
+    for (name, value) in
+        [("COORDCTL_ENDPOINT", ""), ("COORDD_ENDPOINT", "x"), ("COORDCTL_SERVICE_HOST", "10.0.0.1")]
+    {
+        assert_eq!(with(name, value).status.code(), Some(9), "{name}");
+    }
+}
+
 /// B6: words of the command line may be names of others.
 #[test]
 fn refused_words_are_escaped() {
