@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use coordd_client::{Bytes, ReadLevel};
 use coordd_tests::{Contender, Ensemble, coordctl, eventually};
 use rustix::process::{Pid, Signal, test_kill_process};
 
@@ -208,5 +209,38 @@ async fn credentials_reach_the_command() {
         let output = program.output().expect("coordctl starts");
         let said = String::from_utf8_lossy(&output.stdout);
         assert_eq!(said, format!("{} told\n", ensemble.endpoints().join(",")), "{args:?}: {output:?}");
+    }
+}
+
+/// E9: numbers, order and white space of `--data` stay as they are written, in the tree and in what is printed of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owner_data_keeps_its_text() {
+    const DATA: &str = r#"{ "z":1.10, "a":[1e10, 123456789012345678901234], "e":"\u00e9" }"#;
+    let compact = r#"{"z":1.10,"a":[1e10,123456789012345678901234],"e":"\u00e9"}"#;
+    let ensemble = Ensemble::start(1).await;
+    let client = ensemble.client(SOON).await;
+    for command in ["lock", "elect"] {
+        let (held, number) = (format!("/{command}"), format!("/{command}-number"));
+        let mut holder = start(&ensemble, &[command, &held, "--id", "a", "--data", DATA]).await;
+        let mut other = start(&ensemble, &[command, &number, "--id", "a", "--data", "1.10"]).await;
+        for (path, data, shown) in [(&held, DATA, compact), (&number, "1.10", "1.10")] {
+            let listed = async |output: &str| {
+                ensemble.coordctl(&[command, path, "--list", "--output", output]).await.expect("a list")
+            };
+            eventually(SOON, "it is held", async || listed("text").await.contains(&format!(" a {shown}")))
+                .await;
+            let json = listed("json").await;
+            assert!(json.contains(&format!("\"data\":{shown},")), "{json}");
+            let children = client.children(path, ReadLevel::Linearizable).await.expect("a list");
+            let mut stored = Vec::new();
+            for name in children {
+                stored.push(client.get(format!("{path}/{name}"), ReadLevel::Local).await.expect("a read").0);
+            }
+            let wanted = format!("\"data\":{data}}}");
+            let is_kept = |stored: &Bytes| String::from_utf8_lossy(stored).contains(&wanted);
+            assert!(stored.iter().any(is_kept), "{wanted} is not in {stored:?}");
+        }
+        holder.terminate().await;
+        other.terminate().await;
     }
 }

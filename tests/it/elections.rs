@@ -125,7 +125,7 @@ async fn who_leads_is_observed_and_what_is_proclaimed() {
     assert_eq!(next().await, None);
     let leadership = elected(campaign(&client, Candidate::new("a").data(1))).await;
     let is = |leader: &Option<Leader>, id: &str, data: i64| {
-        leader.as_ref().is_some_and(|leader| leader.id == id && leader.data == data)
+        leader.as_ref().is_some_and(|leader| leader.id == id && leader.data == data.into())
     };
     assert!(is(&next().await, "a", 1));
     leadership.proclaim(2).await.expect("it leads");

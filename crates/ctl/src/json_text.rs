@@ -3,6 +3,7 @@
 use std::io;
 use std::str::FromStr;
 
+use coordd_client::recipes::Json;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
@@ -164,9 +165,10 @@ impl JsonArg {
         &self.0
     }
 
-    pub(crate) fn value(&self) -> Value {
+    /// The same for a recipe.
+    pub(crate) fn json(&self) -> Json {
         // It is JSON.
-        serde_json::from_str(&self.0).unwrap_or_default()
+        self.0.parse().unwrap_or_default()
     }
 }
 

@@ -2,8 +2,7 @@ use std::fmt;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use coordd_client::recipes::Owner;
-use serde_json::Value;
+use coordd_client::recipes::{Json, Owner};
 
 use crate::json_text::{self, JsonArg};
 use crate::printable::plain;
@@ -28,14 +27,14 @@ impl OwnerArgs {
     pub(crate) fn owner(&self) -> Owner {
         let owner = Owner::new(self.id.clone().unwrap_or_else(machine_name)).address(&self.address);
         match &self.data {
-            Some(data) => owner.data(data.value()),
+            Some(data) => owner.data(data.json()),
             None => owner,
         }
     }
 }
 
 /// An owner in a line for people: what it does not say is left out.
-pub(crate) fn write_owner(f: &mut fmt::Formatter<'_>, id: &str, address: &str, data: &Value) -> fmt::Result {
+pub(crate) fn write_owner(f: &mut fmt::Formatter<'_>, id: &str, address: &str, data: &Json) -> fmt::Result {
     f.write_str(&plain(id))?;
     if !address.is_empty() {
         write!(f, " {}", plain(address))?;

@@ -3,11 +3,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use serde_json::Value;
 
 use super::Sessions;
 use super::breather::Breather;
 use super::grant::{GiveBack, Grant, check_grace, wait_for_lease};
+use super::json::Json;
 use super::parents::{NUMBER_BYTES, check_room, is_ownerless, remove_ownerless};
 use super::participant::Owner;
 use super::waiting_line::{Left, Position, WaitingLine, until_left};
@@ -71,9 +71,9 @@ impl Candidate {
         self
     }
 
-    /// Whatever else others should know. With the rest at most 1 MiB as JSON.
+    /// Whatever else others should know: a value, or a [`Json`], whose text is kept. With the rest at most 1 MiB as JSON.
     #[must_use]
-    pub fn data(mut self, data: impl Into<Value>) -> Self {
+    pub fn data(mut self, data: impl Into<Json>) -> Self {
         self.proclamation.data = data.into();
         self
     }
@@ -111,7 +111,7 @@ pub struct Leader {
     /// Where it is reached; empty if it did not say.
     pub address: String,
     /// What it proclaims; `null` if nothing.
-    pub data: Value,
+    pub data: Json,
     /// The epoch of its leadership.
     pub epoch: u64,
     /// Its session.
@@ -329,7 +329,7 @@ impl Leadership {
     /// # Cancellation
     ///
     /// A write that was sent may take effect all the same.
-    pub async fn proclaim(&self, data: impl Into<Value>) -> Result<(), Error> {
+    pub async fn proclaim(&self, data: impl Into<Json>) -> Result<(), Error> {
         let data = Owner { data: data.into(), ..self.proclamation.clone() }.to_bytes()?;
         let path = self.grant.path();
         self.grant.write(|client| client.set(path, data, None)).await?;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
-use serde_json::Value;
 use tokio::sync::watch;
 
 use super::breather::Breather;
 use super::election::{Candidate, LeaderElection, Leadership};
 use super::grant::{GiveBack, Grant};
+use super::json::Json;
 use super::parents::{check_room, remove_ownerless};
 use super::participant::Owner;
 use super::registry::check_name;
@@ -264,7 +264,7 @@ pub struct Worker {
     /// Where it is reached; empty if it did not say.
     pub address: String,
     /// Whatever else it says; `null` if nothing.
-    pub data: Value,
+    pub data: Json,
     /// The epoch of its registration; a worker that comes back has another.
     pub epoch: u64,
     path: Arc<str>,
@@ -311,7 +311,7 @@ mod tests {
     fn a_worker_is_named_by_its_znode_whatever_it_says() {
         let worker = Worker::of(&znode(r#"{"id": "host-7", "address": "h:1", "data": {"cores": 8}}"#, 7));
         assert_eq!((worker.id.as_str(), worker.address.as_str(), worker.epoch), ("host-7", "h:1", 7));
-        assert_eq!(worker.data["cores"], 8);
+        assert_eq!(worker.data.value()["cores"], 8);
         let odd = Worker::of(&znode("10.0.0.7:9000", 8));
         assert_eq!((odd.id.as_str(), odd.address.as_str(), odd.epoch), ("host-7", "", 8));
     }

@@ -23,6 +23,7 @@ mod failure_detector;
 mod grant;
 mod group_membership;
 pub mod health;
+mod json;
 mod lock;
 mod lock_line;
 mod master_worker;
@@ -61,6 +62,7 @@ pub use election::{Candidate, Leader, LeaderElection, Leadership, lead, leadersh
 pub use failure_detector::{FailureCause, FailureDetector, NodeFailure};
 pub use grant::{Grant, Loss};
 pub use group_membership::{GroupMembership, Member, MemberChange, Membership};
+pub use json::Json;
 pub use lock::Lock;
 pub use master_worker::{Master, MasterWorker, Worker, WorkerChange};
 pub use multi_lock::{MultiGrant, MultiLock};

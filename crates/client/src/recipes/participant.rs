@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::json::Json;
 use super::znode::to_json;
 use crate::{Error, Stat};
 
@@ -14,7 +14,7 @@ pub struct Owner {
     /// Where it is reached; empty if it does not say.
     pub address: String,
     /// Whatever else others should know; `null` if nothing.
-    pub data: Value,
+    pub data: Json,
 }
 
 impl Owner {
@@ -30,9 +30,9 @@ impl Owner {
         self
     }
 
-    /// Whatever else others should know. With the rest at most 1 MiB as JSON.
+    /// Whatever else others should know: a value, or a [`Json`], whose text is kept. With the rest at most 1 MiB as JSON.
     #[must_use]
-    pub fn data(mut self, data: impl Into<Value>) -> Self {
+    pub fn data(mut self, data: impl Into<Json>) -> Self {
         self.data = data.into();
         self
     }

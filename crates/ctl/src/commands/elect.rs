@@ -2,11 +2,10 @@ use std::fmt;
 use std::time::Duration;
 
 use clap::Args;
-use coordd_client::recipes::{Candidate, Leader, LeaderElection, Leadership, Owner, Sessions};
+use coordd_client::recipes::{Candidate, Json, Leader, LeaderElection, Leadership, Owner, Sessions};
 use coordd_client::{Client, Error, ErrorKind};
 use futures::TryStreamExt as _;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::context::Context;
 use crate::exit::{Failure, exit_with};
@@ -60,7 +59,7 @@ pub(crate) struct Elect {
 struct LeaderOutput {
     id: String,
     address: String,
-    data: Value,
+    data: Json,
     epoch: u64,
     session_id: SessionId,
     since: String,

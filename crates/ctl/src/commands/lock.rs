@@ -2,10 +2,9 @@ use std::fmt;
 use std::time::Duration;
 
 use clap::Args;
-use coordd_client::recipes::{self, Grant, Participant, ReadWriteLock, Semaphore, Sessions};
+use coordd_client::recipes::{self, Grant, Json, Participant, ReadWriteLock, Semaphore, Sessions};
 use coordd_client::{Client, Error, ErrorKind};
 use serde::Serialize;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::context::{Context, GOODBYE};
@@ -71,7 +70,7 @@ struct ParticipantOutput {
     path: String,
     id: String,
     address: String,
-    data: Value,
+    data: Json,
     epoch: u64,
     session_id: SessionId,
     since: String,

@@ -4,13 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value;
 
 use super::TaskQueue;
 use super::record::{Record, holder};
 use super::tree::{ATTEMPTS, CLAIMS, DEAD, PENDING, RUNNING};
-use crate::recipes::Grant;
 use crate::recipes::parents::clear_below;
+use crate::recipes::{Grant, Json};
 use crate::{Call, CreateMode, Error, ErrorKind, Multi, MultiResult};
 
 /// How often it is looked whether an end that is under way was refused.
@@ -101,7 +100,8 @@ impl Claim {
         self.record.last_error.as_deref()
     }
 
-    /// Says that the work goes on, and how far it is: `progress` is shown to who lists tasks.
+    /// Says that the work goes on, and how far it is: `progress`, a value or a [`Json`] whose text is kept, is shown to who
+    /// lists tasks.
     ///
     /// # Errors
     ///
@@ -110,7 +110,7 @@ impl Claim {
     /// # Cancellation
     ///
     /// A write that was sent may take effect all the same.
-    pub async fn heartbeat(&self, progress: impl Into<Value>) -> Result<(), Error> {
+    pub async fn heartbeat(&self, progress: impl Into<Json>) -> Result<(), Error> {
         let data = holder(self.queue.worker(), &self.record, Some(&progress.into()));
         let stat = self.grant.write(|client| client.set(self.grant.path(), data, None)).await?;
         self.queue.tree().observe(&stat);

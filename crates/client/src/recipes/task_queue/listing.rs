@@ -1,10 +1,12 @@
 use bytes::Bytes;
 use futures::future::join_all;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::TaskQueue;
 use super::record::{DelayedName, Record};
 use super::tree::{CLAIMS, DEAD, DELAYED, PENDING, RUNNING};
+use crate::recipes::Json;
 use crate::recipes::znode::found;
 use crate::{Error, ErrorKind, ListOptions, ReadLevel, ReadResult};
 
@@ -74,11 +76,19 @@ pub struct TaskEntry {
     /// Who has it, if it is running.
     pub worker: Option<String>,
     /// What that said last of how far it is.
-    pub progress: Option<Value>,
+    pub progress: Option<Json>,
     /// The epoch of its claim.
     pub epoch: Option<u64>,
     /// Of its znode.
     name: String,
+}
+
+/// What is shown of a claim's znode, whoever wrote it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Holder {
+    worker: Value,
+    progress: Option<Json>,
 }
 
 impl TaskQueue {
@@ -147,9 +157,9 @@ impl TaskQueue {
 
     async fn add_holder(&self, entry: &mut TaskEntry) -> Result<(), Error> {
         if let Some((data, stat)) = self.tree().read(CLAIMS, &entry.id).await? {
-            let holder: Value = serde_json::from_slice(&data).unwrap_or_default();
-            entry.worker = Some(holder["worker"].as_str().unwrap_or_default().to_owned());
-            entry.progress = holder.get("progress").filter(|progress| !progress.is_null()).cloned();
+            let Holder { worker, progress } = serde_json::from_slice(&data).unwrap_or_default();
+            entry.worker = Some(worker.as_str().unwrap_or_default().to_owned());
+            entry.progress = progress;
             entry.epoch = Some(stat.czxid);
         }
         Ok(())

@@ -4,9 +4,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::TaskOptions;
+use crate::recipes::Json;
 use crate::{Error, ErrorKind};
 
 /// With base64, and what is added later, it stays below the mebibyte that a znode may have.
@@ -127,9 +127,16 @@ pub(super) fn millis(duration: Duration) -> u64 {
 }
 
 /// What stands in a claim's znode, as JSON.
-pub(super) fn holder(worker: &str, record: &Record, progress: Option<&Value>) -> Bytes {
-    let timeout_ms = record.claim_timeout_ms;
-    Bytes::from(json!({ "worker": worker, "progress": progress, "claim_timeout_ms": timeout_ms }).to_string())
+pub(super) fn holder(worker: &str, record: &Record, progress: Option<&Json>) -> Bytes {
+    #[derive(Serialize)]
+    struct Holder<'a> {
+        worker: &'a str,
+        progress: Option<&'a Json>,
+        claim_timeout_ms: Option<u64>,
+    }
+    let holder = Holder { worker, progress, claim_timeout_ms: record.claim_timeout_ms };
+    // Strings, numbers and JSON have a JSON form.
+    Bytes::from(serde_json::to_vec(&holder).unwrap_or_default())
 }
 
 /// A znode's name among the delayed: when it is due as far as the writer knew, the delay, and the task's id. The first

@@ -1,8 +1,7 @@
 use std::fmt;
 
-use coordd_client::recipes::TaskEntry;
+use coordd_client::recipes::{Json, TaskEntry};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::json_text;
 use crate::output::{ValueOutput, time};
@@ -23,7 +22,7 @@ pub(super) struct EntryOutput {
     due: Option<String>,
     worker: Option<String>,
     epoch: Option<u64>,
-    progress: Option<Value>,
+    progress: Option<Json>,
     last_error: Option<String>,
     payload: ValueOutput,
 }
