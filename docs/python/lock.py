@@ -75,6 +75,7 @@ class Session:
         self.ensemble, self.write_seq, self.deadline = ensemble, 0, 0.0
         opened = ensemble.stub().OpenSession(pb.OpenSessionRequest(timeout_ms=timeout_ms, client_name=name))
         self.ref = pb.SessionRef(session_id=opened.session_id, password=opened.password)
+        self.lineage = opened.lineage  # Of every zxid and epoch here.
         self.timeout = opened.timeout_ms / 1000
         self.closed = threading.Event()
         threading.Thread(target=self.keep_alive, daemon=True).start()
@@ -144,7 +145,8 @@ class Lock:
         own, line, after = self.znode.rsplit("/", 1)[1], [], ""
         while True:
             page = self.ensemble.call(
-                "List", pb.ListRequest(path=self.path, with_stat=True, after=after, min_zxid=min_zxid))
+                "List", pb.ListRequest(path=self.path, with_stat=True, after=after, min_zxid=min_zxid,
+                                       lineage=self.session.lineage))
             for child in page.children:
                 kind, _, number = child.name.rpartition("-")
                 # What is not ephemeral stands for nobody.
@@ -162,7 +164,8 @@ class Lock:
 
     def wait_until_changed(self, path, zxid):
         request = pb.SubscribeRequest(
-            paths=[pb.SubscribePath(path=path, kind=pb.WATCH_KIND_PERSISTENT)], from_zxid=zxid)
+            paths=[pb.SubscribePath(path=path, kind=pb.WATCH_KIND_PERSISTENT)], from_zxid=zxid,
+            lineage=self.session.lineage)
         try:
             for item in self.ensemble.stub().Subscribe(request, timeout=30):
                 if item.WhichOneof("item") != "mark":
@@ -189,7 +192,7 @@ class Lock:
 
     def guard(self):
         """A write with this guard is refused with GUARD_FAILED once the lock is gone, however late it arrives."""
-        return pb.Check(path=self.znode, epoch=self.epoch)
+        return pb.Check(path=self.znode, epoch=self.epoch, lineage=self.session.lineage)
 
     def release(self):
         self.session.write("Delete", pb.DeleteRequest(path=self.znode, guards=[self.guard()]))

@@ -96,7 +96,9 @@ async fn the_command_has_its_exit_code_its_signals_its_input_and_its_grant() {
     let mut shown = elect_shell(&ensemble, &[], show).await;
     let grant = said(&mut shown, "grant").await;
     assert!(grant.starts_with("/job/leader:"), "{grant}");
-    assert_eq!(said(&mut shown, "guard").await, grant);
+    let guard = said(&mut shown, "guard").await;
+    let lineage = ensemble.client(SOON).await.lineage().expect("a lineage");
+    assert_eq!(guard, format!("{grant}@{}", lineage.cluster_id));
     assert_eq!(said(&mut shown, "at").await, shown.ways()[0].endpoint());
     assert!(said(&mut shown, "session").await.starts_with("0x"));
 

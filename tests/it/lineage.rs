@@ -3,10 +3,15 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use coordd_client::recipes::{CacheChange, GroupMembership, Sessions, TreeCache};
-use coordd_client::{Client, ConnectOptions, CreateMode, EndReason, SessionState};
+use coordd_client::recipes::{CacheChange, GroupMembership, Lock, Sessions, TreeCache};
+use coordd_client::{
+    Check, Client, ConnectOptions, CreateMode, EndReason, ErrorKind, ReadLevel, SessionState,
+};
 use coordd_proto::v1::coordd_client::CoorddClient;
-use coordd_proto::v1::{Attach, ErrorCode, GetRequest, Lineage, SubscribePath, SubscribeRequest};
+use coordd_proto::v1::{
+    self, Attach, CreateRequest, DeleteRequest, ErrorCode, GetRequest, Lineage, MultiOp, MultiRequest,
+    OpenSessionRequest, SessionRef, SetRequest, SubscribePath, SubscribeRequest, check, multi_op,
+};
 use coordd_tests::{BlackHole, Ensemble, EnsembleOptions, RawSession, code_of, eventually};
 use futures::StreamExt as _;
 
@@ -128,4 +133,123 @@ async fn zxids_carry_their_lineage() {
     let status =
         api.subscribe(SubscribeRequest { lineage: other, ..subscription }).await.expect_err("another one");
     assert_eq!(code_of(&status), ErrorCode::OtherLineage, "{status}");
+}
+
+/// The guards and checks of a write name the lineage of their epochs. Of another one they do not hold, although a znode with
+/// this epoch stands at the path.
+#[tokio::test]
+async fn guards_carry_their_lineage() {
+    let ensemble = Ensemble::start(1).await;
+    let (client, epoch) = fill(&ensemble, "v").await;
+    let own = client.lineage().expect("a lineage");
+    let wire = |cluster_id: &str, number| Some(Lineage { cluster_id: cluster_id.into(), number });
+    let others = [wire("other", 0), wire(&own.cluster_id, 1)];
+    let check = |lineage| {
+        let condition = Some(check::Condition::Epoch(epoch));
+        v1::Check { path: "/g/a".into(), condition, lineage }
+    };
+    let mut api =
+        CoorddClient::connect(format!("http://{}", ensemble.endpoint(1))).await.expect("a connection");
+    let set = |lineage, session| SetRequest {
+        path: "/g".into(),
+        guards: vec![check(lineage)],
+        session,
+        ..Default::default()
+    };
+    let multi = |lineage, session| {
+        let ops = vec![MultiOp { op: Some(multi_op::Op::Check(check(lineage))) }];
+        MultiRequest { ops, session, ..Default::default() }
+    };
+    for lineage in [None, wire(&own.cluster_id, 0)] {
+        api.set(set(lineage.clone(), None)).await.expect("its own");
+        api.multi(multi(lineage, None)).await.expect("its own");
+    }
+    for lineage in &others {
+        let guards = vec![check(lineage.clone())];
+        let create = CreateRequest { path: "/new".into(), guards: guards.clone(), ..Default::default() };
+        let delete = DeleteRequest { path: "/g/a".into(), guards: guards.clone(), ..Default::default() };
+        let tree = v1::DeleteTreeRequest { path: "/g".into(), guards: guards.clone(), ..Default::default() };
+        let acl = v1::SetAclRequest { path: "/g".into(), guards: guards.clone(), ..Default::default() };
+        let quota = Some(v1::Quota::default());
+        let set_quota =
+            v1::SetQuotaRequest { path: "/g".into(), quota, guards: guards.clone(), ..Default::default() };
+        let no_quota = v1::DeleteQuotaRequest { path: "/g".into(), guards, ..Default::default() };
+        let refused = [
+            api.create(create).await.expect_err("another one"),
+            api.delete(delete).await.expect_err("another one"),
+            api.set(set(lineage.clone(), None)).await.expect_err("another one"),
+            api.multi(multi(lineage.clone(), None)).await.expect_err("another one"),
+            api.delete_tree(tree).await.expect_err("another one"),
+            api.set_acl(acl).await.expect_err("another one"),
+            api.set_quota(set_quota).await.expect_err("another one"),
+            api.delete_quota(no_quota).await.expect_err("another one"),
+        ];
+        for status in &refused {
+            assert_eq!(code_of(status), ErrorCode::OtherLineage, "{status}");
+        }
+    }
+
+    // A numbered write takes its number, and is refused as by a grant that is gone.
+    let opened = api.open_session(OpenSessionRequest { timeout_ms: 10_000, ..Default::default() });
+    let opened = opened.await.expect("a session").into_inner();
+    let mut numbers = 1..;
+    let mut session = || {
+        let write_seq = numbers.next().expect("a number");
+        let (session_id, password) = (opened.session_id, opened.password.clone());
+        Some(SessionRef { session_id, password, write_seq, acked_write_seq: write_seq - 1 })
+    };
+    for lineage in &others {
+        let status = api.set(set(lineage.clone(), session())).await.expect_err("another one");
+        assert_eq!(code_of(&status), ErrorCode::GuardFailed, "{status}");
+        let status = api.multi(multi(lineage.clone(), session())).await.expect_err("another one");
+        assert_eq!(code_of(&status), ErrorCode::BadEpoch, "{status}");
+    }
+    api.set(set(opened.lineage.clone(), session())).await.expect("its own, with the next number");
+
+    for number in [0, 1] {
+        let cluster_id = if number == 0 { "other".to_owned() } else { own.cluster_id.clone() };
+        let other = Check::epoch("/g/a", epoch).in_lineage(coordd_client::Lineage { cluster_id, number });
+        let refused = client.guarded([other.clone()]).set("/g", "", None).await.expect_err("another one");
+        assert_eq!(refused.kind, ErrorKind::GuardFailed, "{refused}");
+        assert!(refused.message.contains("another ensemble"), "{refused}");
+        let refused = client.multi().check(other).commit().await.expect_err("another one");
+        assert_eq!((refused.kind, refused.op_index), (ErrorKind::BadEpoch, Some(0)), "{refused}");
+    }
+    let own = Check::epoch("/g/a", epoch).in_lineage(own);
+    client.guarded([own]).set("/g", "", None).await.expect("its own");
+}
+
+/// A lock of an ensemble that was replaced guards nothing in the new one, although that has a znode of the same epoch at the same
+/// path: neither by `coordctl --guard` nor by the check of the grant.
+#[tokio::test]
+async fn guard_of_replaced_ensemble() {
+    let old = Ensemble::start(1).await;
+    let new = EnsembleOptions::new(1).start_beside(&old).await;
+    let mut grants = Vec::new();
+    for ensemble in [&old, &new] {
+        let client = ensemble.client(TIMEOUT).await;
+        client.create("/state", "none", CreateMode::Persistent).await.expect("a create");
+        grants.push(Lock::new(&client, "/lock").lock().await.expect("it is free"));
+    }
+    let [of_old, of_new] = &grants[..] else { panic!("two grants") };
+    assert_eq!((of_old.path(), of_old.epoch()), (of_new.path(), of_new.epoch()), "the zxids are the same");
+    let client = new.client(TIMEOUT).await;
+    let guard = async |ensemble: &Ensemble| {
+        let lineage = ensemble.client(TIMEOUT).await.lineage().expect("a lineage");
+        format!("{}:{}@{}", of_old.path(), of_old.epoch(), lineage.cluster_id)
+    };
+    let late = guard(&old).await;
+    for write in [&["set", "/state", "late"][..], &["delete", "/state"], &["create", "/late", ""]] {
+        let refused = new.coordctl(&[write, &["--guard", &late]].concat()).await.expect_err("another one");
+        assert!(refused.contains("GuardFailed") && refused.contains("ensemble"), "{refused}");
+    }
+    let refused = client.guarded([of_old.as_check()]).set("/state", "late", None).await;
+    assert_eq!(refused.expect_err("another one").kind, ErrorKind::GuardFailed);
+    let (state, _) = client.get("/state", ReadLevel::Linearizable).await.expect("it is there");
+    assert_eq!(state, "none");
+
+    client.guarded([of_new.as_check()]).set("/state", "mine", None).await.expect("its own");
+    let held = guard(&new).await;
+    new.coordctl(&["set", "/state", "mine", "--guard", &held]).await.expect("its own");
+    old.coordctl(&["set", "/state", "mine", "--guard", &late]).await.expect("its own");
 }

@@ -49,7 +49,11 @@ async fn every_operation_is_a_call() {
     let op = |op| MultiOp { op: Some(op) };
     let ops = vec![
         op(multi_op::Op::Create(CreateRequest { path: path("/a/c"), ..Default::default() })),
-        op(multi_op::Op::Check(Check { path: path("/a/c"), condition: Some(check::Condition::Version(0)) })),
+        op(multi_op::Op::Check(Check {
+            path: path("/a/c"),
+            condition: Some(check::Condition::Version(0)),
+            lineage: None,
+        })),
         op(multi_op::Op::Delete(DeleteRequest { path: path("/a/c"), ..Default::default() })),
     ];
     let multi = api.multi(MultiRequest { ops, ..Default::default() }).await.expect("a multi").into_inner();

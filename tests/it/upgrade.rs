@@ -358,7 +358,7 @@ fn every_operation(top: &str) -> Vec<Op> {
     };
     let guarded = |version| {
         let condition = Some(v1::check::Condition::Version(version));
-        let guards = vec![v1::Check { path: top.to_owned(), condition }];
+        let guards = vec![v1::Check { path: top.to_owned(), condition, lineage: None }];
         let (path, data) = (path("/guarded"), Bytes::new());
         Op::Create(v1::CreateRequest { path, data, guards, ..Default::default() })
     };

@@ -107,7 +107,8 @@ impl From<Check> for v1::Check {
             Condition::Epoch(czxid) => v1::check::Condition::Epoch(czxid),
             Condition::Absent => v1::check::Condition::Absent(true),
         };
-        Self { path: check.path, condition: Some(condition) }
+        let lineage = check.lineage.as_ref().map(Into::into);
+        Self { path: check.path, condition: Some(condition), lineage }
     }
 }
 

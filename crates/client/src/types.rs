@@ -215,6 +215,7 @@ pub struct Identity {
 pub struct Check {
     pub(crate) path: String,
     pub(crate) condition: Condition,
+    pub(crate) lineage: Option<Lineage>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,23 +228,30 @@ pub(crate) enum Condition {
 impl Check {
     /// The data version of the znode is `version`.
     pub fn version(path: impl Into<String>, version: i32) -> Self {
-        Self { path: path.into(), condition: Condition::Version(version) }
+        Self { path: path.into(), condition: Condition::Version(version), lineage: None }
     }
 
     /// The znode exists.
     pub fn exists(path: impl Into<String>) -> Self {
-        Self { path: path.into(), condition: Condition::Version(-1) }
+        Self { path: path.into(), condition: Condition::Version(-1), lineage: None }
     }
 
     /// The znode exists and was created by this zxid ([`Stat::czxid`]): the grant that was given is still in force.
     /// A znode that was deleted and created again under the same name does not pass.
     pub fn epoch(path: impl Into<String>, czxid: u64) -> Self {
-        Self { path: path.into(), condition: Condition::Epoch(czxid) }
+        Self { path: path.into(), condition: Condition::Epoch(czxid), lineage: None }
     }
 
     /// The znode does not exist.
     pub fn absent(path: impl Into<String>) -> Self {
-        Self { path: path.into(), condition: Condition::Absent }
+        Self { path: path.into(), condition: Condition::Absent, lineage: None }
+    }
+
+    /// Says which history the zxid of [`epoch`](Self::epoch) belongs to, for a check that may outlive its ensemble: in
+    /// another lineage it does not hold, whatever stands at the path. The checks of grants say it.
+    #[must_use]
+    pub fn in_lineage(self, lineage: impl Into<Option<Lineage>>) -> Self {
+        Self { lineage: lineage.into(), ..self }
     }
 }
 

@@ -60,13 +60,14 @@ pub(crate) struct GlobalOptions {
     pub(crate) auth: Vec<String>,
 
     /// Write only while the znode at PATH is the one that was created by the zxid EPOCH: a lock or leadership that is still
-    /// held. May be repeated. Commands that run under `elect` and `lock` have it from the environment.
+    /// held. With @ENSEMBLE, a cluster id as `status` shows it, the epoch holds in that ensemble only. May be repeated.
+    /// Commands that run under `elect` and `lock` have it from the environment.
     #[arg(
         long,
         global = true,
         env = "COORDCTL_GUARD",
         value_delimiter = GuardArg::DELIMITER,
-        value_name = "PATH:EPOCH"
+        value_name = "PATH:EPOCH[@ENSEMBLE]"
     )]
     pub(crate) guard: Vec<GuardArg>,
 }

@@ -4,7 +4,7 @@ use coordd_proto::v1;
 use coordd_proto::v1::request::Op;
 use coordd_tree::{Auth, Limits, OpError, SessionId, Write, WriteOp, WriteSeq};
 
-use crate::convert::{IntoWrite, WriteRequest, error_to_wire};
+use crate::convert::{IntoWrite, OwnLineage, WriteRequest, error_to_wire};
 use crate::reads::Read;
 
 /// What a request of a session stream asks for.
@@ -18,16 +18,16 @@ pub(crate) enum Asked {
 }
 
 impl Asked {
-    pub(crate) fn of(op: Op) -> Asked {
+    pub(crate) fn of(op: Op, own: OwnLineage<'_>) -> Asked {
         match op {
-            Op::Create(op) => Asked::Write(op.into_write()),
-            Op::Delete(op) => Asked::Write(op.into_write()),
-            Op::Set(op) => Asked::Write(op.into_write()),
-            Op::Multi(op) => Asked::Write(op.into_write()),
-            Op::DeleteTree(op) => Asked::Write(op.into_write()),
-            Op::SetAcl(op) => Asked::Write(op.into_write()),
-            Op::SetQuota(op) => Asked::Write(op.into_write()),
-            Op::DeleteQuota(op) => Asked::Write(op.into_write()),
+            Op::Create(op) => Asked::Write(op.into_write(own)),
+            Op::Delete(op) => Asked::Write(op.into_write(own)),
+            Op::Set(op) => Asked::Write(op.into_write(own)),
+            Op::Multi(op) => Asked::Write(op.into_write(own)),
+            Op::DeleteTree(op) => Asked::Write(op.into_write(own)),
+            Op::SetAcl(op) => Asked::Write(op.into_write(own)),
+            Op::SetQuota(op) => Asked::Write(op.into_write(own)),
+            Op::DeleteQuota(op) => Asked::Write(op.into_write(own)),
             Op::Close(v1::CloseRequest {}) => Asked::Write(Ok((WriteOp::CloseSession, Vec::new()))),
             Op::Get(op) => Asked::Read(Read::Get(op)),
             Op::Exists(op) => Asked::Read(Read::Exists(op)),
@@ -88,36 +88,38 @@ mod tests {
 
     use super::*;
 
+    const OWN: OwnLineage<'static> = OwnLineage { cluster_id: "own", number: 0 };
+
     /// G8: what stands in the log for a malformed write are values. The sentence is made when it is shown.
     #[test]
     fn malformed_writes_carry_values() {
         let place = Place { session: 7, seq: 1, acked: 0 };
-        let check = v1::Check { path: "/c".into(), condition: None };
+        let check = v1::Check { path: "/c".into(), condition: None, lineage: None };
         let perms = v1::AclEntry { perms: 99, ..v1::AclEntry::default() };
         let set = v1::SetRequest { path: "/a".into(), version: Some(-2), ..v1::SetRequest::default() };
         let multi = v1::MultiRequest { ops: vec![v1::MultiOp { op: None }], ..v1::MultiRequest::default() };
         for (asked, kind, what, message) in [
             (
-                set.clone().into_write(),
+                set.clone().into_write(OWN),
                 ErrorKind::BadArguments,
                 Malformed::Version(-2),
                 "version -2 is below -1",
             ),
             (
-                v1::SetRequest { version: None, guards: vec![check], ..set }.into_write(),
+                v1::SetRequest { version: None, guards: vec![check], ..set }.into_write(OWN),
                 ErrorKind::BadArguments,
                 Malformed::CheckWithoutCondition,
                 "the check of \"/c\" has no condition",
             ),
             (
                 v1::SetAclRequest { path: "/a".into(), acl: vec![perms], ..v1::SetAclRequest::default() }
-                    .into_write(),
+                    .into_write(OWN),
                 ErrorKind::InvalidAcl,
                 Malformed::Perms(99),
                 "permissions 99 are not in 0 to 31",
             ),
             (
-                multi.into_write(),
+                multi.into_write(OWN),
                 ErrorKind::BadArguments,
                 Malformed::OperationMissing,
                 "an operation of the multi is missing",

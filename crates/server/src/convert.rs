@@ -51,6 +51,13 @@ pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
     }
 }
 
+/// How a write without a number is refused: its code may say more than the kind that a numbered one is recorded with.
+pub(crate) fn unnumbered_to_wire(refused: OpError) -> v1::Error {
+    let is_of_another = refused.detail == Detail::OtherLineage;
+    let error = error_to_wire(refused);
+    if is_of_another { v1::Error { code: ErrorCode::OtherLineage as i32, ..error } } else { error }
+}
+
 /// A refusal of a malformed request, in the tree's form: it may have to stand in the log, as a write that
 /// every node refuses alike.
 fn malformed(path: &str, what: Malformed) -> OpError {
@@ -109,8 +116,16 @@ pub(crate) fn quota_to_wire(quota: &tree::Quota) -> v1::Quota {
     }
 }
 
-fn check_from_wire(check: v1::Check) -> Result<tree::Check, OpError> {
+/// `refusal` is how a numbered write is refused whose epoch is of another ensemble.
+fn check_from_wire(
+    check: v1::Check,
+    own: OwnLineage<'_>,
+    refusal: ErrorKind,
+) -> Result<tree::Check, OpError> {
     use v1::check::Condition;
+    if own.is_other(check.lineage.as_ref()) {
+        return Err(OpError::new(refusal, shorten(&check.path, 256), Detail::OtherLineage));
+    }
     let kind = match check.condition {
         Some(Condition::Version(version)) => tree::CheckKind::Version(version),
         Some(Condition::Epoch(epoch)) => tree::CheckKind::Epoch(epoch),
@@ -121,8 +136,8 @@ fn check_from_wire(check: v1::Check) -> Result<tree::Check, OpError> {
     Ok(tree::Check { path: check.path, kind })
 }
 
-fn guards_from_wire(guards: Vec<v1::Check>) -> Result<Vec<tree::Check>, OpError> {
-    guards.into_iter().map(check_from_wire).collect()
+fn guards_from_wire(guards: Vec<v1::Check>, own: OwnLineage<'_>) -> Result<Vec<tree::Check>, OpError> {
+    guards.into_iter().map(|check| check_from_wire(check, own, ErrorKind::GuardFailed)).collect()
 }
 
 fn create_from_wire(request: v1::CreateRequest) -> Result<tree::Create, OpError> {
@@ -148,7 +163,7 @@ fn create_from_wire(request: v1::CreateRequest) -> Result<tree::Create, OpError>
     })
 }
 
-fn multi_op_from_wire(op: v1::MultiOp) -> Result<tree::MultiOp, OpError> {
+fn multi_op_from_wire(op: v1::MultiOp, own: OwnLineage<'_>) -> Result<tree::MultiOp, OpError> {
     use v1::multi_op::Op;
     let plain = |guards: &[v1::Check], session: &Option<v1::SessionRef>| {
         if guards.is_empty() && session.is_none() { Ok(()) } else { Err(malformed("", Malformed::OwnGuards)) }
@@ -166,7 +181,7 @@ fn multi_op_from_wire(op: v1::MultiOp) -> Result<tree::MultiOp, OpError> {
             plain(&set.guards, &set.session)?;
             Ok(tree::MultiOp::SetData { path: set.path, data: set.data, version: any_or(set.version)? })
         }
-        Op::Check(check) => Ok(tree::MultiOp::Check(check_from_wire(check)?)),
+        Op::Check(check) => Ok(tree::MultiOp::Check(check_from_wire(check, own, ErrorKind::BadEpoch)?)),
     }
 }
 
@@ -178,61 +193,101 @@ fn any_or(version: Option<i32>) -> Result<i32, OpError> {
     }
 }
 
+/// The history that this node's zxids belong to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnLineage<'a> {
+    pub(crate) cluster_id: &'a str,
+    pub(crate) number: u64,
+}
+
+impl OwnLineage<'_> {
+    pub(crate) fn to_wire(self) -> v1::Lineage {
+        v1::Lineage { cluster_id: self.cluster_id.to_owned(), number: self.number }
+    }
+
+    /// Whether another history is named. What names none is taken.
+    fn is_other(self, named: Option<&v1::Lineage>) -> bool {
+        named.is_some_and(|named| {
+            (named.cluster_id.as_str(), named.number) != (self.cluster_id, self.number)
+                && !named.cluster_id.is_empty()
+                && !self.cluster_id.is_empty()
+        })
+    }
+
+    /// Refuses what refers to another history.
+    pub(crate) fn check(self, named: Option<&v1::Lineage>) -> Result<(), v1::Error> {
+        let Some(named) = named.filter(|named| self.is_other(Some(named))) else { return Ok(()) };
+        let name = |cluster_id: &str, number: u64| match number {
+            0 => cluster_id.to_owned(),
+            number => format!("{cluster_id} after restore {number}"),
+        };
+        let message = format!(
+            "this node is of ensemble {}, the request is of ensemble {}: nothing of one is known in the other",
+            name(self.cluster_id, self.number),
+            name(&named.cluster_id, named.number)
+        );
+        Err(error(ErrorCode::OtherLineage, message))
+    }
+}
+
 /// What a write request asks for, and its guards.
 pub(crate) type WriteRequest = (WriteOp, Vec<tree::Check>);
 
 /// A request that writes, taken apart.
 pub(crate) trait IntoWrite {
-    fn into_write(self) -> Result<WriteRequest, OpError>;
+    fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError>;
 }
 
 impl IntoWrite for v1::CreateRequest {
-    fn into_write(mut self) -> Result<WriteRequest, OpError> {
-        let guards = guards_from_wire(std::mem::take(&mut self.guards))?;
+    fn into_write(mut self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
+        let guards = guards_from_wire(std::mem::take(&mut self.guards), own)?;
         Ok((WriteOp::Create(create_from_wire(self)?), guards))
     }
 }
 
 impl IntoWrite for v1::DeleteRequest {
-    fn into_write(self) -> Result<WriteRequest, OpError> {
+    fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
         let version = any_or(self.version)?;
-        Ok((WriteOp::Delete { path: self.path, version }, guards_from_wire(self.guards)?))
+        Ok((WriteOp::Delete { path: self.path, version }, guards_from_wire(self.guards, own)?))
     }
 }
 
 impl IntoWrite for v1::SetRequest {
-    fn into_write(self) -> Result<WriteRequest, OpError> {
+    fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
         let version = any_or(self.version)?;
-        Ok((WriteOp::SetData { path: self.path, data: self.data, version }, guards_from_wire(self.guards)?))
+        Ok((
+            WriteOp::SetData { path: self.path, data: self.data, version },
+            guards_from_wire(self.guards, own)?,
+        ))
     }
 }
 
 impl IntoWrite for v1::MultiRequest {
-    fn into_write(self) -> Result<WriteRequest, OpError> {
+    fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
         let ops = self.ops.into_iter().enumerate().map(|(index, op)| {
-            multi_op_from_wire(op).map_err(|error| OpError { op_index: Some(index as u32), ..error })
+            multi_op_from_wire(op, own).map_err(|error| OpError { op_index: Some(index as u32), ..error })
         });
-        Ok((WriteOp::Multi(ops.collect::<Result<_, _>>()?), guards_from_wire(self.guards)?))
+        Ok((WriteOp::Multi(ops.collect::<Result<_, _>>()?), guards_from_wire(self.guards, own)?))
     }
 }
 
 impl IntoWrite for v1::DeleteTreeRequest {
-    fn into_write(self) -> Result<WriteRequest, OpError> {
+    fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
         let op = WriteOp::DeleteTree { path: self.path, expected_count: self.expected_count };
-        Ok((op, guards_from_wire(self.guards)?))
+        Ok((op, guards_from_wire(self.guards, own)?))
     }
 }
 
 impl IntoWrite for v1::SetAclRequest {
-    fn into_write(self) -> Result<WriteRequest, OpError> {
+    fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
         let version = any_or(self.version)?;
         let op = WriteOp::SetAcl { path: self.path, acl: acl_from_wire(self.acl)?, version };
-        Ok((op, guards_from_wire(self.guards)?))
+        Ok((op, guards_from_wire(self.guards, own)?))
     }
 }
 
 impl IntoWrite for v1::SetQuotaRequest {
-    fn into_write(self) -> Result<WriteRequest, OpError> {
+    fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
         let quota = self.quota.ok_or_else(|| malformed("", Malformed::QuotaMissing))?;
         let quota = tree::Quota {
             count_soft: quota.count_soft,
@@ -240,13 +295,13 @@ impl IntoWrite for v1::SetQuotaRequest {
             bytes_soft: quota.bytes_soft,
             bytes_hard: quota.bytes_hard,
         };
-        Ok((WriteOp::SetQuota { path: self.path, quota }, guards_from_wire(self.guards)?))
+        Ok((WriteOp::SetQuota { path: self.path, quota }, guards_from_wire(self.guards, own)?))
     }
 }
 
 impl IntoWrite for v1::DeleteQuotaRequest {
-    fn into_write(self) -> Result<WriteRequest, OpError> {
-        Ok((WriteOp::DeleteQuota { path: self.path }, guards_from_wire(self.guards)?))
+    fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
+        Ok((WriteOp::DeleteQuota { path: self.path }, guards_from_wire(self.guards, own)?))
     }
 }
 

@@ -18,7 +18,7 @@ use prost::Message;
 use crate::admission::{Asked, Place};
 use crate::announce::{AnnounceGroup, answer};
 use crate::client_memory::ClientMemory;
-use crate::convert::{IntoWrite, error_to_wire, outcome_to_wire};
+use crate::convert::{IntoWrite, OwnLineage, error_to_wire, outcome_to_wire};
 use crate::options::{GivenOptions, Options};
 use crate::reads::{Read, authenticate};
 use crate::session::outbox::Outbox;
@@ -26,6 +26,7 @@ use crate::watch::{Registration, WatchTable};
 
 /// Whose requests they are.
 const SESSION: u64 = 1;
+const OWN: OwnLineage<'static> = OwnLineage { cluster_id: "fuzz", number: 0 };
 /// What a refusal may add to what was refused.
 const REFUSAL_BYTES: usize = 4096;
 
@@ -122,7 +123,7 @@ impl Node {
         }
         for request in frame.requests {
             let bytes = request.encoded_len();
-            match request.op.map(Asked::of) {
+            match request.op.map(|op| Asked::of(op, OWN)) {
                 Some(Asked::Write(asked)) => {
                     let place =
                         Place { session: SESSION, seq: request.write_seq, acked: frame.acked_write_seq };
@@ -149,10 +150,10 @@ impl Node {
         let bytes = message.encoded_len();
         let last = self.tree.session(SESSION).map_or(0, |session| session.last_seq());
         let place = Place { session: SESSION, seq: last + 1, acked: last };
-        let write = place.admit(message.clone().into_write(), (*self.auth).clone(), &self.limits);
+        let write = place.admit(message.clone().into_write(OWN), (*self.auth).clone(), &self.limits);
         self.propose(write, bytes);
         let place = Place { session: 0, seq: 0, acked: 0 };
-        if let Ok(request) = message.into_write()
+        if let Ok(request) = message.into_write(OWN)
             && let Ok(write) = place.admit_unnumbered(request, (*self.auth).clone(), &self.limits)
         {
             self.propose(write, bytes);
@@ -308,7 +309,7 @@ mod tests {
     }
 
     fn check(path: &str, condition: v1::check::Condition) -> v1::Check {
-        v1::Check { path: path.into(), condition: Some(condition) }
+        v1::Check { path: path.into(), condition: Some(condition), lineage: None }
     }
 
     fn frame() -> v1::ClientFrame {
@@ -360,7 +361,7 @@ mod tests {
         ];
         let mut write_seq = 0;
         let request = |(op, id): (Op, u64)| {
-            let writes = matches!(Asked::of(op.clone()), Asked::Write(_));
+            let writes = matches!(Asked::of(op.clone(), OWN), Asked::Write(_));
             write_seq += u64::from(writes);
             v1::Request { id, write_seq: if writes { write_seq } else { 0 }, op: Some(op) }
         };

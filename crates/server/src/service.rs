@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::convert::{WriteRequest, bad_arguments, end_to_wire, error, error_to_wire};
+use crate::convert::{OwnLineage, WriteRequest, bad_arguments, end_to_wire, error, error_to_wire};
 use crate::hub::{Hub, Waiter};
 use crate::incoming::Clients;
 use crate::long_reads::LongReads;
@@ -367,28 +367,18 @@ impl Service {
     }
 
     /// The history that this node's zxids belong to.
+    pub(crate) fn own_lineage(&self) -> OwnLineage<'_> {
+        OwnLineage { cluster_id: self.replica.cluster_id(), number: 0 }
+    }
+
+    /// The same for a client.
     pub(crate) fn lineage(&self) -> v1::Lineage {
-        v1::Lineage { cluster_id: self.replica.cluster_id().to_owned(), number: 0 }
+        self.own_lineage().to_wire()
     }
 
     /// Refuses what refers to another history. What names none is taken.
     pub(crate) fn check_lineage(&self, named: Option<&v1::Lineage>) -> Result<(), v1::Error> {
-        let own = self.lineage();
-        match named {
-            Some(named) if *named != own && !named.cluster_id.is_empty() && !own.cluster_id.is_empty() => {
-                let name = |of: &v1::Lineage| match of.number {
-                    0 => of.cluster_id.clone(),
-                    number => format!("{} after restore {number}", of.cluster_id),
-                };
-                let message = format!(
-                    "this node is of ensemble {}, the request is of ensemble {}: nothing of one is known in the other",
-                    name(&own),
-                    name(named)
-                );
-                Err(error(ErrorCode::OtherLineage, message))
-            }
-            _ => Ok(()),
-        }
+        self.own_lineage().check(named)
     }
 
     /// What this node takes from a client.

@@ -170,6 +170,8 @@ pub enum Detail {
     Malformed(Malformed),
     /// Nothing may grow while the nodes have too little left of this.
     Scarce(Scarce),
+    /// The epoch of a check or a guard is of another ensemble, or of this one before it was restored.
+    OtherLineage,
 }
 
 /// What is wrong with a request. The order is part of the format.
@@ -359,6 +361,7 @@ impl Detail {
                 f.write_str(limit.remedy())
             }
             Detail::Malformed(malformed) => malformed.fmt(path, f),
+            Detail::OtherLineage => write!(f, "the epoch for {path:?} is of another ensemble: nothing of it holds here"),
             Detail::Scarce(Scarce::Disk) => f.write_str("the disks are almost full (--disk-reserve-bytes)"),
             Detail::Scarce(Scarce::Memory) => f.write_str("the nodes have no memory left (--memory-limit)"),
         }

@@ -11,7 +11,8 @@ use super::detached::detach;
 use super::parents::create_in_container;
 use super::waiting_line::owned;
 use crate::{
-    Call, Check, Client, CreateMode, CreateOptions, Error, ErrorKind, EventType, ReadLevel, SessionState,
+    Call, Check, Client, CreateMode, CreateOptions, Error, ErrorKind, EventType, Lineage, ReadLevel,
+    SessionState,
 };
 
 /// How often a lease that is short is looked at.
@@ -142,9 +143,14 @@ impl Grant {
         self.epoch
     }
 
+    /// The history that the epoch belongs to.
+    pub(crate) fn lineage(&self) -> Option<Lineage> {
+        self.client.lineage()
+    }
+
     /// That this is the grant, as a condition of a write or of a multi.
     pub fn as_check(&self) -> Check {
-        Check::epoch(&*self.path, self.epoch)
+        Check::epoch(&*self.path, self.epoch).in_lineage(self.lineage())
     }
 
     /// Whether nobody else can have the grant at this moment, as far as can be known here; asks nobody.

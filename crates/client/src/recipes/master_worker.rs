@@ -17,7 +17,7 @@ use super::tree_cache::{CacheChange, CachedZnode};
 use super::waiting_line::{Left, until_left};
 use super::znode::name_of;
 use super::{PathCache, Sessions};
-use crate::{Check, Client, Error, ErrorKind};
+use crate::{Check, Client, Error, ErrorKind, Lineage};
 
 const LONGEST_OF_ELECTION: &str = "election/candidate-00-0123456789";
 
@@ -234,22 +234,24 @@ impl Deref for Master {
 impl Master {
     /// The workers that are registered, in byte order of their ids: as of now, less the time of an event.
     pub fn workers(&self) -> Vec<Worker> {
-        self.workers.children().iter().map(|znode| Worker::of(znode)).collect()
+        self.workers.children().iter().map(|znode| Worker::of(znode, self.leadership.lineage())).collect()
     }
 
     /// The workers as they come and go, beginning with those that are there. Who is slow misses no difference, but may miss
     /// a worker that came and went between two looks. Ends with the session.
     pub fn changes(&self) -> impl Stream<Item = WorkerChange> + Send + Unpin + 'static {
-        Box::pin(self.workers.changes().flat_map(|change| {
+        let lineage = self.leadership.lineage();
+        Box::pin(self.workers.changes().flat_map(move |change| {
+            let worker = |znode: &CachedZnode| Worker::of(znode, lineage.clone());
             futures::stream::iter(match change {
-                CacheChange::Added(znode) => vec![WorkerChange::Joined(Worker::of(&znode))],
-                CacheChange::Removed(znode) => vec![WorkerChange::Left(Worker::of(&znode))],
+                CacheChange::Added(znode) => vec![WorkerChange::Joined(worker(&znode))],
+                CacheChange::Removed(znode) => vec![WorkerChange::Left(worker(&znode))],
                 CacheChange::Updated { old, new } if old.stat.czxid == new.stat.czxid => {
-                    vec![WorkerChange::Updated(Worker::of(&new))]
+                    vec![WorkerChange::Updated(worker(&new))]
                 }
                 // It came back before anybody looked.
                 CacheChange::Updated { old, new } => {
-                    vec![WorkerChange::Left(Worker::of(&old)), WorkerChange::Joined(Worker::of(&new))]
+                    vec![WorkerChange::Left(worker(&old)), WorkerChange::Joined(worker(&new))]
                 }
             })
         }))
@@ -268,20 +270,21 @@ pub struct Worker {
     /// The epoch of its registration; a worker that comes back has another.
     pub epoch: u64,
     path: Arc<str>,
+    lineage: Option<Lineage>,
 }
 
 impl Worker {
-    fn of(znode: &CachedZnode) -> Self {
+    fn of(znode: &CachedZnode, lineage: Option<Lineage>) -> Self {
         // Whoever registered with something else is a worker all the same, under the name of the znode.
         let Owner { address, data, .. } = Owner::parse(&znode.data);
         let id = name_of(&znode.path).to_owned();
-        Self { id, address, data, epoch: znode.stat.czxid, path: znode.path.clone() }
+        Self { id, address, data, epoch: znode.stat.czxid, path: znode.path.clone(), lineage }
     }
 
     /// That it is still registered, as a condition of a write or of a multi: what is handed to a worker that has gone
     /// meanwhile is refused.
     pub fn as_check(&self) -> Check {
-        Check::epoch(&*self.path, self.epoch)
+        Check::epoch(&*self.path, self.epoch).in_lineage(self.lineage.clone())
     }
 }
 
@@ -309,10 +312,11 @@ mod tests {
 
     #[test]
     fn a_worker_is_named_by_its_znode_whatever_it_says() {
-        let worker = Worker::of(&znode(r#"{"id": "host-7", "address": "h:1", "data": {"cores": 8}}"#, 7));
+        let worker =
+            Worker::of(&znode(r#"{"id": "host-7", "address": "h:1", "data": {"cores": 8}}"#, 7), None);
         assert_eq!((worker.id.as_str(), worker.address.as_str(), worker.epoch), ("host-7", "h:1", 7));
         assert_eq!(worker.data.value()["cores"], 8);
-        let odd = Worker::of(&znode("10.0.0.7:9000", 8));
+        let odd = Worker::of(&znode("10.0.0.7:9000", 8), None);
         assert_eq!((odd.id.as_str(), odd.address.as_str(), odd.epoch), ("host-7", "", 8));
     }
 }

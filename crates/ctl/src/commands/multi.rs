@@ -10,6 +10,7 @@ use super::create::Kind;
 use crate::cli::with_tip;
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::guard::EpochArg;
 use crate::output::StatOutput;
 use crate::printable::plain;
 use crate::words;
@@ -19,7 +20,7 @@ The file has one operation a line:
   create PATH [DATA] [--mode MODE] [--ttl DURATION] [--parents]
   set PATH DATA [--version N]
   delete PATH [--version N]
-  check PATH [--version N | --epoch CZXID | --absent]
+  check PATH [--version N | --epoch CZXID[@ENSEMBLE] | --absent]
 Words are quoted as in a shell; # begins a comment; DATA that begins with a hyphen, other than a number, stands behind --.
 A check without a condition says that the znode exists.";
 
@@ -61,7 +62,7 @@ enum Line {
         #[arg(long, conflicts_with_all = ["epoch", "absent"])]
         version: Option<i32>,
         #[arg(long, conflicts_with = "absent")]
-        epoch: Option<u64>,
+        epoch: Option<EpochArg>,
         #[arg(long)]
         absent: bool,
     },
@@ -120,7 +121,7 @@ impl Multi {
                 }
                 Line::Set { path, data, version } => multi.set(path, data, version),
                 Line::Delete { path, version } => multi.delete(path, version),
-                Line::Check { path, epoch: Some(czxid), .. } => multi.check(Check::epoch(path, czxid)),
+                Line::Check { path, epoch: Some(epoch), .. } => multi.check(epoch.check(&path)),
                 Line::Check { path, version: Some(version), .. } => {
                     multi.check(Check::version(path, version))
                 }

@@ -240,7 +240,7 @@ pub(super) fn exit_code(code: Option<i32>, signal: Option<i32>) -> u8 {
 /// What a command finds in its environment.
 fn environment(grant: &Grant, client: &Client, options: &GlobalOptions) -> Vec<(&'static str, String)> {
     let mut guards: Vec<GuardArg> = options.guard.clone();
-    guards.push(GuardArg::new(grant.path(), grant.epoch()));
+    guards.push(GuardArg::new(grant.path(), grant.epoch(), client.lineage()));
     let mut environment = options.environment();
     environment.extend([
         ("COORDD_EPOCH", grant.epoch().to_string()),

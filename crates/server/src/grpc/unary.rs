@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{CoorddApi, attach, client_address, client_ip, refuse, subscribe};
 use crate::admission::Place;
-use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire};
+use crate::convert::{IntoWrite, error, error_to_wire, outcome_to_wire, unnumbered_to_wire};
 use crate::reads::{Read, authenticate};
 use crate::service::{Service, from_address, is_same_secret};
 use crate::session::connection::Frames;
@@ -102,10 +102,10 @@ impl CoorddApi {
         let (seq, acked) = (session.write_seq, session.acked_write_seq);
         let place = Place { session: session.session_id, seq, acked };
         let id = session.session_id;
-        let asked = self.service.refuse_growth(request.into_write());
+        let asked = self.service.refuse_growth(request.into_write(self.service.own_lineage()));
         if let (Err(refused), 0) = (&asked, seq) {
             let retry_after_ms = if refused.kind == ErrorKind::NoSpace { GROWTH_RETRY_MS } else { 0 };
-            return Err(refuse(v1::Error { retry_after_ms, ..error_to_wire(refused.clone()) }));
+            return Err(refuse(v1::Error { retry_after_ms, ..unnumbered_to_wire(refused.clone()) }));
         }
         if id == 0 && seq != 0 {
             return Err(refuse(error(ErrorCode::BadArguments, "write_seq without session_id")));

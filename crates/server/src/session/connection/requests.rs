@@ -17,7 +17,7 @@ impl Connection {
         let Some(op) = request.op else {
             return self.break_protocol(format!("request {id} has no operation"));
         };
-        let asked = match Asked::of(op) {
+        let asked = match Asked::of(op, self.service.own_lineage()) {
             Asked::Write(asked) => asked,
             _ if seq != 0 => {
                 return self.break_protocol(format!("request {id} does not write and has a write number"));
