@@ -89,14 +89,16 @@ async fn in_batches(
 ) -> Result<u64, Failure> {
     let mut progress = Progress::new(format!("deleting {path}"));
     let (mut noted_at, mut gone) = (Instant::now(), 0);
+    let mut is_due = false;
     let shown = progress.is_visible();
     let deleting = client.delete_tree_in_batches(path, |count| {
         if let Some(why) = refused.take() {
             note!("not in one step: {why}; deleting in many, children first");
+            is_due = true;
         }
         gone = count;
         progress.at(count, None);
-        if !shown && noted_at.elapsed() >= NOTE {
+        if !shown && (std::mem::take(&mut is_due) || noted_at.elapsed() >= NOTE) {
             noted_at = Instant::now();
             note!("{count} znodes below {path} are deleted");
         }
