@@ -47,6 +47,7 @@ mod lock_faults;
 mod locks;
 mod membership;
 mod old_copies;
+mod paths;
 mod peers;
 mod process_output;
 mod python;

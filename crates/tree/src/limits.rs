@@ -2,6 +2,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::path::validate_path;
 use crate::{Acl, Create, Detail, ErrorKind, MultiOp, OpError, OpenSession, Write, WriteOp};
 
 /// Bytes of a client's name, of the scheme and id of an identity, and of those of an ACL entry.
@@ -298,6 +299,18 @@ fn stored_bytes(create: &Create) -> usize {
     create.path.len() + if create.mode.is_sequential() { SEQUENCE_DIGITS } else { 0 }
 }
 
+/// Refuses a path that cannot be created, in the words in which all other operations refuse it. Applying a create looks for the
+/// parent first, which a malformed path has not.
+fn path_to_create(create: &Create) -> Result<(), OpError> {
+    let Err(refused) = validate_path(&create.path) else { return Ok(()) };
+    if !create.mode.is_sequential() {
+        return Err(refused);
+    }
+    // Of a sequential path the part before the number may end with a slash.
+    let numbered = format!("{}{:010}", create.path, 0);
+    validate_path(&numbered).map_err(|refused| OpError { path: create.path.clone(), ..refused })
+}
+
 /// Names between the slashes of a path.
 fn components(path: &str) -> usize {
     path.bytes().filter(|byte| *byte == b'/').count()
@@ -306,6 +319,7 @@ fn components(path: &str) -> usize {
 impl Limits {
     fn create(&self, create: &Create) -> Result<(), OpError> {
         at_most(LimitName::PathBytes, self.path_bytes, stored_bytes(create), "")?;
+        path_to_create(create)?;
         at_most(LimitName::Depth, self.depth, components(&create.path), &create.path)?;
         at_most(LimitName::ValueBytes, self.value_bytes, create.data.len(), &create.path)?;
         self.acl(&create.path, &create.acl)
@@ -411,6 +425,33 @@ mod tests {
         let error = write.validate(&small()).unwrap_err();
         assert_eq!(error.kind, ErrorKind::BadArguments);
         error.message()
+    }
+
+    /// C16: a malformed path is refused in the same words, whether it is to be created or not.
+    #[test]
+    fn malformed_paths_are_refused_alike() {
+        let limits = Limits::default();
+        for path in ["", "a", "a/b", "/a/", "//", "/a//b", "/.", "/a/../b", "/a\0", "/\u{1f600}"] {
+            let refused = validate_path(path).unwrap_err();
+            for mode in [CreateMode::Persistent, CreateMode::Ephemeral, CreateMode::Container] {
+                let create = Create { mode, ..create(path, 0, 0) };
+                assert_eq!(write(WriteOp::Create(create)).validate(&limits), Err(refused.clone()));
+            }
+            let ops = vec![MultiOp::Create(create("/good", 0, 0)), MultiOp::Create(create(path, 0, 0))];
+            let in_multi = write(WriteOp::Multi(ops)).validate(&limits).unwrap_err();
+            assert_eq!(in_multi, OpError { op_index: Some(1), ..refused });
+        }
+        let sequential = |path: &str| {
+            let create = Create { mode: CreateMode::PersistentSequential, ..create(path, 0, 0) };
+            write(WriteOp::Create(create)).validate(&limits)
+        };
+        for path in ["/", "/a/", "/a/n-", "/."] {
+            assert_eq!(sequential(path), Ok(()), "{path}");
+        }
+        for path in ["a", "/a//", "/../n-"] {
+            let refused = validate_path(&format!("{path}0")).unwrap_err();
+            assert_eq!(sequential(path), Err(OpError { path: path.into(), ..refused }), "{path}");
+        }
     }
 
     #[test]

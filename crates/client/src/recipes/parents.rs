@@ -34,6 +34,19 @@ pub(crate) fn check_room(path: &str, longest: usize) -> Result<(), Error> {
     Err(Error { path: path.to_owned(), ..Error::new(ErrorKind::BadArguments, message) })
 }
 
+/// Refuses a relative path before anything is asked for, in the words in which a server refuses it. An empty one is the root.
+///
+/// # Errors
+///
+/// `BadArguments`.
+pub(crate) fn check_absolute(path: &str) -> Result<(), Error> {
+    if path.is_empty() || path.starts_with('/') {
+        return Ok(());
+    }
+    let message = format!("invalid path {path:?}: path must start with / at byte 0");
+    Err(Error { path: path.to_owned(), ..Error::new(ErrorKind::BadArguments, message) })
+}
+
 /// Creates a container, if there is no znode at this path. Missing parents become containers, too.
 ///
 /// # Errors

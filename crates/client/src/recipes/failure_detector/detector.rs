@@ -6,6 +6,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 use super::NodeFailure;
 use super::claims_log::ClaimsLog;
 use super::duties::Duties;
+use crate::recipes::parents::check_absolute;
 use crate::recipes::registry::{Layout, check_name};
 use crate::recipes::{Candidate, Leadership, Sessions, lead};
 use crate::{Error, ErrorKind, Multi};
@@ -75,11 +76,7 @@ impl FailureDetector {
     /// `BadArguments` if `root` does not begin with a slash.
     pub fn new(sessions: &Sessions, root: impl Into<String>, id: impl Into<String>) -> Result<Self, Error> {
         let layout = Layout::new(root);
-        if !layout.root().is_empty() && !layout.root().starts_with('/') {
-            let message =
-                format!("{:?} is not the root of a registry: it does not begin with '/'", layout.root());
-            return Err(Error::new(ErrorKind::BadArguments, message));
-        }
+        check_absolute(layout.root())?;
         Ok(Self {
             sessions: sessions.clone(),
             layout,

@@ -10,6 +10,7 @@ use super::{
     BreakerOptions, Registration, ServiceConfig, ServiceHost, ServiceInstance, ServiceProvider, ServiceProxy,
 };
 use crate::recipes::health::{HealthCheck, HealthMonitor, HealthOptions, HealthReports};
+use crate::recipes::parents::check_absolute;
 use crate::recipes::{PathCache, Sessions};
 use crate::{CreateMode, CreateOptions, Error, ErrorKind, ReadLevel};
 
@@ -129,15 +130,7 @@ impl ServiceRegistry {
     ) -> Result<Self, Error> {
         let sessions = sessions.borrow().clone();
         let layout = Layout::new(root);
-        match layout.root() {
-            "" => {}
-            root if root.starts_with('/') => {}
-            root => {
-                let message =
-                    format!("{root:?} is not a path to keep a registry at: it does not begin with '/'");
-                return Err(Error::new(ErrorKind::BadArguments, message));
-            }
-        }
+        check_absolute(layout.root())?;
         Ok(Self { sessions, layout, options })
     }
 
