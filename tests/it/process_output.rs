@@ -548,6 +548,11 @@ async fn endless_times_end_nothing() {
         &["--timeout", "500000000000years", "get", "/"][..],
         &["--session-timeout", "500000000000years", "lock", "/a", "--", "true"],
         &["lock", "/a", "--grace", "500000000000years", "--", "true"],
+        &["lock", "/a", "--wait", "500000000000years", "--", "true"],
+        &["--timeout", "500000000000years", "session", "why", "0x1"],
+        &["--timeout", "500000000000years", "session", "kill", "0x1"],
+        &["--timeout", "500000000000years", "session", "list"],
+        &["--timeout", "500000000000years", "status"],
     ] {
         let done = tokio::time::timeout(START, ensemble.coordctl(command)).await.expect("it ends");
         let said = done.unwrap_or_else(|said| said);

@@ -35,12 +35,12 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub(crate) value_bytes: u32,
 
-    /// How long to measure.
-    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    /// How long to measure; at most a day.
+    #[arg(long, default_value = "10s", value_parser = run_time)]
     pub(crate) duration: Duration,
 
-    /// How long to load before measuring.
-    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    /// How long to load before measuring; at most a day.
+    #[arg(long, default_value = "2s", value_parser = run_time)]
     pub(crate) warmup: Duration,
 
     /// Znodes that each connection sets and gets, in turn.
@@ -74,6 +74,17 @@ pub(crate) struct Options {
     /// For people or for programs.
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub(crate) output: OutputFormat,
+}
+
+/// Each millisecond of a run is counted in memory, for each connection.
+const RUN_MAX: Duration = Duration::from_secs(86_400);
+
+fn run_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match time <= RUN_MAX {
+        true => Ok(time),
+        false => Err(format!("{text} is longer than a day")),
+    }
 }
 
 /// The variable of `--endpoints`.
@@ -130,4 +141,21 @@ impl Operation {
 pub(crate) enum OutputFormat {
     Text,
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A time that no clock reaches is refused by its option, and does not end the program with a panic.
+    #[test]
+    fn endless_runs_are_refused() {
+        for option in ["--warmup", "--duration"] {
+            for time in ["584542046090y", "25h"] {
+                let refused = Options::try_parse_from(["coordbench", option, time]).unwrap_err();
+                assert!(refused.to_string().contains(option), "{refused}");
+            }
+            Options::try_parse_from(["coordbench", option, "24h"]).unwrap();
+        }
+    }
 }

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::connector::{Backoff, Connector};
+use crate::far::after;
 use crate::unary::{Caller, REPLY_BYTES_MAX};
 use crate::{Client, Error, Outcome, SessionToken};
 
@@ -30,7 +31,7 @@ impl Client {
         }
         let options = &self.handle.options;
         let caller = Caller::new(Connector::new(self.handle.endpoints.clone(), options.dial_timeout)?);
-        let deadline = Instant::now() + options.connect_timeout;
+        let deadline = after(options.connect_timeout);
         let mut backoff = Backoff::default();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -40,7 +41,7 @@ impl Client {
                 Err(error) => error,
             };
             let pause = error.retry_after.unwrap_or_else(|| backoff.next(1));
-            if !error.is_retryable() || Instant::now() + pause >= deadline {
+            if !error.is_retryable() || after(pause) >= deadline {
                 return Err(error);
             }
             tokio::time::sleep(pause).await;

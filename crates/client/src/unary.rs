@@ -4,6 +4,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::connector::{Backoff, Connector};
+use crate::far::after;
 use crate::{Error, ErrorKind};
 
 /// Replies may be larger than gRPC's usual 4 MiB: an answer to a multi, or a page of sessions.
@@ -69,7 +70,7 @@ impl Caller {
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
-        let deadline = Instant::now() + timeout;
+        let deadline = after(timeout);
         let mut backoff = Backoff::default();
         let (mut attempts, mut silent, mut may_be_repeated) = (0, false, false);
         let mut last_failed = None;

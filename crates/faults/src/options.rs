@@ -50,7 +50,7 @@ pub(crate) struct RunOptions {
 
     /// How long to go on, about; one round is run in any case, and up to three more if something that the scenario is there for has
     /// not happened by then.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub(crate) seconds: u64,
 
     /// Processes of clients, each on a host of its own.

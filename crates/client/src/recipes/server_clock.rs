@@ -20,7 +20,9 @@ impl ServerClock {
     /// Milliseconds since the Unix epoch. `None` before the first stamp.
     pub(crate) fn at(&self, now: Instant) -> Option<u64> {
         let newest = *self.newest.lock().expect("no panics while it is held");
-        newest.map(|(stamp_ms, since)| stamp_ms + now.saturating_duration_since(since).as_millis() as u64)
+        newest.map(|(stamp_ms, since)| {
+            stamp_ms.saturating_add(now.saturating_duration_since(since).as_millis() as u64)
+        })
     }
 
     /// The time now, from a stamp that is no older than `age`; writes the znode at `path` for a new one.

@@ -157,13 +157,15 @@ impl Lock {
             return acquired.ok_or_else(|| self.not_free());
         };
         // What is free is taken however short the time is: it says how long others are waited for, and not how long an answer takes.
-        let deadline = Instant::now() + wait;
+        let since = Instant::now();
         let at_once =
             tokio::time::timeout(wait.max(context.options.timeout), self.acquire(sessions, true)).await;
         if let Some(acquired) = at_once.unwrap_or(Ok(None))? {
             return Ok(acquired);
         }
-        let acquired = tokio::time::timeout_at(deadline, self.acquire(sessions, false)).await;
+        // A time that no clock reaches is one without an end.
+        let left = wait.saturating_sub(since.elapsed());
+        let acquired = tokio::time::timeout(left, self.acquire(sessions, false)).await;
         acquired.unwrap_or(Ok(None))?.ok_or_else(|| self.not_free())
     }
 

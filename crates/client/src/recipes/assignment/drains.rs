@@ -4,6 +4,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::roster::{ItemOwner, Roster};
+use crate::far::bounded;
 
 /// Since when the owners of revoked items are to let go of them, as this leader has seen it.
 #[derive(Debug, Default)]
@@ -30,13 +31,13 @@ impl Drains {
         timeout: Duration,
         now: Instant,
     ) -> impl Iterator<Item = (&str, &ItemOwner)> {
-        let late = self.since.iter().filter(move |(_, (_, began))| now >= *began + timeout);
+        let late = self.since.iter().filter(move |(_, (_, began))| now >= *began + bounded(timeout));
         late.map(|(item, (owner, _))| (item.as_str(), owner))
     }
 
     /// When the next one is.
     pub(super) fn next_overdue(&self, timeout: Duration) -> Option<Instant> {
-        self.since.values().map(|(_, began)| *began + timeout).min()
+        self.since.values().map(|(_, began)| *began + bounded(timeout)).min()
     }
 }
 
@@ -58,6 +59,8 @@ mod tests {
         roster.owners.insert("i".into(), owner(9));
         drains.update(&roster, start + 2 * second);
         assert_eq!(drains.next_overdue(timeout), Some(start + 5 * second));
+        assert!(drains.next_overdue(Duration::MAX) > Some(start + Duration::from_secs(1_000_000_000)));
+        assert_eq!(drains.overdue(Duration::MAX, start + 5 * second).count(), 0);
         roster.owners.clear();
         drains.update(&roster, start + 3 * second);
         assert_eq!(drains.next_overdue(timeout), None);

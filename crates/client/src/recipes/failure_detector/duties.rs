@@ -257,7 +257,7 @@ impl<'a> Duties<'a> {
             }
         }
         let multi = multi.delete(node, Some(stat.version));
-        let limit_ms = self.detector.stale_after.as_millis() as u64;
+        let limit_ms = u64::try_from(self.detector.stale_after.as_millis()).unwrap_or(u64::MAX);
         tracing::warn!(id, limit_ms, "no heartbeat for so long; the node is removed");
         if self.record(id, &known, FailureCause::Silent, multi, alert).await? {
             self.known.remove(id);

@@ -9,6 +9,7 @@ use tokio::time::{sleep_until, timeout};
 use super::check::STALL;
 use super::roster::Shared;
 use super::{CheckOutcome, HealthReport, HealthTarget};
+use crate::far::bounded;
 use crate::{ReadLevel, Stat};
 
 /// So many who ask for a check wait for the one that is under way; more wait to be heard.
@@ -76,7 +77,7 @@ impl Checking {
                 }
             }
             // Targets that came together should not be checked together for ever.
-            let interval = self.shared.options.interval;
+            let interval = bounded(self.shared.options.interval);
             let due = start + interval.mul_f64(rand::rng().random_range(0.9..1.0));
             tokio::select! {
                 () = sleep_until(due) => {

@@ -1,6 +1,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::far::bounded;
+
 /// When the circuit breaker of an instance opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerOptions {
@@ -117,12 +119,12 @@ impl CircuitBreaker {
                 let too_many = window.len() >= self.options.window.max(1)
                     && failed * 100 >= window.len() * self.options.failure_percent as usize;
                 if *consecutive >= self.options.consecutive_failures || too_many {
-                    self.state = State::Open { until: now + self.open_for };
+                    self.state = State::Open { until: now + bounded(self.open_for) };
                 }
             }
             State::HalfOpen { .. } => {
-                self.open_for = (self.open_for * 2).min(self.options.open_for_max);
-                self.state = State::Open { until: now + self.open_for };
+                self.open_for = self.open_for.saturating_mul(2).min(self.options.open_for_max);
+                self.state = State::Open { until: now + bounded(self.open_for) };
             }
             State::Open { .. } => {}
         }
@@ -214,6 +216,23 @@ mod tests {
             assert!(breaker.try_admit(now), "{seconds}");
             breaker.on_failure(now);
         }
+    }
+
+    /// A breaker may stay open for ever.
+    #[test]
+    fn endless_breaks_are_times() {
+        let now = Instant::now();
+        let options =
+            BreakerOptions { open_for: Duration::MAX, open_for_max: Duration::MAX, ..Default::default() };
+        let mut breaker = CircuitBreaker::new(options);
+        for _ in 0..100 {
+            breaker.on_failure(now);
+        }
+        assert_eq!(breaker.state(now + SECOND), BreakerState::Open);
+        let (far, then) = (bounded(Duration::MAX), now + bounded(Duration::MAX));
+        assert!(breaker.try_admit(then));
+        breaker.on_failure(then);
+        assert_eq!(breaker.state(then + far / 2), BreakerState::Open);
     }
 
     #[test]
