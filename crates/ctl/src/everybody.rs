@@ -85,7 +85,8 @@ pub(crate) async fn ask_all<T>(
     let question = &question;
     let mut asking: FuturesUnordered<_> = (endpoints.iter().enumerate())
         .map(|(index, endpoint)| async move {
-            let asking = async { question(Admin::connect(endpoint.as_str(), patience).await?).await };
+            // The limit below is the one that decides, also over several calls: that of each call comes later.
+            let asking = async { question(Admin::connect(endpoint.as_str(), patience * 2).await?).await };
             (index, asking.await)
         })
         .collect();
@@ -125,7 +126,25 @@ pub(crate) fn nobody(mut failures: Vec<Error>) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::Cli;
+
+    /// A node that takes the connection and says nothing is told by one limit, in the same words each time.
+    #[tokio::test]
+    async fn one_limit_decides() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = silent.local_addr().unwrap().to_string();
+        let options = Cli::try_parse_from(["coordctl", "--timeout", "50ms", "status"]).unwrap().global;
+        let context = Context::new(options);
+        for _ in 0..20 {
+            let status = async |admin: Admin| admin.status().await;
+            let answers = ask_all(&context, vec![endpoint.clone()], None, status).await;
+            let error = answers.into_iter().next().unwrap().answer.unwrap_err();
+            assert_eq!(error.message, format!("{endpoint} did not answer within 50ms"));
+        }
+    }
 
     /// C5: the node that says why it does not serve comes first, and each has a line of its own.
     #[test]
