@@ -57,6 +57,7 @@ mod recipe_faults;
 mod registry;
 mod session_moves;
 mod sessions;
+mod small_limits;
 mod start_up;
 mod subscriptions;
 mod sweeps;

@@ -2,9 +2,11 @@ use std::collections::VecDeque;
 
 use futures::{Stream, TryStreamExt as _};
 
-use crate::{Call, Child, Client, Error, ErrorKind, ListOptions, ListPage, MultiResult, ReadLevel};
+use crate::{
+    Call, Child, Client, Error, ErrorKind, ListOptions, ListPage, MultiResult, ReadLevel, ServerLimits,
+};
 
-/// Znodes that go in one step. Small enough that nobody is held up by one, and for every server's limit of a multi.
+/// Znodes that go in one step, as far as the server's limits allow. Small enough that nobody is held up by one.
 const BATCH_ZNODES: usize = 500;
 /// Bytes of their paths, which the events of the step carry too.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -121,13 +123,15 @@ impl<P: FnMut(u64)> Deletion<'_, P> {
     }
 
     async fn delete(&mut self, path: String) -> Result<(), Error> {
-        if self.batch.len() >= BATCH_ZNODES || self.bytes + path.len() > BATCH_BYTES {
+        let (limits, bytes) = (self.client.limits(), ServerLimits::part_bytes(path.len()));
+        let znodes_max = BATCH_ZNODES.min(limits.multi_ops);
+        if self.batch.len() >= znodes_max || self.bytes + bytes > limits.batch(BATCH_BYTES) {
             self.send();
             if self.in_flight.len() > IN_FLIGHT {
                 self.settle_oldest().await?;
             }
         }
-        self.bytes += path.len();
+        self.bytes += bytes;
         self.batch.push(path);
         Ok(())
     }

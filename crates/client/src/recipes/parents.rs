@@ -51,7 +51,7 @@ pub(crate) fn check_absolute(path: &str) -> Result<(), Error> {
 ///
 /// # Errors
 ///
-/// Those of a create; then nothing was created.
+/// Those of a create; then nothing was created, or a part of a path that is too deep for one step.
 pub(crate) async fn make_container(client: &Client, path: &str) -> Result<(), Error> {
     make_containers(client, path, &[]).await
 }
@@ -62,19 +62,28 @@ pub(crate) async fn make_containers(client: &Client, path: &str, acl: &[AclEntry
     let slashes = path.match_indices('/').map(|(slash, _)| slash).filter(|slash| *slash > 0);
     let lineage: Vec<&str> = slashes.map(|slash| &path[..slash]).chain([path]).collect();
     loop {
-        let look = lineage.iter().fold(client.multi_read(ReadLevel::Local), |look, path| look.exists(*path));
+        // A deep path has more levels than one request takes.
+        let parts = client.limits().parts(usize::MAX, path.len());
         let mut multi = client.multi();
-        for (path, answer) in lineage.iter().zip(look.send().await?) {
-            if let ReadResult::Exists(None) = answer? {
-                multi = multi.create(*path, "", options.clone());
+        for part in lineage.chunks(parts) {
+            let look = part.iter().fold(client.multi_read(ReadLevel::Local), |look, path| look.exists(*path));
+            for (path, answer) in part.iter().zip(look.send().await?) {
+                if let ReadResult::Exists(None) = answer?
+                    && multi.len() < parts
+                {
+                    multi = multi.create(*path, "", options.clone());
+                }
             }
         }
+        let is_whole = multi.len() < parts;
         if multi.is_empty() {
             return Ok(());
         }
         match multi.commit().await {
             // Somebody else creates or deletes one of them at this moment. The next look shows it.
             Err(error) if matches!(error.kind, ErrorKind::NodeExists | ErrorKind::NoNode) => {}
+            // The lower levels follow.
+            Ok(_) if !is_whole => {}
             made => return made.map(drop),
         }
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use serde::Serialize;
 
-use crate::{Client, CreateMode, CreateOptions, Error, ErrorKind, ReadLevel, ReadResult, Stat};
+use crate::{Client, CreateMode, CreateOptions, Error, ErrorKind, ReadLevel, ReadResult, ServerLimits, Stat};
 
 /// The last part of a path.
 pub(super) fn name_of(path: &str) -> &str {
@@ -45,9 +45,6 @@ pub(super) fn unless_changed<T>(result: Result<T, Error>) -> Result<Option<T>, E
     }
 }
 
-/// As many reads as one request takes.
-const READS_MAX: usize = 1000;
-
 /// What was found at a path.
 pub(super) type Found<P> = (P, Result<(Bytes, Stat), Error>);
 
@@ -59,16 +56,13 @@ pub(super) type Found<P> = (P, Result<(Bytes, Stat), Error>);
 /// Those that are about all of the znodes, as those of the session. Others are the answers of their znodes.
 pub(super) async fn get_all<P: AsRef<str>>(
     client: &Client,
-    mut paths: Vec<P>,
+    paths: Vec<P>,
     on_request: impl Fn(),
 ) -> Result<Vec<Found<P>>, Error> {
     let mut found = Vec::with_capacity(paths.len());
     // The parts that are still to be read, the first one last.
-    let mut parts = Vec::new();
-    while paths.len() > READS_MAX {
-        parts.push(paths.split_off(paths.len() - READS_MAX));
-    }
-    parts.push(paths);
+    let mut parts = in_requests(client, paths);
+    parts.reverse();
     while let Some(mut part) = parts.pop() {
         if part.is_empty() {
             continue;
@@ -96,6 +90,26 @@ pub(super) async fn get_all<P: AsRef<str>>(
         }
     }
     Ok(found)
+}
+
+/// Divides paths into as many as one request for them takes.
+fn in_requests<P: AsRef<str>>(client: &Client, paths: Vec<P>) -> Vec<Vec<P>> {
+    let limits = client.limits();
+    let (mut parts, mut room) = (Vec::<Vec<P>>::new(), 0);
+    for path in paths {
+        let bytes = ServerLimits::part_bytes(path.as_ref().len());
+        match parts.last_mut() {
+            Some(part) if part.len() < limits.multi_reads && bytes <= room => {
+                room -= bytes;
+                part.push(path);
+            }
+            _ => {
+                room = limits.batch(usize::MAX).saturating_sub(bytes);
+                parts.push(vec![path]);
+            }
+        }
+    }
+    parts
 }
 
 fn got(answer: Result<ReadResult, Error>) -> Result<(Bytes, Stat), Error> {

@@ -17,7 +17,7 @@ use crate::recipes::parents::delete_all;
 use crate::recipes::replace_if::put;
 use crate::recipes::server_clock::ServerClock;
 use crate::recipes::{CacheView, Candidate, LeaderElection, Leadership, TreeCache};
-use crate::{Check, Client, CreateMode, CreateOptions, Error, ErrorKind, Multi};
+use crate::{Check, Client, CreateMode, CreateOptions, Error, ErrorKind, Multi, ServerLimits};
 
 const RETRY: Duration = Duration::from_secs(1);
 /// Of one multi. With the lists of a large group they are some hundred kilobytes.
@@ -177,15 +177,18 @@ impl Leader<'_> {
     /// In one multi, unless the lists are too large for that. Two workers may be told of the same item then: one waits until
     /// the other has let go of it, as always.
     async fn commit(&self, plan: Plan, record: &PlanRecord) -> Result<(), Error> {
+        let limits = self.client.limits();
+        let (ops_max, bytes_max) = (OPS_MAX.min(limits.multi_ops), limits.batch(BYTES_MAX));
         let (mut multi, mut bytes) = (self.client.multi(), 0);
         for (worker, items) in plan.lists {
             let path = self.layout.node(ASSIGNED, &worker);
             let is_left = items.is_empty() && !self.roster.has_worker(&worker);
             let data = to_bytes(&ListRecord { items });
-            bytes += data.len();
-            if multi.len() >= OPS_MAX || (bytes > BYTES_MAX && !multi.is_empty()) {
+            let part = ServerLimits::part_bytes(path.len() + data.len());
+            bytes += part;
+            if multi.len() >= ops_max || (bytes > bytes_max && !multi.is_empty()) {
                 send(std::mem::replace(&mut multi, self.client.multi())).await?;
-                bytes = data.len();
+                bytes = part;
             }
             multi = match self.roster.has_list(&worker) {
                 true if is_left => multi.delete(path, None),

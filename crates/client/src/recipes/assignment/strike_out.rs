@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use futures::TryStreamExt as _;
 
 use super::layout::{Layout, OWNERS, WORKERS};
+use crate::recipes::registry::NAME_BYTES_MAX;
 use crate::recipes::znode::{found, unless_changed};
 use crate::{Check, Client, Error, ListOptions, ReadLevel, Stat};
 
@@ -27,7 +28,9 @@ pub(crate) async fn strike_out(
         before = before.max(client.last_zxid());
     }
     let items = of_session(client, layout.top(OWNERS), session_id, before).await?;
-    for batch in items.chunks(BATCH) {
+    // Each is checked and deleted, under its whole path.
+    let path_bytes = 2 * layout.node(OWNERS, "").len() + 2 * NAME_BYTES_MAX;
+    for batch in items.chunks(client.limits().parts(BATCH, path_bytes)) {
         let path = |(item, stat): &(String, Stat)| (layout.node(OWNERS, item), *stat);
         if !delete(client, batch.iter().map(path)).await? {
             // One of them was let go of.

@@ -14,7 +14,7 @@ use crate::recipes::replace_if::{BackOff, put};
 use crate::recipes::waiting_line::until_gone;
 use crate::recipes::znode::{found, make_directories};
 use crate::recipes::{LeaderElection, TreeCache};
-use crate::{Client, CreateMode, Error, ErrorKind, ReadLevel, ReadResult};
+use crate::{Client, CreateMode, Error, ErrorKind, ReadLevel, ReadResult, ServerLimits};
 
 /// Items that are put in one step.
 const BATCH: usize = 256;
@@ -159,6 +159,8 @@ impl WorkAssignment {
         items: impl IntoIterator<Item = (&'a str, &'a WorkItem)>,
     ) -> Result<(), Error> {
         // The last of those with the same name counts.
+        let limits = self.client().limits();
+        let (batch_max, bytes_max) = (limits.parts(BATCH, 0), limits.batch(BATCH_BYTES));
         let (mut batch, mut bytes) = (BTreeMap::new(), 0);
         for (id, item) in items {
             check_name("an item's name", id)?;
@@ -168,12 +170,14 @@ impl WorkAssignment {
                 return Err(Error::new(ErrorKind::BadArguments, message));
             }
             let data = to_bytes(&ItemRecord { cost, data });
-            if batch.len() == BATCH || (bytes + data.len() > BATCH_BYTES && !batch.is_empty()) {
+            let path = self.layout().node(ITEMS, id);
+            let part = ServerLimits::part_bytes(path.len() + data.len());
+            if batch.len() == batch_max || (bytes + part > bytes_max && !batch.is_empty()) {
                 self.put_batch(&std::mem::take(&mut batch)).await?;
                 bytes = 0;
             }
-            bytes += data.len();
-            batch.insert(self.layout().node(ITEMS, id), data);
+            bytes += part;
+            batch.insert(path, data);
         }
         self.put_batch(&batch).await
     }

@@ -13,6 +13,8 @@ use crate::{Client, CreateMode, CreateOptions, Error, ErrorKind};
 const RETRY: Duration = Duration::from_secs(1);
 /// A multi has at most 1,000 operations.
 const STEPS_MAX: usize = 500;
+/// Bytes of a step's names and data, about.
+const STEP_BYTES: usize = 512;
 
 /// Campaigns for as long as the session lives, and decides where copies run whenever elected.
 pub(super) async fn lead(client: Client, root: Arc<str>, agent: Arc<str>, cache: TreeCache) {
@@ -52,7 +54,8 @@ async fn heal(client: &Client, root: &str, leadership: &Leadership, cache: &Tree
         // Removals apart, so that one which is refused for good, as of a znode that somebody gave a child, holds up no copy.
         let is_removal = |step: &Step| matches!(step, Step::Remove { .. });
         let alike = steps.chunk_by(|step, next| is_removal(step) == is_removal(next));
-        for steps in alike.flat_map(|steps| steps.chunks(STEPS_MAX)) {
+        let steps_max = client.limits().parts(STEPS_MAX, root.len() + STEP_BYTES);
+        for steps in alike.flat_map(|steps| steps.chunks(steps_max)) {
             match carry_out(root, leadership, steps).await {
                 Ok(()) => {}
                 // Somebody else has changed a placement; the next view shows it.

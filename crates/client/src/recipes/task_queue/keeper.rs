@@ -26,6 +26,8 @@ const KEEPER: &str = "keeper-";
 const GATHER: Duration = Duration::from_millis(10);
 /// As many as one multi-read takes.
 const BATCH: usize = 1000;
+/// Bytes of a task's id, at most.
+const ID_BYTES: usize = 64;
 const RETRY: Duration = Duration::from_secs(1);
 /// All claims and running tasks are compared again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
@@ -209,7 +211,8 @@ impl Keeper<'_> {
     /// Completed tasks are gone; those that are still running are returned.
     async fn look_at(&self, ended: BTreeSet<String>) -> Result<(), Error> {
         let ended: Vec<_> = ended.into_iter().collect();
-        for batch in ended.chunks(BATCH) {
+        let path_bytes = self.tree.node(RUNNING, "").len() + ID_BYTES;
+        for batch in ended.chunks(self.tree.client.limits().parts(BATCH, path_bytes)) {
             let read = self.tree.client.multi_read(ReadLevel::Local);
             let read = batch.iter().fold(read, |read, id| read.exists(self.tree.node(RUNNING, id)));
             for (id, answer) in batch.iter().zip(read.send().await?) {
