@@ -212,7 +212,8 @@ async fn credentials_reach_the_command() {
     }
 }
 
-/// E9: numbers, order and white space of `--data` stay as they are written, in the tree and in what is printed of it.
+/// E9: numbers, order and white space of `--data` stay as they are written, in the tree and in what is
+/// printed of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn owner_data_keeps_its_text() {
     const DATA: &str = r#"{ "z":1.10, "a":[1e10, 123456789012345678901234], "e":"\u00e9" }"#;

@@ -118,7 +118,8 @@ async fn first_progress(deleting: &mut Child) -> u64 {
     panic!("it says nothing of its progress");
 }
 
-/// E7: `coordctl delete -r` of more than one step takes goes in many, says how far it is, and goes on from there when it was killed.
+/// E7: `coordctl delete -r` of more than one step takes goes in many, says how far it is, and goes on from
+/// there when it was killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_deletion_goes_on() {
     let ensemble = Ensemble::start(1).await;

@@ -135,8 +135,8 @@ async fn zxids_carry_their_lineage() {
     assert_eq!(code_of(&status), ErrorCode::OtherLineage, "{status}");
 }
 
-/// The guards and checks of a write name the lineage of their epochs. Of another one they do not hold, although a znode with
-/// this epoch stands at the path.
+/// The guards and checks of a write name the lineage of their epochs. Of another one they do not hold,
+/// although a znode with this epoch stands at the path.
 #[tokio::test]
 async fn guards_carry_their_lineage() {
     let ensemble = Ensemble::start(1).await;
@@ -219,8 +219,8 @@ async fn guards_carry_their_lineage() {
     client.guarded([own]).set("/g", "", None).await.expect("its own");
 }
 
-/// A lock of an ensemble that was replaced guards nothing in the new one, although that has a znode of the same epoch at the same
-/// path: neither by `coordctl --guard` nor by the check of the grant.
+/// A lock of an ensemble that was replaced guards nothing in the new one, although that has a znode of the
+/// same epoch at the same path: neither by `coordctl --guard` nor by the check of the grant.
 #[tokio::test]
 async fn guard_of_replaced_ensemble() {
     let old = Ensemble::start(1).await;

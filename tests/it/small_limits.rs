@@ -20,7 +20,8 @@ fn long(number: usize) -> String {
     format!("/t/{number:04}{}", "x".repeat(NAME))
 }
 
-/// Subtrees with long names, deep paths, large groups and many watches, each of which takes many requests there.
+/// Subtrees with long names, deep paths, large groups and many watches, each of which takes many requests
+/// there.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_fit_a_small_node() {
     let ensemble = small_node().await;
@@ -42,7 +43,8 @@ async fn batches_fit_a_small_node() {
     let mut steps = 0;
     let gone = client.delete_tree_in_batches("/t", |_| steps += 1).await.expect("deleted");
     assert_eq!(gone, 601);
-    // One by one it would be told of one step for each batch all the same: they are many because they are small.
+    // One by one it would be told of one step for each batch all the same: they are many because they are
+    // small.
     assert!(steps > 600 * NAME / (64 << 10), "{steps} steps");
     drop(watchers);
 

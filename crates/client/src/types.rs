@@ -247,8 +247,9 @@ impl Check {
         Self { path: path.into(), condition: Condition::Absent, lineage: None }
     }
 
-    /// Says which history the zxid of [`epoch`](Self::epoch) belongs to, for a check that may outlive its ensemble: in
-    /// another lineage it does not hold, whatever stands at the path. The checks of grants say it.
+    /// Says which history the zxid of [`epoch`](Self::epoch) belongs to, for a check that may outlive its
+    /// ensemble: in another lineage it does not hold, whatever stands at the path. The checks of grants say
+    /// it.
     #[must_use]
     pub fn in_lineage(self, lineage: impl Into<Option<Lineage>>) -> Self {
         Self { lineage: lineage.into(), ..self }

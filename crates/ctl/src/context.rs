@@ -59,9 +59,10 @@ pub(crate) struct GlobalOptions {
     )]
     pub(crate) auth: Vec<String>,
 
-    /// Write only while the znode at PATH is the one that was created by the zxid EPOCH: a lock or leadership that is still
-    /// held. With @ENSEMBLE, a cluster id as `status` shows it, the epoch holds in that ensemble only. May be repeated.
-    /// Commands that run under `elect` and `lock` have it from the environment.
+    /// Write only while the znode at PATH is the one that was created by the zxid EPOCH: a lock or leadership
+    /// that is still held. With @ENSEMBLE, a cluster id as `status` shows it, the epoch holds in that
+    /// ensemble only. May be repeated. Commands that run under `elect` and `lock` have it from the
+    /// environment.
     #[arg(
         long,
         global = true,

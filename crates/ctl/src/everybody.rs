@@ -85,7 +85,8 @@ pub(crate) async fn ask_all<T>(
     let question = &question;
     let mut asking: FuturesUnordered<_> = (endpoints.iter().enumerate())
         .map(|(index, endpoint)| async move {
-            // The limit below is the one that decides, also over several calls: that of each call comes later.
+            // The limit below is the one that decides, also over several calls: that of each call comes
+            // later.
             let asking = async { question(Admin::connect(endpoint.as_str(), patience * 2).await?).await };
             (index, asking.await)
         })

@@ -3,8 +3,8 @@ use std::str::FromStr;
 
 use coordd_client::{Check, Lineage};
 
-/// The zxid that created a znode, and the history that this zxid belongs to if that is known: `EPOCH`, `EPOCH@ENSEMBLE`, or
-/// `EPOCH@ENSEMBLE/RESTORE`.
+/// The zxid that created a znode, and the history that this zxid belongs to if that is known: `EPOCH`,
+/// `EPOCH@ENSEMBLE`, or `EPOCH@ENSEMBLE/RESTORE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EpochArg {
     epoch: u64,

@@ -299,8 +299,8 @@ fn stored_bytes(create: &Create) -> usize {
     create.path.len() + if create.mode.is_sequential() { SEQUENCE_DIGITS } else { 0 }
 }
 
-/// Refuses a path that cannot be created, in the words in which all other operations refuse it. Applying a create looks for the
-/// parent first, which a malformed path has not.
+/// Refuses a path that cannot be created, in the words in which all other operations refuse it. Applying a
+/// create looks for the parent first, which a malformed path has not.
 fn path_to_create(create: &Create) -> Result<(), OpError> {
     let Err(refused) = validate_path(&create.path) else { return Ok(()) };
     if !create.mode.is_sequential() {

@@ -6,7 +6,8 @@ use crate::{
     Call, Child, Client, Error, ErrorKind, ListOptions, ListPage, MultiResult, ReadLevel, ServerLimits,
 };
 
-/// Znodes that go in one step, as far as the server's limits allow. Small enough that nobody is held up by one.
+/// Znodes that go in one step, as far as the server's limits allow. Small enough that nobody is held up by
+/// one.
 const BATCH_ZNODES: usize = 500;
 /// Bytes of their paths, which the events of the step carry too.
 const BATCH_BYTES: usize = 256 * 1024;

@@ -108,9 +108,9 @@ impl Client {
         })
     }
 
-    /// Reads one page of the ephemerals of a session: those whose paths start with `prefix` and come after `after`, in
-    /// byte order. `session_id` 0 means this session. Ephemerals of other sessions are left out where this client may not
-    /// read their parents. A page holds at most 3 MiB of paths.
+    /// Reads one page of the ephemerals of a session: those whose paths start with `prefix` and come after
+    /// `after`, in byte order. `session_id` 0 means this session. Ephemerals of other sessions are left out
+    /// where this client may not read their parents. A page holds at most 3 MiB of paths.
     pub fn ephemerals_page(
         &self,
         session_id: u64,
@@ -127,8 +127,9 @@ impl Client {
         })
     }
 
-    /// The ephemerals of a session whose paths start with `prefix`, in byte order, over as many pages as it takes. Each
-    /// page is one state of the tree; several pages may be several. See [`ephemerals_page`](Self::ephemerals_page).
+    /// The ephemerals of a session whose paths start with `prefix`, in byte order, over as many pages as it
+    /// takes. Each page is one state of the tree; several pages may be several. See
+    /// [`ephemerals_page`](Self::ephemerals_page).
     ///
     /// # Cancellation
     ///

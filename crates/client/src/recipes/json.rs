@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 
 use crate::{Error, ErrorKind};
 
-/// A JSON value that keeps the text in which it was written: digits of numbers, order of members, white space.
+/// A JSON value that keeps the text in which it was written: digits of numbers, order of members, white
+/// space.
 ///
 /// Made of a text with [`str::parse`], or of anything that is a [`Value`]. Two are equal if their texts are.
 #[derive(Clone, Serialize, Deserialize)]
@@ -25,8 +26,8 @@ impl Json {
         self.as_str() == "null"
     }
 
-    /// The value, for programs that look into it; numbers are rounded to what a [`Value`] holds. `null` where no [`Value`]
-    /// holds it: more than 127 levels, or a number beyond the range of `f64`.
+    /// The value, for programs that look into it; numbers are rounded to what a [`Value`] holds. `null` where
+    /// no [`Value`] holds it: more than 127 levels, or a number beyond the range of `f64`.
     pub fn value(&self) -> Value {
         serde_json::from_str(self.as_str()).unwrap_or_default()
     }

@@ -34,7 +34,8 @@ pub(crate) fn check_room(path: &str, longest: usize) -> Result<(), Error> {
     Err(Error { path: path.to_owned(), ..Error::new(ErrorKind::BadArguments, message) })
 }
 
-/// Refuses a relative path before anything is asked for, in the words in which a server refuses it. An empty one is the root.
+/// Refuses a relative path before anything is asked for, in the words in which a server refuses it. An empty
+/// one is the root.
 ///
 /// # Errors
 ///

@@ -30,7 +30,8 @@ impl Owner {
         self
     }
 
-    /// Whatever else others should know: a value, or a [`Json`], whose text is kept. With the rest at most 1 MiB as JSON.
+    /// Whatever else others should know: a value, or a [`Json`], whose text is kept. With the rest at most 1
+    /// MiB as JSON.
     #[must_use]
     pub fn data(mut self, data: impl Into<Json>) -> Self {
         self.data = data.into();

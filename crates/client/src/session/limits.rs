@@ -77,18 +77,20 @@ impl ServerLimits {
         Self::FRAME_BYTES.min(self.request_bytes() / 2)
     }
 
-    /// Bytes of a multi or multi-read of many parts, `wanted` at most: half of what a request may have, so that guards and
-    /// one part more have room. A part counts as [`part_bytes`](Self::part_bytes).
+    /// Bytes of a multi or multi-read of many parts, `wanted` at most: half of what a request may have, so
+    /// that guards and one part more have room. A part counts as [`part_bytes`](Self::part_bytes).
     pub fn batch(&self, wanted: usize) -> usize {
         wanted.min(self.request_bytes() / 2)
     }
 
-    /// Bytes that a part of a multi or multi-read adds to its request; `content` is what its path and data have.
+    /// Bytes that a part of a multi or multi-read adds to its request; `content` is what its path and data
+    /// have.
     pub const fn part_bytes(content: usize) -> usize {
         content + 64
     }
 
-    /// Parts of a multi or multi-read, `wanted` at most, each with a path of at most so many bytes and no data. At least one.
+    /// Parts of a multi or multi-read, `wanted` at most, each with a path of at most so many bytes and no
+    /// data. At least one.
     pub fn parts(&self, wanted: usize, path_bytes: usize) -> usize {
         let fitting = self.batch(usize::MAX) / Self::part_bytes(path_bytes);
         wanted.min(fitting).min(self.multi_ops).min(self.multi_reads).max(1)

@@ -142,8 +142,8 @@ fn empty_variables_are_unset() {
     }
 }
 
-/// C6: a mistyped variable of the environment is refused with the one that was meant; those of other programs, and those that
-/// a container is told, are let alone.
+/// C6: a mistyped variable of the environment is refused with the one that was meant; those of other
+/// programs, and those that a container is told, are let alone.
 #[test]
 fn mistyped_variables_are_refused() {
     let endpoint = nobody();

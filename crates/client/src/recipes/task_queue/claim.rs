@@ -100,8 +100,8 @@ impl Claim {
         self.record.last_error.as_deref()
     }
 
-    /// Says that the work goes on, and how far it is: `progress`, a value or a [`Json`] whose text is kept, is shown to who
-    /// lists tasks.
+    /// Says that the work goes on, and how far it is: `progress`, a value or a [`Json`] whose text is kept,
+    /// is shown to who lists tasks.
     ///
     /// # Errors
     ///
