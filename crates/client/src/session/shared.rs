@@ -578,3 +578,51 @@ impl Shared {
 fn expires_by_itself() -> Error {
     Error::new(ErrorKind::SessionClosed, "closed while no node answered; it expires by itself")
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::session::watches::LastingSink;
+
+    fn watch(shared: &Shared) -> (u64, mpsc::Receiver<crate::WatchEvent>) {
+        let (events_tx, events_rx) = mpsc::channel(8);
+        let sink = LastingSink { events_tx, buffered_bytes: Arc::default(), end: Arc::default() };
+        let mut core = shared.core();
+        let kind = v1::WatchKind::PersistentRecursive;
+        let watch_id = core.watches.register(kind, false, "/a", Sink::Lasting(sink)).watch_id;
+        core.watches.on_armed(watch_id, 5);
+        (watch_id, events_rx)
+    }
+
+    /// A stream breaks, and the next one begins. Returns which zxid the attach names.
+    fn attach(shared: &Shared, zxid: u64) -> u64 {
+        shared.on_stream_lost();
+        let (_, attach) = shared.begin_stream("a test");
+        let attached = v1::Attached { session_id: 7, zxid, ..v1::Attached::default() };
+        shared.on_attached(&attached, "127.0.0.1:7401").expect("a node that is up to date");
+        attach.last_zxid
+    }
+
+    fn resync(shared: &Shared, watch_ids: &[u64], zxid: u64) {
+        let item = Item::Resync(v1::Resync { watch_ids: watch_ids.into(), zxid });
+        let frame = v1::ServerFrame { items: vec![v1::ServerItem { item: Some(item) }] };
+        assert!(matches!(shared.on_frame(frame, &mut Answers::new()), Flow::Continue));
+    }
+
+    /// A stream that breaks right after a resync of all watches goes on from there: they are not told again that
+    /// events are missing. Watches that the resync does not name go on from where they were.
+    #[test]
+    fn attach_after_resync() {
+        let shared = Shared::new(Vec::new(), Duration::from_secs(10));
+        attach(&shared, 5);
+        let (first, _first_rx) = watch(&shared);
+        let (second, _second_rx) = watch(&shared);
+        assert_eq!(attach(&shared, 9), 5);
+        resync(&shared, &[first], 9);
+        assert_eq!(attach(&shared, 9), 5, "the second watch still misses events");
+        resync(&shared, &[first, second], 9);
+        assert_eq!(attach(&shared, 9), 9);
+    }
+}

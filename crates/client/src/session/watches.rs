@@ -1,4 +1,4 @@
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -206,6 +206,13 @@ impl WatchTable {
             }
         }
         lagging
+    }
+
+    /// Whether these are all watches that are armed.
+    pub(crate) fn are_all_named(&self, watch_ids: &[u64]) -> bool {
+        let mut armed = self.watches.iter().filter(|(_, watch)| watch.armed);
+        let named: HashSet<u64> = watch_ids.iter().copied().collect();
+        armed.all(|(watch_id, _)| named.contains(watch_id))
     }
 
     /// Tells watchers that events are missing. Returns the watches that are to be removed at the server: one-shot ones

@@ -123,6 +123,29 @@ async fn a_watcher_is_told_where_history_is_gone() {
     fake.until("its removal", |world| world.watch_count(client.session_id()) == 1).await;
 }
 
+/// A stream that breaks as soon as it has told a watcher that events are missing: the next one does not tell it again.
+#[tokio::test]
+async fn missing_events_are_told_once() {
+    let fake = Fake::start(1).await;
+    let client = fake.connect().await;
+    client.set("/a", "", None).await.unwrap();
+    let mut watcher = watch_all(&client).await;
+    let zxid = {
+        let mut world = fake.world();
+        world.cut();
+        let zxid = world.change(&["/a"]);
+        world.history_starts_at = zxid;
+        zxid
+    };
+    assert_eq!(watcher.next().await.unwrap(), WatchEvent::Resync { zxid });
+    let next = {
+        let mut world = fake.world();
+        world.cut();
+        world.change(&["/a"])
+    };
+    assert_eq!(paths(&mut watcher, 1).await, [(next, "/a".to_owned())]);
+}
+
 #[tokio::test]
 async fn a_resync_may_come_at_any_time() {
     let fake = Fake::start(1).await;
