@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The long suites, one after the other: all scenarios with power failures and garbage, rolling upgrades, power
-# failures alone, garbage alone, and the planted bugs. For a night, or before a release.
+# failures alone, garbage alone, the planted bugs, and the tests that take too long for CI. For a night, or before a
+# release.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,7 +11,7 @@ Usage: scripts/nightly.sh [--seconds N] [--old-bin DIR] [--only SUITE,SUITE...] 
 
   --seconds N    for scripts/faults/all.sh; the other suites take a fifth of it each; default 600
   --old-bin DIR  for scripts/faults/rolling-upgrade.sh; default: it builds an older coordd
-  --only SUITES  of: scenarios, rolling-upgrade, power-loss, fuzz, planted-bugs
+  --only SUITES  of: scenarios, rolling-upgrade, power-loss, fuzz, planted-bugs, long-tests
   --log DIR      where the output of each suite goes; default: a temporary directory
 
 Prints a line for each suite: its name, its exit code, its seconds, and the last line that it printed.
@@ -19,7 +20,7 @@ TEXT
 }
 
 seconds=600
-only=scenarios,rolling-upgrade,power-loss,fuzz,planted-bugs
+only=scenarios,rolling-upgrade,power-loss,fuzz,planted-bugs,long-tests
 log=
 old=()
 while (($# > 0)); do
@@ -46,6 +47,8 @@ suite() {
         power-loss) scripts/faults/power-loss.sh --seconds "$fifth" ;;
         fuzz) scripts/faults/fuzz.sh --seconds "$fifth" ;;
         planted-bugs) scripts/faults/planted-bugs.sh ;;
+        # By their names: other ignored tests make fixtures.
+        long-tests) cargo test -q -p coordd-tests --test it -- --ignored growing_values_end_none_of_1500_caches ;;
         *) echo "there is no suite $1"; return 2 ;;
     esac
 }

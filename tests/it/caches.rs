@@ -401,27 +401,47 @@ async fn growing_values_end_no_cache() {
     let view = TreeCache::start(&sessions, "/large").wait_ready().await.expect("it loads");
     assert_eq!(view.iter().map(|znode| znode.data.len()).collect::<Vec<_>>(), [LARGE, 200 << 10, LARGE]);
 
-    for name in ["a", "b", "c", "d"] {
+    load_while_values_grow(&ensemble, &sessions, 40).await;
+}
+
+/// The same with as many caches as it took to find the fault, of which 2 to 5 ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes; scripts/nightly.sh runs it"]
+async fn growing_values_end_none_of_1500_caches() {
+    let ensemble = Ensemble::start(3).await;
+    let sessions = sessions(&ensemble).await;
+    load_while_values_grow(&ensemble, &sessions, 1500).await;
+}
+
+/// Loads `count` caches, some at a time, while a writer toggles four values between small and 960 KiB. Each of them
+/// loads, and goes on until all have loaded.
+async fn load_while_values_grow(ensemble: &Ensemble, sessions: &Sessions, count: usize) {
+    const AT_ONCE: usize = 4;
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    let writer = ensemble.client(TIMEOUT).await;
+    for name in NAMES {
         let options = CreateOptions::new(CreateMode::Persistent).parents(true);
         writer.create(format!("/toggled/{name}"), "", options).await.expect("a create");
     }
     let stop = Arc::<AtomicBool>::default();
     let toggling = tokio::spawn({
-        let stop = stop.clone();
+        let (stop, writer) = (stop.clone(), writer.clone());
         async move {
             let sizes = [960 << 10, 1].into_iter().cycle();
             for size in sizes.take_while(|_| !stop.load(Ordering::Relaxed)) {
                 let data = Bytes::from(vec![b'x'; size]);
-                let sets = ["a", "b", "c", "d"]
-                    .map(|name| writer.set(format!("/toggled/{name}"), data.clone(), None));
+                let sets = NAMES.map(|name| writer.set(format!("/toggled/{name}"), data.clone(), None));
                 futures::future::try_join_all(sets).await.expect("sets");
             }
         }
     });
-    for _ in 0..40 {
-        let view = TreeCache::start(&sessions, "/toggled").wait_ready().await.expect("it loads");
-        assert_eq!(view.len(), 5);
-    }
+    let load = |number: usize| async move {
+        let cache = TreeCache::start(sessions, "/toggled");
+        let view = cache.wait_ready().await.unwrap_or_else(|error| panic!("cache {number}: {error}"));
+        assert_eq!(view.len(), 1 + NAMES.len(), "cache {number}");
+        assert_eq!(cache.end(), None, "cache {number}");
+    };
+    futures::stream::iter(0..count).for_each_concurrent(AT_ONCE, load).await;
     stop.store(true, Ordering::Relaxed);
     toggling.await.expect("no panic");
 }
