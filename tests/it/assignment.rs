@@ -1,7 +1,7 @@
 //! Work assignment: an item has one owner at a time, whoever dies while it moves; in the end all are owned; and few move.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coordd_client::recipes::{
     AssignedItem, AssignmentChange, AssignmentSettings, AssignmentStatus, AssignmentWorker, Loss, Strategy,
@@ -365,17 +365,21 @@ pub(crate) async fn balanced<T>(
     workers: &BTreeMap<String, T>,
 ) -> AssignmentStatus {
     let (low, high) = (items / workers.len(), items.div_ceil(workers.len()));
-    let mut status = group.status().await.expect("a status");
-    eventually(Duration::from_secs(60), "the items are balanced over who is there", async || {
-        status = group.status().await.expect("a status");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = group.status().await.expect("a status");
         let shares = &status.distribution.workers;
-        status.items.len() == items
+        if status.items.len() == items
             && status.is_settled()
             && shares.iter().map(|share| &share.id).eq(workers.keys())
             && shares.iter().all(|share| (low..=high).contains(&share.items))
-    })
-    .await;
-    status
+        {
+            return status;
+        }
+        let names: Vec<_> = workers.keys().collect();
+        assert!(Instant::now() < deadline, "{items} items are not balanced over {names:?}: {status:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// The least number of moves to a state in which each of these workers has its share, rounded down or up.

@@ -125,7 +125,9 @@ impl AssignmentWorker {
         let path = layout.node(WORKERS, &id);
         let data = to_bytes(&record);
         let membership = loop {
-            let creating = client.create(&path, data.clone(), CreateMode::Ephemeral);
+            // With the directory, which somebody may have deleted since the group was opened.
+            let options = CreateOptions::new(CreateMode::Ephemeral).parents(true);
+            let creating = client.create(&path, data.clone(), options);
             let (session, path) = (client.clone(), path.clone());
             let joined = owned(async move {
                 let created = creating.await?;
