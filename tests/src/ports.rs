@@ -1,5 +1,5 @@
-use std::collections::HashSet;
-use std::net::TcpListener;
+use std::collections::HashMap;
+use std::net::{TcpListener, UdpSocket};
 use std::sync::{LazyLock, Mutex};
 
 use rand::Rng as _;
@@ -8,13 +8,15 @@ use rand::Rng as _;
 /// port of a node that is just being restarted.
 const RANGE: std::ops::Range<u16> = 15_000..32_000;
 
-/// A port that nobody listens on, and that this process has not given out before.
+/// A TCP port that nobody listens on, and that no process of tests has given out before.
 pub fn free_port() -> u16 {
-    static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    // The UDP port of the same number, which nothing here uses, tells other processes that the port is given out.
+    static GIVEN: LazyLock<Mutex<HashMap<u16, UdpSocket>>> = LazyLock::new(Mutex::default);
     for _ in 0..1000 {
         let port = rand::rng().random_range(RANGE);
-        let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if is_free && GIVEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(port) {
+        let Ok(claim) = UdpSocket::bind(("127.0.0.1", port)) else { continue };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            GIVEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(port, claim);
             return port;
         }
     }
