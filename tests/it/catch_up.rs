@@ -31,14 +31,14 @@ async fn a_follower_that_missed_several_compactions_comes_back_equal_by_a_snapsh
     let client = ensemble.client_of(&ensemble.ids_but(follower), SESSION_TIMEOUT).await;
     client.create("/big", "", CreateMode::Persistent).await.expect("a create");
     ensemble.wait_equal().await;
-    let had = ensemble.status(follower).await.expect("the follower answers").last_log_index;
+    let had = ensemble.status_of(follower).await.last_log_index;
     ensemble.kill9(follower);
 
-    let mut snapshot = ensemble.status(leader).await.expect("the leader answers").snapshot_index;
+    let mut snapshot = ensemble.status_of(leader).await.snapshot_index;
     for round in 1..=4 {
         write_much(&client, 30).await;
         eventually(Duration::from_secs(20), "another snapshot", async || {
-            let status = ensemble.status(leader).await.expect("the leader answers");
+            let status = ensemble.status_of(leader).await;
             let is_another = status.snapshot_index > snapshot;
             snapshot = status.snapshot_index;
             is_another
@@ -48,14 +48,14 @@ async fn a_follower_that_missed_several_compactions_comes_back_equal_by_a_snapsh
     }
     // openraft puts a purge off while it tries to send the follower what would go.
     eventually(Duration::from_secs(20), "the leader purges what the follower would need", async || {
-        ensemble.status(leader).await.expect("the leader answers").purged_index > had
+        ensemble.status_of(leader).await.purged_index > had
     })
     .await;
 
     ensemble.restart(follower);
     ensemble.wait_serving_on(follower).await;
     ensemble.wait_equal().await;
-    let status = ensemble.status(follower).await.expect("the follower answers");
+    let status = ensemble.status_of(follower).await;
     assert!(status.snapshot_index > had, "there was no other way than a snapshot");
 
     // It takes part again: with another node down the majority needs it.
@@ -80,19 +80,19 @@ async fn a_stopped_follower_takes_a_snapshot_and_its_clients_miss_nothing() {
     let away = ensemble.client_of(&[follower], LONG).await;
     let mut watcher = away.watch("/big", WatchMode::Persistent).await.expect("a watch");
     let created = away.create("/of-the-one-away", "", CreateMode::Persistent).await.expect("a create");
-    let had = ensemble.status(follower).await.expect("the follower answers").last_log_index;
+    let had = ensemble.status_of(follower).await.last_log_index;
 
     ensemble.pause(follower);
     let sent: Vec<_> = (0..10).map(|_| away.set(&created.path, "x", None)).collect();
     let mut zxids = Vec::new();
     for _ in 0..2 {
-        let before = ensemble.status(leader).await.expect("the leader answers").snapshot_index;
+        let before = ensemble.status_of(leader).await.snapshot_index;
         for number in 0..40 {
             let value = vec![number; VALUE_BYTES];
             zxids.push(writer.set("/big", value, None).await.expect("a set").mzxid);
         }
         eventually(Duration::from_secs(20), "another snapshot, and the log is purged", async || {
-            let status = ensemble.status(leader).await.expect("the leader answers");
+            let status = ensemble.status_of(leader).await;
             status.snapshot_index > before && status.purged_index > had
         })
         .await;
@@ -105,7 +105,7 @@ async fn a_stopped_follower_takes_a_snapshot_and_its_clients_miss_nothing() {
     for zxid in zxids {
         assert_eq!(watcher.next().await.expect("an event").zxid(), zxid);
     }
-    let status = ensemble.status(follower).await.expect("the follower answers");
+    let status = ensemble.status_of(follower).await;
     assert!(status.snapshot_index > had, "there was no other way than a snapshot");
     ensemble.wait_serving().await;
     ensemble.wait_equal().await;

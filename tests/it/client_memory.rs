@@ -25,7 +25,7 @@ async fn with_budget() -> Ensemble {
 }
 
 async fn status(ensemble: &Ensemble) -> NodeStatus {
-    ensemble.status(1).await.expect("the node answers")
+    ensemble.status_of(1).await
 }
 
 fn counted(status: &NodeStatus, name: &str) -> u64 {

@@ -45,7 +45,7 @@ async fn fill(client: &Client, top: &str, znodes: usize) {
 #[tokio::test]
 async fn deep_creates_are_refused() {
     let ensemble = Ensemble::start(1).await;
-    let before = ensemble.status(1).await.expect("a status");
+    let before = ensemble.status_of(1).await;
     let endpoint = format!("http://{}", ensemble.endpoint(1));
     let mut api = CoorddClient::connect(endpoint).await.expect("a connection");
     let components = (PATH_BYTES - 5) / 2;
@@ -62,7 +62,7 @@ async fn deep_creates_are_refused() {
         assert_eq!(error.code(), ErrorCode::BadArguments, "{error:?}");
         assert!(error.message.contains(limit), "{error:?}");
     }
-    let after = ensemble.status(1).await.expect("a status");
+    let after = ensemble.status_of(1).await;
     assert_eq!((after.zxid, after.znodes), (before.zxid, before.znodes));
     assert_eq!(after.last_log_index, before.last_log_index, "it was proposed");
 
@@ -111,7 +111,7 @@ async fn quotas_are_limited_and_listed() {
     assert!(listed.iter().enumerate().all(|(number, (path, usage))| {
         *path == format!("/q/{number:05}") && usage.count == 1 && usage.quota == quota
     }));
-    let tables = ensemble.status(1).await.expect("a status").tables;
+    let tables = ensemble.status_of(1).await.tables;
     assert_eq!((listed.len(), tables.get("quotas")), (1050, Some(&1050)));
     let printed = ensemble.coordctl(&["quota", "list", "--output", "json"]).await.expect("a list");
     assert_eq!(printed.lines().count(), 1050);

@@ -19,7 +19,7 @@ async fn status_shows_all_members() {
     let mut ensemble = Ensemble::start(3).await;
     let one = ensemble.endpoint(1);
     eventually(SOON, "the nodes have told each other where clients reach them", async || {
-        let status = ensemble.status(1).await.expect("a status");
+        let status = ensemble.status_of(1).await;
         status.members.iter().all(|member| member.client_address == Some(ensemble.endpoint(member.node_id)))
     })
     .await;

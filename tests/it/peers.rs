@@ -22,7 +22,7 @@ impl Forger {
         let endpoint =
             Endpoint::from_shared(format!("http://{}", ensemble.peer_endpoint(to))).expect("an address");
         let client = PeerClient::new(endpoint.connect().await.expect("the peer port is open"));
-        let cluster_id = ensemble.status(to).await.expect("the node answers").cluster_id;
+        let cluster_id = ensemble.status_of(to).await.cluster_id;
         Forger {
             client,
             header: peer::Header { protocol: 1, cluster_id, from, to, ..peer::Header::default() },
@@ -87,7 +87,7 @@ async fn forged_messages_end_no_node() {
     let leader = ensemble.leader().await;
     let followers = ensemble.ids_but(leader);
     let [to, other] = followers[..] else { panic!("three nodes") };
-    let term = ensemble.status(leader).await.expect("the leader answers").term;
+    let term = ensemble.status_of(leader).await.term;
     let refused = Code::InvalidArgument;
 
     for (from, to) in [(leader, to), (other, to), (other, leader)] {
@@ -164,7 +164,7 @@ async fn forged_messages_end_no_node() {
 
     client.set("/precious", "2", None).await.expect("the ensemble goes on");
     ensemble.wait_equal().await;
-    let now = ensemble.status(leader).await.expect("the leader answers");
+    let now = ensemble.status_of(leader).await;
     assert_eq!((now.term, now.role.as_str()), (term, "leader"));
     for id in ensemble.ids() {
         assert!(ensemble.status(id).await.is_some_and(|status| status.not_serving.is_none()), "node {id}");
@@ -177,7 +177,7 @@ async fn a_stuck_snapshot_blocks_nobody() {
     let ensemble = Ensemble::start(3).await;
     let leader = ensemble.leader().await;
     let to = ensemble.ids_but(leader)[0];
-    let status = ensemble.status(to).await.expect("the node answers");
+    let status = ensemble.status_of(to).await;
     let mut forger = Forger::new(&ensemble, leader, to).await;
     let start = forger.snapshot(status.term, status.last_log_index + 5, 1000);
     let (stuck, frames) = tokio::sync::mpsc::channel(4);

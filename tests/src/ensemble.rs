@@ -208,6 +208,12 @@ impl Ensemble {
         Admin::connect(self.endpoint(id), ASK).await.ok()?.status().await.ok()
     }
 
+    /// The state of a node that runs, which may take its time on a busy machine.
+    pub async fn status_of(&self, id: u64) -> NodeStatus {
+        let admin = self.admin(id).await.unwrap_or_else(|error| panic!("node {id}: {error}"));
+        admin.status().await.unwrap_or_else(|error| panic!("node {id}: {error}"))
+    }
+
     /// How many watches the nodes have that answer.
     pub async fn watches(&self) -> u64 {
         let mut watches = 0;
