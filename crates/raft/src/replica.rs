@@ -99,8 +99,9 @@ pub enum StartError {
     },
     /// The tree of this directory was found to differ from the leader's.
     #[error(
-        "{file}: this node stopped because its tree differed from the leader's, and cannot be trusted: {found}; keep the \
-         directories of all nodes and report it; {LOST_ADVICE}"
+        "{file}: this node stopped because its tree differed from the leader's: {found}; if directories of other nodes were \
+         replaced by older copies, this one may be the only one that has what was acknowledged since; if none was, report it; \
+         {LOST_ADVICE}"
     )]
     Diverged {
         /// The file that says so.
@@ -147,7 +148,8 @@ impl<O: Observer> Node<O> {
     /// somebody has looked.
     pub(crate) fn diverged(&self, index: u64, leaders: u64, ours: u64) -> ! {
         let message = format!(
-            "node {}: the tree differs from the leader's at log index {index}: digest {ours:016x}, the leader's {leaders:016x}",
+            "node {}: the tree differs from the leader's at log index {index}: digest {ours:016x}, the leader's {leaders:016x}. \
+             Which of the two is right is not known: keep the directories of all nodes",
             self.id()
         );
         tracing::error!("{message}");
