@@ -3,6 +3,7 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use super::found::{Found, in_order};
+use super::multicast::Met;
 use super::source::Source;
 use crate::{Error, ErrorKind};
 
@@ -33,7 +34,7 @@ pub struct Endpoints {
 struct Known {
     source: Source,
     /// The ensemble of a multicast group, once one has answered.
-    cluster: Option<String>,
+    met: Met,
     found: Vec<Found>,
     /// Why it found nothing the last time.
     failure: Option<String>,
@@ -52,7 +53,7 @@ impl Endpoints {
     {
         let known = |text: I::Item| {
             let source = text.as_ref().parse()?;
-            Ok(Known { source, cluster: None, found: Vec::new(), failure: None })
+            Ok(Known { source, met: Met::default(), found: Vec::new(), failure: None })
         };
         let sources: Vec<Known> = endpoints.into_iter().map(known).collect::<Result<_, Error>>()?;
         match sources.is_empty() {
@@ -111,8 +112,8 @@ impl Endpoints {
 
 impl Known {
     async fn refresh(&mut self, patience: Duration) {
-        let Known { source, cluster, .. } = self;
-        let asked = tokio::time::timeout(patience, source.find(cluster)).await;
+        let Known { source, met, .. } = self;
+        let asked = tokio::time::timeout(patience, source.find(met)).await;
         let failure = match asked {
             Ok(Ok(found)) if !found.is_empty() => {
                 if found != self.found {

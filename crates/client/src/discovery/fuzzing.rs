@@ -15,11 +15,6 @@ pub(crate) fn file(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// Where a node is that has answered in a group.
-pub(crate) fn judge(
-    datagram: &[u8],
-    from: SocketAddr,
-    nonce: &str,
-    cluster: &mut Option<String>,
-) -> Option<SocketAddr> {
-    super::multicast::judge(datagram, from, nonce, cluster).map(|found| found.address)
+pub(crate) fn judge(datagram: &[u8], from: SocketAddr, nonce: &str) -> Option<SocketAddr> {
+    super::multicast::judge(datagram, from, nonce).map(|(_, found)| found.address)
 }

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
@@ -28,17 +29,58 @@ struct Question<'a> {
 struct Answer {
     coordd: String,
     nonce: String,
-    node_id: u64,
     cluster_id: String,
     address: SocketAddr,
 }
 
-/// Asks a group who is there. `cluster`: the ensemble that this source has met before; others are passed over, because a
-/// session of one means nothing to another. Ends soon after the first answer, and without one never.
+/// The ensemble that a source has met, and where. Others are passed over, because a session of one means nothing to
+/// another.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Met {
+    cluster: Option<String>,
+    addresses: HashSet<SocketAddr>,
+}
+
+impl Met {
+    fn is_other(&self, cluster: &str) -> bool {
+        self.cluster.as_deref().is_some_and(|met| met != cluster)
+    }
+
+    /// Returns the nodes of the ensemble among those that have answered, by their ensembles. If none of its nodes has,
+    /// and another ensemble is where it was, it has been replaced by that one.
+    fn choose(&mut self, answers: Vec<(String, Found)>) -> Vec<Found> {
+        if answers.iter().all(|(cluster, _)| self.is_other(cluster)) {
+            let is_successor = |(_, found): &&(String, Found)| self.addresses.contains(&found.address);
+            if let Some((successor, found)) = answers.iter().find(is_successor) {
+                tracing::warn!(
+                    met = self.cluster,
+                    successor,
+                    address = %found.address,
+                    "another ensemble has taken the place of the one that was met"
+                );
+                *self = Self::default();
+                self.cluster = Some(successor.clone());
+            }
+        }
+        let mut chosen = Vec::new();
+        for (cluster, found) in answers {
+            let met = self.cluster.get_or_insert_with(|| cluster.clone());
+            if *met == cluster {
+                self.addresses.insert(found.address);
+                chosen.push(found);
+            } else {
+                tracing::warn!(address = %found.address, other = cluster, %met, "two ensembles in one group");
+            }
+        }
+        chosen
+    }
+}
+
+/// Asks a group who is there. Ends soon after the first answer of the ensemble that was met, and without one never.
 pub(super) async fn ask(
     group: SocketAddrV4,
     interface: Ipv4Addr,
-    cluster: &mut Option<String>,
+    met: &mut Met,
 ) -> Result<Vec<Found>, String> {
     let socket = socket(interface).map_err(|error| error.to_string())?;
     let nonce = format!("{:016x}", rand::random::<u64>());
@@ -49,16 +91,20 @@ pub(super) async fn ask(
     while found.is_empty() {
         socket.send_to(&question, group).await.map_err(|error| error.to_string())?;
         let mut until = Instant::now() + ASK_AGAIN;
-        while found.len() < ANSWERS_MAX {
+        let mut answers = Vec::new();
+        while answers.len() < ANSWERS_MAX {
             let Ok(received) = tokio::time::timeout_at(until, socket.recv_from(&mut buffer)).await else {
                 break;
             };
             let (length, from) = received.map_err(|error| error.to_string())?;
-            if let Some(node) = judge(&buffer[..length], from, &nonce, cluster) {
-                found.push(node);
-                until = Instant::now() + QUIET;
+            if let Some((cluster, node)) = judge(&buffer[..length], from, &nonce) {
+                if !met.is_other(&cluster) {
+                    until = Instant::now() + QUIET;
+                }
+                answers.push((cluster, node));
             }
         }
+        found = met.choose(answers);
     }
     Ok(found)
 }
@@ -76,26 +122,16 @@ fn socket(interface: Ipv4Addr) -> std::io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-/// A node, if this is an answer to our question from an ensemble that we may take.
-pub(super) fn judge(
-    datagram: &[u8],
-    from: SocketAddr,
-    nonce: &str,
-    cluster: &mut Option<String>,
-) -> Option<Found> {
+/// A node and its ensemble, if this is an answer to our question.
+pub(super) fn judge(datagram: &[u8], from: SocketAddr, nonce: &str) -> Option<(String, Found)> {
     let answer: Answer = serde_json::from_slice(datagram).ok()?;
     if answer.coordd != "node" || answer.nonce != nonce {
-        return None;
-    }
-    let met = cluster.get_or_insert_with(|| answer.cluster_id.clone());
-    if *met != answer.cluster_id {
-        tracing::warn!(node = answer.node_id, other = answer.cluster_id, %met, "two ensembles in one group");
         return None;
     }
     // A node that listens on all its addresses does not know which of them we can reach: the one it answered from.
     let ip = if answer.address.ip().is_unspecified() { from.ip() } else { answer.address.ip() };
     let address = SocketAddr::new(ip, answer.address.port());
-    Some(Found::new(address, address.to_string()))
+    Some((answer.cluster_id, Found::new(address, address.to_string())))
 }
 
 #[cfg(test)]
@@ -111,16 +147,34 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_if_it_is_ours_and_of_the_ensemble_met_first() {
+    fn only_answers_to_the_question_count() {
         let from = SocketAddr::from(([10, 0, 0, 9], 7400));
-        let mut cluster = None;
-        let mut judge = |datagram: &[u8]| {
-            judge(datagram, from, "n1", &mut cluster).map(|found| found.address.to_string())
+        let judge = |datagram: &[u8]| {
+            judge(datagram, from, "n1").map(|(cluster, found)| format!("{cluster} {}", found.address))
         };
         assert_eq!(judge(b"garbage"), None);
         assert_eq!(judge(&answer("n0", "aa", "10.0.0.1:7401")), None, "an answer to another question");
-        assert_eq!(judge(&answer("n1", "aa", "10.0.0.1:7401")).as_deref(), Some("10.0.0.1:7401"));
-        assert_eq!(judge(&answer("n1", "bb", "10.0.0.2:7401")), None, "another ensemble");
-        assert_eq!(judge(&answer("n1", "aa", "0.0.0.0:7402")).as_deref(), Some("10.0.0.9:7402"));
+        assert_eq!(judge(&answer("n1", "aa", "10.0.0.1:7401")).as_deref(), Some("aa 10.0.0.1:7401"));
+        assert_eq!(judge(&answer("n1", "aa", "0.0.0.0:7402")).as_deref(), Some("aa 10.0.0.9:7402"));
+    }
+
+    /// A source stays with the ensemble that it has met, beside another one. It goes to another one that has taken its
+    /// place: none of its nodes answers, and one of the other is where one of its nodes was.
+    #[test]
+    fn replaced_ensemble_is_followed() {
+        let mut met = Met::default();
+        let mut choose = |answers: &[(&str, u16)]| -> Vec<u16> {
+            let found = |port| Found::new(SocketAddr::from(([10, 0, 0, 1], port)), "");
+            let answers = answers.iter().map(|(cluster, port)| (cluster.to_string(), found(*port)));
+            met.choose(answers.collect()).iter().map(|found| found.address.port()).collect()
+        };
+        assert_eq!(choose(&[]), [0; 0]);
+        assert_eq!(choose(&[("aa", 1), ("bb", 4), ("aa", 2)]), [1, 2]);
+        assert_eq!(choose(&[("bb", 4), ("aa", 3)]), [3]);
+        assert_eq!(choose(&[("bb", 4), ("bb", 5)]), [0; 0], "its nodes may come back");
+        assert_eq!(choose(&[("bb", 1), ("aa", 2)]), [2], "one of its nodes is there");
+        assert_eq!(choose(&[("bb", 4), ("cc", 6), ("cc", 1)]), [6, 1], "replaced");
+        assert_eq!(choose(&[("aa", 2), ("cc", 6)]), [6]);
+        assert_eq!(choose(&[("aa", 2)]), [0; 0], "the one before is another one now");
     }
 }

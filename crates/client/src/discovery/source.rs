@@ -3,6 +3,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::multicast::Met;
 use super::{Found, file, multicast};
 use crate::{Error, ErrorKind};
 
@@ -25,8 +26,8 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// Finds nodes, now. What `cluster` holds is the ensemble a multicast source has met; it meets no other.
-    pub(crate) async fn find(&self, cluster: &mut Option<String>) -> Result<Vec<Found>, String> {
+    /// Finds nodes, now. `met`: the ensemble that a multicast source has met.
+    pub(crate) async fn find(&self, met: &mut Met) -> Result<Vec<Found>, String> {
         match self {
             Source::Address(address) => Ok(vec![Found::new(*address, address.to_string())]),
             Source::Name { host, port, server: None } => look_up(host, *port).await,
@@ -34,7 +35,7 @@ impl Source {
                 named_server::addresses(host, *port, *server).await
             }
             Source::Srv { name, server } => named_server::srv(name, *server).await,
-            Source::Multicast { group, interface } => multicast::ask(*group, *interface, cluster).await,
+            Source::Multicast { group, interface } => multicast::ask(*group, *interface, met).await,
             Source::File(path) => {
                 let mut found = Vec::new();
                 for line in file::read(path).await? {
