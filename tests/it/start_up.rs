@@ -51,7 +51,7 @@ async fn nodes_started_in_any_order_form_one_ensemble() {
         ensemble.wait_serving().await;
         let mut clusters = std::collections::BTreeSet::new();
         for id in ensemble.ids() {
-            clusters.insert(ensemble.status(id).await.expect("the node answers").cluster_id);
+            clusters.insert(ensemble.status_of(id).await.cluster_id);
         }
         assert_eq!(clusters.len(), 1, "{clusters:?}");
         let client = ensemble.client(TIMEOUT).await;
@@ -109,10 +109,7 @@ async fn a_data_directory_of_another_node_or_in_use_is_refused() {
 async fn a_node_of_another_ensemble_is_refused() {
     let mut ours = Ensemble::start(3).await;
     let mut theirs = EnsembleOptions::new(3).start_beside(&ours).await;
-    let cluster = |status: coordd_client::NodeStatus| status.cluster_id;
-    let ids = [&ours, &theirs].map(|ensemble| ensemble.status(3));
-    let [our_id, their_id] = futures::future::join_all(ids).await.try_into().expect("two");
-    let (our_id, their_id) = (our_id.map(cluster).expect("an id"), their_id.map(cluster).expect("an id"));
+    let (our_id, their_id) = (ours.status_of(3).await.cluster_id, theirs.status_of(3).await.cluster_id);
     assert_ne!(our_id, their_id);
     ours.kill9(3);
     theirs.kill9(3);
