@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often the runtime has to give the task a turn.
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(20);
 /// A turn that is so late is a stall.
 const STALL: Duration = Duration::from_millis(10);
 /// The same where it is not known how long threads waited for a processor.
@@ -30,7 +30,7 @@ const STALL_WITHOUT_ACCOUNT: Duration = Duration::from_millis(50);
 /// How often the plain thread wakes.
 const LOOK: Duration = Duration::from_millis(20);
 /// So often, in ticks, the kernel's account is looked at while nothing is late.
-const ACCOUNT_TICKS: u32 = 20;
+const ACCOUNT_TICKS: u32 = 50;
 /// The name of the thread that applies entries.
 const APPLY: &str = "apply";
 

@@ -361,7 +361,9 @@ impl Detail {
                 f.write_str(limit.remedy())
             }
             Detail::Malformed(malformed) => malformed.fmt(path, f),
-            Detail::OtherLineage => write!(f, "the epoch for {path:?} is of another ensemble: nothing of it holds here"),
+            Detail::OtherLineage => {
+                write!(f, "the epoch for {path:?} is of another ensemble: nothing of it holds here")
+            }
             Detail::Scarce(Scarce::Disk) => f.write_str("the disks are almost full (--disk-reserve-bytes)"),
             Detail::Scarce(Scarce::Memory) => f.write_str("the nodes have no memory left (--memory-limit)"),
         }

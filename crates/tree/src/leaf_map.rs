@@ -56,12 +56,16 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
     }
 
     pub(crate) fn get_mut<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) -> Option<&mut V> {
-        // Looked up first, so that a miss copies nothing.
-        self.get(key)?;
-        let (_, leaf) = self.leaves.get_prev_mut(key)?;
-        let leaf = Arc::make_mut(leaf);
-        let at = leaf.find(key).ok()?;
+        let (begin, at) = self.locate(key)?;
+        let leaf = Arc::make_mut(self.leaves.get_mut(&begin)?);
         Some(&mut leaf.entries[at].1)
+    }
+
+    /// The leaf of an entry, by its key in `leaves`, and the entry's index there. A miss copies nothing.
+    fn locate<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Option<(K, usize)> {
+        let (begin, leaf) = self.leaves.get_prev(key)?;
+        let at = leaf.find(key).ok()?;
+        Some((begin.clone(), at))
     }
 
     /// Adds an entry or replaces its value, which is returned.
@@ -91,17 +95,14 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
     }
 
     pub(crate) fn remove<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
-        self.get(key)?;
-        let (begin, leaf) = self.leaves.get_prev_mut(key)?;
-        let leaf = Arc::make_mut(leaf);
-        let at = leaf.find(key).ok()?;
+        let (begin, at) = self.locate(key)?;
+        let leaf = Arc::make_mut(self.leaves.get_mut(&begin)?);
         let (_, value) = leaf.entries.remove(at);
         if leaf.entries.capacity() - leaf.entries.len() > 2 * STEP {
             leaf.entries.shrink_to(leaf.entries.len() + STEP);
         }
         self.len -= 1;
         if leaf.entries.len() <= LEAF_FEW {
-            let begin = begin.clone();
             self.join_with_previous(&begin);
         }
         Some(value)

@@ -16,14 +16,14 @@ use std::time::Duration;
 use coordd_proto::status::into_status;
 use coordd_proto::v1::{self, ErrorCode};
 use coordd_raft::NoQuorum;
-use coordd_tree::{Auth, ErrorKind, WriteSeq};
+use coordd_tree::{Auth, Command, ErrorKind, WriteSeq};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::{Code, Status, Streaming};
 
 use super::outbox::{Item, Outbox};
 use super::pipe::{FrameReceiver, FrameSender, pipe};
 use crate::convert::{error, error_to_wire, outcome_to_wire};
-use crate::hub::Missed;
+use crate::hub::{Missed, Waiter};
 use crate::reads::Read;
 use crate::service::Service;
 
@@ -312,14 +312,12 @@ impl Connection {
             return self.break_protocol(format!("{count} requests in a frame; at most {FRAME_REQUESTS}"));
         }
         let mut writes = Vec::new();
-        for (index, request) in frame.requests.into_iter().enumerate() {
+        let mut requests = frame.requests.into_iter();
+        self.take_step(&mut requests, &mut writes)?;
+        while requests.len() > 0 {
             // A frame of many requests does not keep its thread from others.
-            if index % STEP_REQUESTS == STEP_REQUESTS - 1 {
-                tokio::task::yield_now().await;
-            }
-            if let Some(write) = self.take_request(request)? {
-                writes.push(write);
-            }
+            tokio::task::yield_now().await;
+            self.take_step(&mut requests, &mut writes)?;
         }
         if !writes.is_empty()
             && let Err(overloaded) = self.service.replica().submit(writes)
@@ -332,6 +330,21 @@ impl Connection {
             self.take_outbox()?;
             self.say(v1::server_item::Item::Pong(v1::Pong { nonce: ping.nonce, zxid }), 16);
             self.service.hub().wants_renewal(&self.outbox, ping.nonce);
+        }
+        Ok(())
+    }
+
+    /// Takes the next requests of a frame. Apart from the loop around it, which waits: a request would be moved
+    /// once more.
+    fn take_step(
+        &mut self,
+        requests: &mut std::vec::IntoIter<v1::Request>,
+        writes: &mut Vec<(Command, Waiter)>,
+    ) -> Result<(), End> {
+        for request in requests.take(STEP_REQUESTS) {
+            if let Some(write) = self.take_request(request)? {
+                writes.push(write);
+            }
         }
         Ok(())
     }
