@@ -63,7 +63,7 @@ fn check(header: Option<peer::Header>) -> Result<u64, tonic::Status> {
 
 fn append(request: peer::AppendRequest) {
     drop(check(request.header.clone()));
-    let Ok((rpc, _)) = append_request(request.clone()) else { return };
+    let Ok(rpc) = append_request(request.clone()) else { return };
     assert_eq!(Some(vote_to_wire(&rpc.vote)), request.vote);
     assert_eq!(rpc.prev_log_id.as_ref().map(log_id_to_wire), request.prev_log_id);
     assert_eq!(rpc.leader_commit.as_ref().map(log_id_to_wire), request.leader_commit);

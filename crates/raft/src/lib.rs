@@ -23,7 +23,6 @@
 mod addresses;
 mod clock;
 mod convert;
-mod decoded;
 mod disk;
 mod formation;
 #[cfg(any(test, fuzzing))]

@@ -12,7 +12,6 @@ use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use tokio::sync::{oneshot, watch};
 
-use crate::decoded::DecodedEntries;
 use crate::disk::{DiskRoom, snapshot_bytes};
 use crate::observer::Observer;
 use crate::proposer::Proposer;
@@ -62,8 +61,6 @@ pub(crate) struct Shared<O: Observer> {
     pub(crate) observer: O,
     pub(crate) proposer: Proposer<O::Waiter>,
     rules: Arc<Rules>,
-    /// Of a follower: what it has decoded already.
-    pub(crate) decoded: DecodedEntries,
     /// The index of the last applied entry.
     pub(crate) applied: watch::Sender<u64>,
 }
@@ -89,8 +86,7 @@ impl<O: Observer> Shared<O> {
             is_within_entry: false,
         };
         let replicated = RwLock::new(replicated);
-        let (decoded, applied) = (DecodedEntries::default(), watch::Sender::new(0));
-        Shared { replicated, observer, proposer, rules, decoded, applied }
+        Shared { replicated, observer, proposer, rules, applied: watch::Sender::new(0) }
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Replicated> {
@@ -327,7 +323,7 @@ pub(crate) fn load_tree(file: &SnapshotFile) -> io::Result<Tree> {
     loader.finish().map_err(io::Error::other)
 }
 
-fn decode(entry: crate::type_config::types::Entry, decoded: &DecodedEntries) -> io::Result<Decoded> {
+fn decode(entry: crate::type_config::types::Entry) -> io::Result<Decoded> {
     let log_id = entry.log_id;
     let payload = match entry.payload {
         EntryPayload::Blank => DecodedPayload::Nothing,
@@ -335,12 +331,9 @@ fn decode(entry: crate::type_config::types::Entry, decoded: &DecodedEntries) -> 
             DecodedPayload::Membership(StoredMembership::new(Some(log_id), membership))
         }
         EntryPayload::Normal(data) => {
-            let commands = match decoded.take(&data.0) {
-                Some(commands) => commands,
-                None => Entry::decode(&data.0).map_err(|e| {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("log entry {log_id}: {e}"))
-                })?,
-            };
+            let commands = Entry::decode(&data.0).map_err(|e| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("log entry {log_id}: {e}"))
+            })?;
             DecodedPayload::Commands(commands)
         }
     };
@@ -376,10 +369,7 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
             let shared = self.shared.clone();
             self.thread
                 .run(move || {
-                    let decoded = run
-                        .into_iter()
-                        .map(|entry| decode(entry, &shared.decoded))
-                        .collect::<io::Result<_>>()?;
+                    let decoded = run.into_iter().map(decode).collect::<io::Result<_>>()?;
                     shared.apply(decoded);
                     Ok(())
                 })

@@ -9,7 +9,6 @@ use coordd_tree::{Batch, Entry};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 
 use crate::convert::{self, ConvertError};
-use crate::decoded::DecodedEntry;
 use crate::type_config::types::{EntryPayload, LeaderId, LogId, SnapshotMeta, Vote};
 use crate::type_config::{NodeId, TypeConfig};
 
@@ -65,11 +64,10 @@ pub(crate) fn check_touched(touched: &[u64]) -> Result<(), ConvertError> {
     }
 }
 
-/// Entries that follow `prev_log_id` one by one, of its leader's past, and that can be applied; and what
-/// their commands are.
+/// Entries that follow `prev_log_id` one by one, of its leader's past, and that can be applied.
 pub(crate) fn append_request(
     request: peer::AppendRequest,
-) -> Result<(AppendEntriesRequest<TypeConfig>, Vec<DecodedEntry>), ConvertError> {
+) -> Result<AppendEntriesRequest<TypeConfig>, ConvertError> {
     let rpc = AppendEntriesRequest::<TypeConfig> {
         vote: convert::vote_from_wire(convert::required(request.vote, "append request")?)?,
         prev_log_id: convert::some_log_id_from_wire(request.prev_log_id)?,
@@ -84,7 +82,6 @@ pub(crate) fn append_request(
         }
     }
     let mut before = rpc.prev_log_id.map(|id| id.leader_id);
-    let mut decoded = Vec::new();
     for entry in &rpc.entries {
         let leader_id = Some(entry.log_id.leader_id);
         if leader_id < before {
@@ -93,10 +90,10 @@ pub(crate) fn append_request(
             return Err(ConvertError::new("append request", cause));
         }
         before = leader_id;
-        decoded.extend(check_payload(&entry.payload)?);
+        check_payload(&entry.payload)?;
     }
     of_the_past(rpc.vote, before.max(rpc.leader_commit.map(|id| id.leader_id)))?;
-    Ok((rpc, decoded))
+    Ok(rpc)
 }
 
 /// What stands in the log was proposed by the leader with this vote, or before it.
@@ -111,17 +108,17 @@ fn of_the_past(vote: Vote, newest: Option<LeaderId>) -> Result<(), ConvertError>
 }
 
 /// An entry that cannot be applied stops every node that has it, for ever.
-fn check_payload(payload: &EntryPayload) -> Result<Option<DecodedEntry>, ConvertError> {
+fn check_payload(payload: &EntryPayload) -> Result<(), ConvertError> {
     match payload {
-        EntryPayload::Blank => Ok(None),
+        EntryPayload::Blank => Ok(()),
         EntryPayload::Normal(data) => match Entry::decode(&data.0) {
-            Ok(entry) => Ok(Some((data.0.clone(), entry))),
+            Ok(_) => Ok(()),
             Err(error) => Err(ConvertError::new("entry's commands", error.to_string())),
         },
         EntryPayload::Membership(membership) => {
             let configs = membership.get_joint_config();
             match configs.is_empty() || configs.len() > 2 || configs.iter().any(BTreeSet::is_empty) {
-                false => Ok(None),
+                false => Ok(()),
                 true => Err(ConvertError::new("membership", "no voters, or more than two sets of them")),
             }
         }
@@ -183,10 +180,7 @@ mod tests {
         peer::Entry { log_id, payload: Some(peer::entry::Payload::Blank(true)) }
     }
 
-    fn append(
-        prev: Option<u64>,
-        indexes: &[u64],
-    ) -> Result<(AppendEntriesRequest<TypeConfig>, Vec<DecodedEntry>), ConvertError> {
+    fn append(prev: Option<u64>, indexes: &[u64]) -> Result<AppendEntriesRequest<TypeConfig>, ConvertError> {
         append_request(peer::AppendRequest {
             vote: Some(peer::Vote { term: 1, node_id: 1, committed: true }),
             prev_log_id: prev.map(|index| peer::LogId { term: 1, node_id: 1, index }),
@@ -243,10 +237,7 @@ mod tests {
         };
         let good = || peer::entry::Payload::Data(Entry::encode_from_parts(1, 7, &[]));
         let refused = |payload, term, vote_term| append(payload, term, vote_term).unwrap_err().to_string();
-        assert!(append(good(), 2, 2).is_ok());
-        let (rpc, decoded) = append(good(), 3, 5).unwrap();
-        let EntryPayload::Normal(data) = &rpc.entries[0].payload else { panic!("{rpc:?}") };
-        assert_eq!(decoded[0].0.as_ptr(), data.0.as_ptr(), "it is found by where it is");
+        assert!(append(good(), 2, 2).is_ok() && append(good(), 3, 5).is_ok());
         assert!(refused(peer::entry::Payload::Data("garbage".into()), 2, 2).contains("commands"));
         assert!(refused(good(), 1, 2).contains("earlier leader"));
         assert!(refused(good(), 6, 5).contains("knows of term 6"));

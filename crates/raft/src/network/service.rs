@@ -304,7 +304,7 @@ impl<O: Observer> Peer for PeerService<O> {
         use peer::append_reply::Result as Wire;
         let request = request.into_inner();
         let from = self.peers.check(request.header.as_ref())?;
-        let (rpc, decoded) = append_request(request).map_err(|error| self.refuse(from, error))?;
+        let rpc = append_request(request).map_err(|error| self.refuse(from, error))?;
         self.check_vote(&rpc.vote, from, true)?;
         let (_pass, node) = self.raft()?;
         let known: Vec<LogId> =
@@ -313,7 +313,6 @@ impl<O: Observer> Peer for PeerService<O> {
             let lacking = Some(convert::log_id_to_wire(&lacking));
             return Ok(Response::new(peer::AppendReply { result: None, wall_ms: wall_ms(), lacking }));
         }
-        node.shared.decoded.keep(decoded);
         let result = match node.raft.append_entries(rpc).await.map_err(fatal)? {
             AppendEntriesResponse::Success => Wire::Success(true),
             AppendEntriesResponse::PartialSuccess(id) => {
