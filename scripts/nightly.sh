@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The long suites, one after the other: all scenarios with power failures and garbage, rolling upgrades, power
-# failures alone, garbage alone, the planted bugs, and the tests that take too long for CI. For a night, or before a
-# release.
+# failures alone, garbage alone, the planted bugs, and the tests that take too long for CI. For a night, or
+# before a release.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -229,7 +229,8 @@ async fn an_owners_znode_that_somebody_else_wrote_is_undone() {
     assert!(!worker.is_finished());
 }
 
-/// Somebody deletes the directory of the workers after a worker has opened the group: the worker joins all the same.
+/// Somebody deletes the directory of the workers after a worker has opened the group: the worker joins all
+/// the same.
 #[tokio::test]
 async fn a_worker_joins_without_its_directory() {
     let ensemble = Ensemble::start(1).await;

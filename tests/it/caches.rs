@@ -267,8 +267,8 @@ async fn told(
 #[tokio::test]
 async fn a_cache_that_has_to_read_again_tells_the_difference_only() {
     const ZNODES: usize = 1000;
-    // Longer than a busy machine takes for what happens while the client is cut off: in each session the cache reads
-    // once more.
+    // Longer than a busy machine takes for what happens while the client is cut off: in each session the
+    // cache reads once more.
     let session_timeout = 2 * TIMEOUT;
     let mut ensemble = Ensemble::start(3).await;
     let follower = ensemble.follower().await;
@@ -413,8 +413,8 @@ async fn growing_values_end_none_of_1500_caches() {
     load_while_values_grow(&ensemble, &sessions, 1500).await;
 }
 
-/// Loads `count` caches, some at a time, while a writer toggles four values between small and 960 KiB. Each of them
-/// loads, and goes on until all have loaded.
+/// Loads `count` caches, some at a time, while a writer toggles four values between small and 960 KiB. Each
+/// of them loads, and goes on until all have loaded.
 async fn load_while_values_grow(ensemble: &Ensemble, sessions: &Sessions, count: usize) {
     const AT_ONCE: usize = 4;
     const NAMES: [&str; 4] = ["a", "b", "c", "d"];

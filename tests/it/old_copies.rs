@@ -62,8 +62,8 @@ async fn an_old_copy_is_noticed_by_the_leader_that_counted_it() {
     assert!(ensemble.log(old).contains("cannot take part"), "{}", ensemble.log(old));
 }
 
-/// Three nodes that are stopped. Nodes 2 and 3 are old copies: all three have acknowledged `/lost-0`, and only node 1
-/// has it. Returns the term that they have forgotten, too.
+/// Three nodes that are stopped. Nodes 2 and 3 are old copies: all three have acknowledged `/lost-0`, and
+/// only node 1 has it. Returns the term that they have forgotten, too.
 async fn two_old_copies() -> (Ensemble, u64) {
     let mut ensemble = Ensemble::start(3).await;
     let client = ensemble.client(TIMEOUT).await;
@@ -93,8 +93,8 @@ async fn two_old_copies() -> (Ensemble, u64) {
     (ensemble, term)
 }
 
-/// The way out of docs/operations.md: the node with the newest directory is started with one of the old copies. It is
-/// elected, and nothing is lost.
+/// The way out of docs/operations.md: the node with the newest directory is started with one of the old
+/// copies. It is elected, and nothing is lost.
 #[tokio::test]
 async fn the_newest_directory_leads() {
     let (mut ensemble, _) = two_old_copies().await;
@@ -111,8 +111,8 @@ async fn the_newest_directory_leads() {
     }
 }
 
-/// Two of three are old copies, and elect each other. The third has what was acknowledged: it does not follow them, and
-/// does not leave as one that differs. Their leader leaves, and without it nobody serves.
+/// Two of three are old copies, and elect each other. The third has what was acknowledged: it does not follow
+/// them, and does not leave as one that differs. Their leader leaves, and without it nobody serves.
 #[tokio::test]
 async fn the_node_that_lost_nothing_stays() {
     let (mut ensemble, term) = two_old_copies().await;

@@ -17,8 +17,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 async fn start(nodes: u64) -> Ensemble {
     let mut options = EnsembleOptions::new(nodes);
     if cfg!(debug_assertions) {
-        // Raw streams do not try again: an election that a test did not ask for, because debug builds on a busy machine miss
-        // heartbeats, would end them. A leader that is killed is noticed as soon as ever.
+        // Raw streams do not try again: an election that a test did not ask for, because debug builds on a
+        // busy machine miss heartbeats, would end them. A leader that is killed is noticed as soon as ever.
         options = options.env("COORDD_ELECTION_MIN", "2s").env("COORDD_ELECTION_MAX", "3s");
     }
     let ensemble = options.start().await;

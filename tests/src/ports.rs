@@ -10,7 +10,8 @@ const RANGE: std::ops::Range<u16> = 15_000..32_000;
 
 /// A TCP port that nobody listens on, and that no process of tests has given out before.
 pub fn free_port() -> u16 {
-    // The UDP port of the same number, which nothing here uses, tells other processes that the port is given out.
+    // The UDP port of the same number, which nothing here uses, tells other processes that the port is given
+    // out.
     static GIVEN: LazyLock<Mutex<HashMap<u16, UdpSocket>>> = LazyLock::new(Mutex::default);
     for _ in 0..1000 {
         let port = rand::rng().random_range(RANGE);

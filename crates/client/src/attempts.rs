@@ -56,7 +56,8 @@ fn weight(kind: ErrorKind) -> u8 {
     }
 }
 
-/// The text of a server in one line, its control characters escaped: a server may be hostile, and the reader a terminal.
+/// The text of a server in one line, its control characters escaped: a server may be hostile, and the reader
+/// a terminal.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -95,8 +95,8 @@ impl ClientMemory {
         }
     }
 
-    /// More is used than the budget and a quarter of it: what was ended is not free so far, and replies come faster than others
-    /// can be ended for them.
+    /// More is used than the budget and a quarter of it: what was ended is not free so far, and replies come
+    /// faster than others can be ended for them.
     pub(crate) fn is_far_exceeded(&self) -> bool {
         let max = self.max();
         self.used() > max.saturating_add(max / 4)

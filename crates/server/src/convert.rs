@@ -51,7 +51,8 @@ pub(crate) fn error_to_wire(refused: OpError) -> v1::Error {
     }
 }
 
-/// How a write without a number is refused: its code may say more than the kind that a numbered one is recorded with.
+/// How a write without a number is refused: its code may say more than the kind that a numbered one is
+/// recorded with.
 pub(crate) fn unnumbered_to_wire(refused: OpError) -> v1::Error {
     let is_of_another = refused.detail == Detail::OtherLineage;
     let error = error_to_wire(refused);
@@ -230,7 +231,7 @@ impl OwnLineage<'_> {
     }
 }
 
-/// What a write request asks for, and its guards.
+/// The operation of a write request, and its guards.
 pub(crate) type WriteRequest = (WriteOp, Vec<tree::Check>);
 
 /// A request that writes, taken apart.

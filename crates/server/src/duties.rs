@@ -31,8 +31,9 @@ const UNUSED_SWEEPS: u32 = 10;
 const BARRIER_PATIENCE: Duration = Duration::from_secs(2);
 /// A leader is heard several times a second.
 const SILENT: Duration = Duration::from_secs(1);
-/// So many sessions are looked at in one step, and so many expire in one.
+/// Number of sessions that one step compares or counts.
 const STEP_SESSIONS: usize = 1000;
+/// Number of sessions that expire in one step.
 const STEP_EXPIRIES: usize = 200;
 /// Due znodes of one command.
 const SWEEP_BATCH: usize = 1000;
@@ -455,7 +456,6 @@ mod tests {
         let mut tracker = SessionTracker::default();
         for (what, tree) in [("learns", &many), ("compares", &many), ("forgets", &none)] {
             let (steps, longest) = compare_all(tree, &mut tracker);
-            println!("{what}: {steps} steps, the longest {longest:?}");
             assert!(steps >= 100, "{what}: {steps} steps");
             // Room for a machine that is busy; the measured times are a tenth of the 10 ms that are allowed.
             assert!(longest < Duration::from_millis(200), "{what}: {longest:?}");

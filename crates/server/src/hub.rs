@@ -287,7 +287,7 @@ impl Hub {
     pub(crate) fn catch_up_step(&self, tree: &Tree, outbox: &Arc<Outbox>, missed: &mut Missed) -> bool {
         debug_assert_eq!(missed.unarmed(), 0, "all are armed by now");
         let before = outbox.len();
-        // Those of an earlier step are spent for good.
+        // The events that fired these one-shots were told in an earlier step.
         missed.spent.clear();
         let Some(events) = tree.history_since(missed.position) else {
             return self.resync(tree, outbox, missed);
@@ -655,7 +655,6 @@ mod tests {
         while timed(&mut || hub.watches().clean_up(STEP_WATCHES)) {
             steps += 1;
         }
-        println!("{steps} steps, the longest {longest:?}");
         assert!(steps >= 198, "{steps} steps");
         // Room for a machine that is busy.
         assert!(longest < Duration::from_millis(200), "{longest:?}");
@@ -663,7 +662,7 @@ mod tests {
 
     /// A one-shot that fired in the step whose events were dropped is armed again, and told to read again.
     #[test]
-    fn spent_watches_of_a_resync_are_armed_again() {
+    fn resync_rearms_spent_watches() {
         let (tree, before) = grown(100);
         let hub = Hub::new(ClientMemory::unlimited());
         let outbox = hub.new_outbox(1, 1, VALUE, Auth::default());

@@ -232,7 +232,7 @@ mod tests {
 
     /// A task that occupies the only thread of a runtime for longer than 10 ms is seen.
     #[tokio::test]
-    async fn a_task_that_does_not_give_way_is_a_stall() {
+    async fn busy_task_is_a_stall() {
         let stalls = Stalls::new();
         let watchdog = tokio::spawn(run_watchdog(stalls.clone()));
         tokio::time::sleep(4 * TICK).await;

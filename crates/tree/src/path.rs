@@ -20,8 +20,8 @@ pub fn validate_path(path: &str) -> Result<(), OpError> {
     }
 }
 
-/// Whether a path is valid at first sight, as nearly all are: of printable ASCII, and no name is empty or begins
-/// with a dot.
+/// Whether a path is valid at first sight, as nearly all are: of printable ASCII, and no name is empty or
+/// begins with a dot.
 fn is_plain(path: &str) -> bool {
     let mut before = 0;
     let is_allowed = |&byte: &u8| {

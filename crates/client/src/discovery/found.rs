@@ -21,7 +21,8 @@ impl Found {
         Self { address, label: label.into(), priority: 0, weight: 1 }
     }
 
-    /// The name for messages: the endpoint as it was configured, with its address where a name was configured.
+    /// The name for messages: the endpoint as it was configured, with its address where a name was
+    /// configured.
     pub(crate) fn name(&self) -> String {
         let Self { address, label, .. } = self;
         if *label == address.to_string() { label.clone() } else { format!("{label} ({address})") }

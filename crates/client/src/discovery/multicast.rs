@@ -33,8 +33,8 @@ struct Answer {
     address: SocketAddr,
 }
 
-/// The ensemble that a source has met, and where. Others are passed over, because a session of one means nothing to
-/// another.
+/// The ensemble that a source has met, and where. Others are passed over, because a session of one means
+/// nothing to another.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Met {
     cluster: Option<String>,
@@ -46,8 +46,8 @@ impl Met {
         self.cluster.as_deref().is_some_and(|met| met != cluster)
     }
 
-    /// Returns the nodes of the ensemble among those that have answered, by their ensembles. If none of its nodes has,
-    /// and another ensemble is where it was, it has been replaced by that one.
+    /// Returns the nodes of the ensemble among those that have answered, by their ensembles. If none of its
+    /// nodes has, and another ensemble is where it was, it has been replaced by that one.
     fn choose(&mut self, answers: Vec<(String, Found)>) -> Vec<Found> {
         if answers.iter().all(|(cluster, _)| self.is_other(cluster)) {
             let is_successor = |(_, found): &&(String, Found)| self.addresses.contains(&found.address);
@@ -76,7 +76,8 @@ impl Met {
     }
 }
 
-/// Asks a group who is there. Ends soon after the first answer of the ensemble that was met, and without one never.
+/// Asks a group who is there. Ends soon after the first answer of the ensemble that was met, and without one
+/// never.
 pub(super) async fn ask(
     group: SocketAddrV4,
     interface: Ipv4Addr,
@@ -158,8 +159,8 @@ mod tests {
         assert_eq!(judge(&answer("n1", "aa", "0.0.0.0:7402")).as_deref(), Some("aa 10.0.0.9:7402"));
     }
 
-    /// A source stays with the ensemble that it has met, beside another one. It goes to another one that has taken its
-    /// place: none of its nodes answers, and one of the other is where one of its nodes was.
+    /// A source stays with the ensemble that it has met, beside another one. It goes to another one that has
+    /// taken its place: none of its nodes answers, and one of the other is where one of its nodes was.
     #[test]
     fn replaced_ensemble_is_followed() {
         let mut met = Met::default();

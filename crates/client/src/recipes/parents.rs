@@ -52,7 +52,8 @@ pub(crate) fn check_absolute(path: &str) -> Result<(), Error> {
 ///
 /// # Errors
 ///
-/// Those of a create; then nothing was created, or a part of a path that is too deep for one step.
+/// The errors of a create. Then no container was created, or only the upper part of a path that is too deep
+/// for one step.
 pub(crate) async fn make_container(client: &Client, path: &str) -> Result<(), Error> {
     make_containers(client, path, &[]).await
 }

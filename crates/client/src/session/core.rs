@@ -186,7 +186,8 @@ impl Core {
 
     pub(super) fn on_resync(&mut self, resync: &v1::Resync) {
         match self.watches.are_all_named(&resync.watch_ids) {
-            // Nothing earlier is to come. An attach that named an older position would miss the same events again.
+            // Nothing earlier is to come. An attach that named an older position would miss the same events
+            // again.
             true => self.on_mark(resync.zxid),
             // Watches that are not named may still have events of earlier changes to come.
             false => self.seen_zxid = self.seen_zxid.max(resync.zxid),

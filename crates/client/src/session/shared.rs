@@ -611,8 +611,8 @@ mod tests {
         assert!(matches!(shared.on_frame(frame, &mut Answers::new()), Flow::Continue));
     }
 
-    /// A stream that breaks right after a resync of all watches goes on from there: they are not told again that
-    /// events are missing. Watches that the resync does not name go on from where they were.
+    /// A stream that breaks right after a resync of all watches goes on from there: they are not told again
+    /// that events are missing. Watches that the resync does not name go on from where they were.
     #[test]
     fn attach_after_resync() {
         let shared = Shared::new(Vec::new(), Duration::from_secs(10));

@@ -101,6 +101,15 @@ async fn a_one_shot_watch_survives_a_reconnect_and_fires_for_what_happened_meanw
     assert_eq!(watcher.changed().await.unwrap().zxid(), zxid);
 }
 
+/// Cuts the stream, changes `/a`, and forgets all history before that change. Returns the change's zxid.
+fn lose_history(fake: &Fake) -> u64 {
+    let mut world = fake.world();
+    world.cut();
+    let zxid = world.change(&["/a"]);
+    world.history_starts_at = zxid;
+    zxid
+}
+
 #[tokio::test]
 async fn a_watcher_is_told_where_history_is_gone() {
     let fake = Fake::start(1).await;
@@ -108,13 +117,7 @@ async fn a_watcher_is_told_where_history_is_gone() {
     client.set("/a", "", None).await.unwrap();
     let (_, _, one_shot) = client.get_and_watch("/a", ReadLevel::Local).await.unwrap();
     let mut lasting = watch_all(&client).await;
-    let zxid = {
-        let mut world = fake.world();
-        world.cut();
-        let zxid = world.change(&["/a"]);
-        world.history_starts_at = zxid;
-        zxid
-    };
+    let zxid = lose_history(&fake);
     assert_eq!(lasting.next().await.unwrap(), WatchEvent::Resync { zxid });
     assert_eq!(one_shot.changed().await.unwrap(), WatchEvent::Resync { zxid });
     let next = fake.world().change(&["/a"]);
@@ -123,20 +126,15 @@ async fn a_watcher_is_told_where_history_is_gone() {
     fake.until("its removal", |world| world.watch_count(client.session_id()) == 1).await;
 }
 
-/// A stream that breaks as soon as it has told a watcher that events are missing: the next one does not tell it again.
+/// A stream that breaks as soon as it has told a watcher that events are missing: the next one does not tell
+/// it again.
 #[tokio::test]
 async fn missing_events_are_told_once() {
     let fake = Fake::start(1).await;
     let client = fake.connect().await;
     client.set("/a", "", None).await.unwrap();
     let mut watcher = watch_all(&client).await;
-    let zxid = {
-        let mut world = fake.world();
-        world.cut();
-        let zxid = world.change(&["/a"]);
-        world.history_starts_at = zxid;
-        zxid
-    };
+    let zxid = lose_history(&fake);
     assert_eq!(watcher.next().await.unwrap(), WatchEvent::Resync { zxid });
     let next = {
         let mut world = fake.world();

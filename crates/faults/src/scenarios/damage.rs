@@ -41,8 +41,8 @@ impl Damage {
     }
 }
 
-/// Starts a node that has lost what it needs: it must refuse, and say all of these words. A start that is refused destroys nothing, so it
-/// serves when the damage is undone.
+/// Starts a node that has lost what it needs: it must refuse, and say all of these words. A start that is
+/// refused destroys nothing, so it serves when the damage is undone.
 pub(super) async fn start_damaged(
     stage: &mut Stage,
     id: HostId,

@@ -295,7 +295,8 @@ where
         if data.len() >= SMALL {
             *this.held = data.len();
             call.client.keep(data.len());
-            // A stream is asked for its next message anyway. Two frames for each message cost a tenth of a read.
+            // A stream is asked for its next message anyway. Two frames for each message cost a tenth of a
+            // read.
             if !call.is_stream {
                 *this.state = State::Last(data.split_off(data.len() - 1));
             }

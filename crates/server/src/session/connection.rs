@@ -334,8 +334,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes the next requests of a frame. Apart from the loop around it, which waits: a request would be moved
-    /// once more.
+    /// Takes the next requests of a frame. Apart from the loop around it, which waits: a request would be
+    /// moved once more.
     fn take_step(
         &mut self,
         requests: &mut std::vec::IntoIter<v1::Request>,

@@ -165,7 +165,7 @@ impl SessionTracker {
     /// Up to `count` of the sessions to expire, those that have been due for longest first. They stay due
     /// until `expires` is called.
     pub(crate) fn due(&self, count: usize) -> Vec<Due> {
-        // What was due at the tick before and was heard since has a later deadline.
+        // A session that was due at the tick before, and was heard since, has a later deadline by now.
         let since = match Bug::ExpiryWithoutStallRule.is_planted() {
             true => self.awake,
             false => self.awake_before,

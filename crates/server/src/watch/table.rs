@@ -62,7 +62,7 @@ impl Registration {
 pub(crate) struct WatchTable {
     by_path: ByPath,
     by_stream: HashMap<u64, Stream>,
-    /// What streams that have gone have left in `by_path`.
+    /// Watches of closed streams that are still in `by_path`.
     gone: VecDeque<(u64, hash_map::IntoIter<u64, Registration>)>,
     /// How many watches are recursive: while there are none, no ancestors are looked up.
     recursive: usize,

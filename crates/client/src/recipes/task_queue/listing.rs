@@ -83,7 +83,7 @@ pub struct TaskEntry {
     name: String,
 }
 
-/// What is shown of a claim's znode, whoever wrote it.
+/// The data of a claim's znode, as far as a listing shows it. Any program may have written it.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Holder {
