@@ -1,8 +1,9 @@
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use equivalent::Comparable;
+use equivalent::{Comparable, Equivalent};
 use imbl::OrdMap;
 
 /// Entries of a leaf at most.
@@ -18,13 +19,66 @@ const STEP: usize = 2;
 /// names of znodes do. Here the entries are in sorted leaves of just the memory they need, and an [`OrdMap`] leads to the
 /// leaves; a leaf that is full when its last key comes is left full. A million znodes take 65 MB less that way.
 ///
-/// Invariants: `leaves` maps to each leaf a key that is not above its first one and above the last one of the leaf before;
-/// for the first leaf that is `lowest`, which is not above any key. Only the first leaf may be empty.
+/// Invariants: the spans of the leaves follow each other without gaps, from `lowest`, which is not above any key,
+/// without end. A leaf holds keys of its span only. Only the first leaf may be empty.
 #[derive(Clone)]
 pub(crate) struct LeafMap<K, V> {
-    leaves: OrdMap<K, Arc<Leaf<K, V>>>,
+    leaves: OrdMap<Span<K>, Arc<Leaf<K, V>>>,
     len: usize,
     lowest: K,
+}
+
+/// The keys from `begin` on that are below `end`; `None` for no end. Spans in one map do not overlap, so where they
+/// begin is their order.
+///
+/// The end is there for looking up: a key is equal to the span that holds it ([`At`]), so that [`OrdMap::get`] finds
+/// it. [`OrdMap::get_prev`] would find it by where it begins, but makes an iterator with two vectors for that, and a
+/// write looks up about ten keys.
+#[derive(Clone)]
+struct Span<K> {
+    begin: K,
+    end: Option<K>,
+}
+
+impl<K: Ord> Ord for Span<K> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.begin.cmp(&other.begin)
+    }
+}
+
+impl<K: Ord> PartialOrd for Span<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<K: Ord> PartialEq for Span<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl<K: Ord> Eq for Span<K> {}
+
+/// A key, to look up the leaf in whose span it is.
+struct At<'a, Q: ?Sized>(&'a Q);
+
+impl<K, Q: Comparable<K> + ?Sized> Equivalent<Span<K>> for At<'_, Q> {
+    fn equivalent(&self, span: &Span<K>) -> bool {
+        self.compare(span).is_eq()
+    }
+}
+
+impl<K, Q: Comparable<K> + ?Sized> Comparable<Span<K>> for At<'_, Q> {
+    fn compare(&self, span: &Span<K>) -> Ordering {
+        if self.0.compare(&span.begin).is_lt() {
+            return Ordering::Less;
+        }
+        match &span.end {
+            Some(end) if self.0.compare(end).is_ge() => Ordering::Greater,
+            _ => Ordering::Equal,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -41,7 +95,8 @@ impl<K: Ord + Clone + fmt::Debug, V: Clone + fmt::Debug> fmt::Debug for LeafMap<
 impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
     /// An empty map of keys that are not below `lowest`.
     pub(crate) fn new(lowest: K) -> Self {
-        let leaves = OrdMap::unit(lowest.clone(), Arc::new(Leaf { entries: Vec::new() }));
+        let everything = Span { begin: lowest.clone(), end: None };
+        let leaves = OrdMap::unit(everything, Arc::new(Leaf { entries: Vec::new() }));
         LeafMap { leaves, len: 0, lowest }
     }
 
@@ -50,29 +105,27 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
     }
 
     pub(crate) fn get<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Option<&V> {
-        let (_, leaf) = self.leaves.get_prev(key)?;
+        let leaf = self.leaves.get(&At(key))?;
         let at = leaf.find(key).ok()?;
         Some(&leaf.entries[at].1)
     }
 
     pub(crate) fn get_mut<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) -> Option<&mut V> {
-        let (begin, at) = self.locate(key)?;
-        let leaf = Arc::make_mut(self.leaves.get_mut(&begin)?);
+        let (leaf, at) = self.leaf_mut(key)?;
         Some(&mut leaf.entries[at].1)
     }
 
-    /// The leaf of an entry, by its key in `leaves`, and the entry's index there. A miss copies nothing.
-    fn locate<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Option<(K, usize)> {
-        let (begin, leaf) = self.leaves.get_prev(key)?;
-        let at = leaf.find(key).ok()?;
-        Some((begin.clone(), at))
+    /// The leaf of an entry, to change it, and the entry's index there. A miss copies nothing.
+    fn leaf_mut<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) -> Option<(&mut Leaf<K, V>, usize)> {
+        let at = self.leaves.get(&At(key))?.find(key).ok()?;
+        let leaf = self.leaves.get_mut(&At(key))?;
+        Some((Arc::make_mut(leaf), at))
     }
 
     /// Adds an entry or replaces its value, which is returned.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         debug_assert!(key >= self.lowest, "a key below the lowest");
-        let (_, leaf) = self.leaves.get_prev_mut(&key)?;
-        let leaf = Arc::make_mut(leaf);
+        let leaf = Arc::make_mut(self.leaves.get_mut(&At(&key))?);
         let at = match leaf.find(&key) {
             Ok(at) => return Some(std::mem::replace(&mut leaf.entries[at].1, value)),
             Err(at) => at,
@@ -82,6 +135,8 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
             leaf.put(at, key, value);
             return None;
         }
+        let (span, mut left) = self.leaves.remove_with_key(&At(&key))?;
+        let leaf = Arc::make_mut(&mut left);
         let mut right = match at {
             LEAF_MAX => Leaf { entries: Vec::new() },
             _ => leaf.split(),
@@ -90,41 +145,42 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
             Some(at_right) if !right.entries.is_empty() || at == LEAF_MAX => right.put(at_right, key, value),
             _ => leaf.put(at, key, value),
         }
-        self.leaves.insert(right.entries[0].0.clone(), Arc::new(right));
+        let middle = right.entries[0].0.clone();
+        self.leaves.insert(Span { begin: span.begin, end: Some(middle.clone()) }, left);
+        self.leaves.insert(Span { begin: middle, end: span.end }, Arc::new(right));
         None
     }
 
     pub(crate) fn remove<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
-        let (begin, at) = self.locate(key)?;
-        let leaf = Arc::make_mut(self.leaves.get_mut(&begin)?);
+        let (leaf, at) = self.leaf_mut(key)?;
         let (_, value) = leaf.entries.remove(at);
         if leaf.entries.capacity() - leaf.entries.len() > 2 * STEP {
             leaf.entries.shrink_to(leaf.entries.len() + STEP);
         }
+        let few = leaf.entries.len() <= LEAF_FEW;
         self.len -= 1;
-        if leaf.entries.len() <= LEAF_FEW {
-            self.join_with_previous(&begin);
+        if few {
+            self.join_with_previous(key);
         }
         Some(value)
     }
 
-    /// Puts the few entries of the leaf that begins at `begin` into the one before it, if they fit well.
-    fn join_with_previous(&mut self, begin: &K) {
-        let few = self.leaves[begin].entries.len();
-        let before = self.leaves.range::<_, K>((Bound::Unbounded, Bound::Excluded(begin))).next_back();
-        let Some((previous, leaf)) = before else { return };
+    /// Puts the few entries of the leaf with `key` in its span into the one before it, if they fit well.
+    fn join_with_previous<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) {
+        let Some(few) = self.leaves.get(&At(key)).map(|leaf| leaf.entries.len()) else { return };
+        let before = (Bound::Unbounded, Bound::Excluded(&At(key)));
+        let Some((previous, leaf)) = self.leaves.range::<_, At<'_, Q>>(before).next_back() else { return };
         // One that is empty always fits.
         if few > 0 && leaf.entries.len() + few > LEAF_MAX - LEAF_FEW {
             return;
         }
         let previous = previous.clone();
-        if let Some(joined) = self.leaves.remove(begin)
-            && let Some(leaf) = self.leaves.get_mut(&previous)
-        {
-            let leaf = Arc::make_mut(leaf);
-            leaf.entries.reserve_exact(few);
-            leaf.entries.extend(joined.entries.iter().cloned());
-        }
+        let Some((span, right)) = self.leaves.remove_with_key(&At(key)) else { return };
+        let Some(mut left) = self.leaves.remove(&previous) else { return };
+        let leaf = Arc::make_mut(&mut left);
+        leaf.entries.reserve_exact(few);
+        leaf.entries.extend(right.entries.iter().cloned());
+        self.leaves.insert(Span { begin: previous.begin, end: span.end }, left);
     }
 
     /// All entries in order.
@@ -134,8 +190,10 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
 
     /// Where the entries after `key` begin; for [`LeafMap::from`].
     pub(crate) fn place_after<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Place<'_, K> {
-        match self.leaves.get_prev(key) {
-            Some((begin, leaf)) => Place { begin, skip: leaf.find(key).map_or_else(|at| at, |at| at + 1) },
+        match self.leaves.get_key_value(&At(key)) {
+            Some((span, leaf)) => {
+                Place { begin: &span.begin, skip: leaf.find(key).map_or_else(|at| at, |at| at + 1) }
+            }
             None => Place { begin: &self.lowest, skip: 0 },
         }
     }
@@ -145,7 +203,7 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
         &'a self,
         place: Place<'a, K>,
     ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, K, V> {
-        let leaves = self.leaves.range::<_, K>((Bound::Included(place.begin), Bound::Unbounded));
+        let leaves = self.leaves.range::<_, At<'_, K>>((Bound::Included(&At(place.begin)), Bound::Unbounded));
         leaves.flat_map(|(_, leaf)| &leaf.entries).skip(place.skip).map(|(key, value)| (key, value))
     }
 }
@@ -195,13 +253,14 @@ mod tests {
                 "after {probe}"
             );
         }
-        let mut above = None;
-        for (index, (begin, leaf)) in map.leaves.iter().enumerate() {
+        let mut begin = Some(map.lowest);
+        for (index, (span, leaf)) in map.leaves.iter().enumerate() {
+            assert_eq!(begin, Some(span.begin), "a gap before leaf {index}");
             assert!(leaf.entries.len() <= LEAF_MAX && (index == 0 || !leaf.entries.is_empty()));
-            assert!(leaf.entries.first().is_none_or(|(first, _)| begin <= first));
-            assert!(above.is_none_or(|above| above < begin));
-            above = leaf.entries.last().map(|(last, _)| last).or(above);
+            assert!(leaf.entries.iter().all(|(key, _)| At(key).compare(span).is_eq()));
+            begin = span.end;
         }
+        assert_eq!(begin, None, "the last leaf has no end");
     }
 
     proptest! {
