@@ -1,4 +1,4 @@
-use std::collections::{HashMap, VecDeque, hash_map};
+use std::collections::{HashMap, HashSet, VecDeque, hash_map};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
@@ -45,10 +45,10 @@ impl Registration {
     fn bytes(&self) -> usize {
         WATCH_BYTES + self.path.len()
     }
+}
 
-    fn is_one_shot(&self) -> bool {
-        matches!(self.kind, WatchKind::Data | WatchKind::Children)
-    }
+fn is_one_shot(kind: WatchKind) -> bool {
+    matches!(kind, WatchKind::Data | WatchKind::Children)
 }
 
 /// All watches of all streams of this node, by the path that fires them.
@@ -81,8 +81,17 @@ struct Stream {
     is_held: bool,
 }
 
-/// The inner key is (stream, watch).
-type AtPath = HashMap<(u64, u64), Armed>;
+/// The watches on one path, by the stream's id and their kind.
+type AtPath = HashMap<(u64, WatchKind), Group>;
+
+/// The watches of one stream, of one kind, on one path. A change fires them together: however many a client has on one
+/// path, they are one entry to look at.
+#[derive(Default)]
+struct Group {
+    watch_ids: HashSet<u64>,
+    /// How many of them want the value.
+    with_value: usize,
+}
 
 /// The watches of each path. In several maps, so that none of them has much to move when it grows.
 struct ByPath {
@@ -102,34 +111,34 @@ impl ByPath {
         self.hasher.hash_one(path) as usize % SHARDS
     }
 
-    fn at(&self, path: &str) -> impl Iterator<Item = &Armed> {
-        self.shards[self.shard(path)].get(path).into_iter().flat_map(HashMap::values)
+    fn at(&self, path: &str) -> impl Iterator<Item = (u64, WatchKind, &Group)> {
+        let at_path = self.shards[self.shard(path)].get(path).into_iter().flatten();
+        at_path.map(|((stream, kind), group)| (*stream, *kind, group))
     }
 
-    fn insert(&mut self, path: &Arc<str>, armed: Armed) {
-        let shard = self.shard(path);
-        let at_path = self.shards[shard].entry(path.clone()).or_default();
-        at_path.insert((armed.stream, armed.watch_id), armed);
+    fn insert(&mut self, stream: u64, watch: &Registration) {
+        let shard = self.shard(&watch.path);
+        let at_path = self.shards[shard].entry(watch.path.clone()).or_default();
+        let group = at_path.entry((stream, watch.kind)).or_default();
+        group.watch_ids.insert(watch.watch_id);
+        group.with_value += usize::from(watch.with_value);
     }
 
-    fn remove(&mut self, path: &str, stream: u64, watch_id: u64) {
-        let shard = self.shard(path);
-        if let Some(armed) = self.shards[shard].get_mut(path) {
-            armed.remove(&(stream, watch_id));
-            if armed.is_empty() {
-                self.shards[shard].remove(path);
+    fn remove(&mut self, stream: u64, watch: &Registration) {
+        let shard = self.shard(&watch.path);
+        let Some(at_path) = self.shards[shard].get_mut(&watch.path) else { return };
+        let Some(group) = at_path.get_mut(&(stream, watch.kind)) else { return };
+        if !group.watch_ids.remove(&watch.watch_id) {
+            return;
+        }
+        group.with_value -= usize::from(watch.with_value);
+        if group.watch_ids.is_empty() {
+            at_path.remove(&(stream, watch.kind));
+            if at_path.is_empty() {
+                self.shards[shard].remove(&watch.path);
             }
         }
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Armed {
-    /// The outbox's id.
-    stream: u64,
-    watch_id: u64,
-    kind: WatchKind,
-    with_value: bool,
 }
 
 /// What one change fires, by stream.
@@ -139,6 +148,8 @@ type Firings = HashMap<u64, Firing>;
 struct Firing {
     event_type: EventType,
     watch_ids: Vec<u64>,
+    /// Those of them that fire once.
+    one_shots: Vec<u64>,
     with_value: bool,
 }
 
@@ -180,13 +191,7 @@ impl WatchTable {
 
     fn arm_in(&mut self, outbox: &Arc<Outbox>, watch: Registration, is_held: bool) {
         self.disarm(outbox, watch.watch_id);
-        let armed = Armed {
-            stream: outbox.id,
-            watch_id: watch.watch_id,
-            kind: watch.kind,
-            with_value: watch.with_value,
-        };
-        self.by_path.insert(&watch.path, armed);
+        self.by_path.insert(outbox.id, &watch);
         let recursive = usize::from(watch.kind == WatchKind::PersistentRecursive);
         self.recursive += recursive;
         self.count += 1;
@@ -206,12 +211,12 @@ impl WatchTable {
 
     /// Drops a watch; says whether there was one.
     pub(crate) fn disarm(&mut self, outbox: &Outbox, watch_id: u64) -> bool {
-        self.disarm_of(outbox.id, watch_id)
+        self.disarm_of(outbox.id, watch_id).is_some()
     }
 
-    fn disarm_of(&mut self, stream_id: u64, watch_id: u64) -> bool {
-        let Some(stream) = self.by_stream.get_mut(&stream_id) else { return false };
-        let Some(watch) = stream.watches.remove(&watch_id) else { return false };
+    fn disarm_of(&mut self, stream_id: u64, watch_id: u64) -> Option<Registration> {
+        let stream = self.by_stream.get_mut(&stream_id)?;
+        let watch = stream.watches.remove(&watch_id)?;
         stream.outbox.release(watch.bytes());
         let recursive = usize::from(watch.kind == WatchKind::PersistentRecursive);
         stream.bytes -= watch.bytes();
@@ -221,10 +226,10 @@ impl WatchTable {
         if stream.watches.is_empty() && !stream.is_held {
             self.by_stream.remove(&stream_id);
         }
-        self.by_path.remove(&watch.path, stream_id, watch_id);
+        self.by_path.remove(stream_id, &watch);
         self.recursive -= recursive;
         self.count -= 1;
-        true
+        Some(watch)
     }
 
     /// Drops all watches of a stream: none of them fires any more. Returns whether there is something to
@@ -244,7 +249,7 @@ impl WatchTable {
         for _ in 0..count {
             let Some((stream, watches)) = self.gone.front_mut() else { return false };
             match watches.next() {
-                Some((watch_id, watch)) => self.by_path.remove(&watch.path, *stream, watch_id),
+                Some((_, watch)) => self.by_path.remove(*stream, &watch),
                 None => drop(self.gone.pop_front()),
             }
         }
@@ -291,30 +296,30 @@ impl WatchTable {
             EventKind::DataChanged => EventType::NodeDataChanged,
         };
         let mut own = Firings::new();
-        for armed in self.by_path.at(path) {
-            let fires = match armed.kind {
+        for (stream, kind, group) in self.by_path.at(path) {
+            let fires = match kind {
                 WatchKind::Data | WatchKind::Persistent | WatchKind::PersistentRecursive => true,
                 WatchKind::Children => event.kind == EventKind::Deleted,
                 WatchKind::Unspecified => false,
             };
             if fires {
-                join(&mut own, armed, own_type);
+                join(&mut own, stream, kind, group, own_type);
             }
         }
         if self.recursive > 0 {
             for ancestor in ancestors(path) {
-                for armed in self.by_path.at(ancestor) {
-                    if armed.kind == WatchKind::PersistentRecursive {
-                        join(&mut own, armed, own_type);
+                for (stream, kind, group) in self.by_path.at(ancestor) {
+                    if kind == WatchKind::PersistentRecursive {
+                        join(&mut own, stream, kind, group, own_type);
                     }
                 }
             }
         }
         let mut parents = Firings::new();
         if structural && let Some(parent) = parent_of(path) {
-            for armed in self.by_path.at(parent) {
-                if matches!(armed.kind, WatchKind::Children | WatchKind::Persistent) {
-                    join(&mut parents, armed, EventType::NodeChildrenChanged);
+            for (stream, kind, group) in self.by_path.at(parent) {
+                if matches!(kind, WatchKind::Children | WatchKind::Persistent) {
+                    join(&mut parents, stream, kind, group, EventType::NodeChildrenChanged);
                 }
             }
         }
@@ -355,12 +360,10 @@ impl WatchTable {
             } else {
                 plain.get_or_insert_with(|| Arc::new(new())).clone()
             };
-            stream.outbox.push(Item::Event { watch_ids: firing.watch_ids.clone(), fired });
+            stream.outbox.push(Item::Event { watch_ids: firing.watch_ids, fired });
             stream.outbox.wake();
-            for watch_id in firing.watch_ids {
-                let watch = self.by_stream.get(&stream_id).and_then(|stream| stream.watches.get(&watch_id));
-                if let Some(spent) = watch.filter(|watch| watch.is_one_shot()).cloned() {
-                    self.disarm_of(stream_id, watch_id);
+            for watch_id in firing.one_shots {
+                if let Some(spent) = self.disarm_of(stream_id, watch_id) {
                     told(spent);
                 }
             }
@@ -377,14 +380,18 @@ impl Drop for WatchTable {
 }
 
 /// One event a stream, whatever number of its watches fire.
-fn join(firings: &mut Firings, armed: &Armed, event_type: EventType) {
-    let firing = firings.entry(armed.stream).or_insert_with(|| Firing {
+fn join(firings: &mut Firings, stream: u64, kind: WatchKind, group: &Group, event_type: EventType) {
+    let firing = firings.entry(stream).or_insert_with(|| Firing {
         event_type,
         watch_ids: Vec::new(),
+        one_shots: Vec::new(),
         with_value: false,
     });
-    firing.watch_ids.push(armed.watch_id);
-    firing.with_value |= armed.with_value;
+    firing.watch_ids.extend(&group.watch_ids);
+    if is_one_shot(kind) {
+        firing.one_shots.extend(&group.watch_ids);
+    }
+    firing.with_value |= group.with_value > 0;
 }
 
 /// The parent of a path; none for the root.
@@ -485,6 +492,26 @@ mod tests {
         assert_eq!(bench.fire(EventKind::Created, "/ab"), Vec::<String>::new());
         bench.arm(2, "/", WatchKind::PersistentRecursive);
         assert_eq!(bench.fire(EventKind::Deleted, "/a"), ["[1, 2] EVENT_TYPE_NODE_DELETED /a"]);
+    }
+
+    /// G9: what an event costs is a matter of the streams that wait for it, and not of how many watches each of them has.
+    #[test]
+    fn many_watches_of_one_stream_on_one_path_are_one_entry() {
+        let mut bench = bench();
+        for watch_id in 1..=1000 {
+            bench.arm(watch_id, "/a", WatchKind::Persistent);
+        }
+        bench.arm(2000, "/a", WatchKind::Data);
+        assert_eq!(bench.table.by_path.at("/a").count(), 2, "one for each kind");
+        let ids = |told: Vec<String>| told.concat().matches(|c| c == ',' || c == ']').count();
+        assert_eq!(ids(bench.fire(EventKind::DataChanged, "/a")), 1001);
+        assert_eq!(ids(bench.fire(EventKind::DataChanged, "/a")), 1000);
+        let outbox = bench.outbox.clone();
+        for watch_id in 1..=1000 {
+            assert!(bench.table.disarm(&outbox, watch_id));
+        }
+        assert_eq!(bench.table.by_path.at("/a").count(), 0);
+        assert_eq!((bench.table.len(), bench.table.bytes()), (0, 0));
     }
 
     #[test]
