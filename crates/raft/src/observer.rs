@@ -71,6 +71,9 @@ pub trait Observer: Send + Sync + 'static {
     /// A command was applied. `tree` is just past it. `waiter` is there if this process submitted it.
     fn applied(&self, tree: &Tree, applied: Applied, waiter: Option<Self::Waiter>);
 
+    /// Whether one event reaches few waiters only, so that telling them takes a fraction of a millisecond.
+    fn tells_few(&self) -> bool;
+
     /// A run of commands was applied, and the lock is about to be given back: a good time to wake who waits.
     fn settled(&self, tree: &Tree);
 

@@ -86,7 +86,10 @@ impl<W> Proposer<W> {
     }
 
     /// Puts commands into the stream, in order.
-    pub(crate) fn submit(&self, commands: impl IntoIterator<Item = (Command, W)>) -> Result<(), Overloaded> {
+    pub(crate) fn submit<'a>(
+        &self,
+        commands: impl IntoIterator<Item = (Command<'a>, W)>,
+    ) -> Result<(), Overloaded> {
         let mut state = self.lock();
         if state.pending_bytes > PENDING_BYTES {
             return Err(Overloaded);
@@ -242,7 +245,7 @@ mod tests {
 
     const ORIGIN: Origin = Origin { node: 1, incarnation: 7 };
 
-    fn command(n: u64) -> Command {
+    fn command(n: u64) -> Command<'static> {
         Command::ExpireZnodes(vec![("/".into(), n)])
     }
 

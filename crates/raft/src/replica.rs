@@ -416,7 +416,10 @@ impl<O: Observer> Replica<O> {
     /// Puts commands into this node's stream, in order, each with what waits for its result. They are sent to whoever
     /// leads until they are applied here, across changes of the leader; the observer then gets the result. Nothing that
     /// was accepted is dropped while the process lives.
-    pub fn submit(&self, commands: impl IntoIterator<Item = (Command, O::Waiter)>) -> Result<(), Overloaded> {
+    pub fn submit<'a>(
+        &self,
+        commands: impl IntoIterator<Item = (Command<'a>, O::Waiter)>,
+    ) -> Result<(), Overloaded> {
         self.node.shared.proposer.submit(commands)
     }
 

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::time::{Duration, Instant};
 
-use coordd_tree::{Cursor, Entry, Tree, TreeLoader};
+use coordd_tree::{Command, Cursor, Entry, Tree, TreeLoader};
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
@@ -17,7 +17,7 @@ use crate::observer::Observer;
 use crate::proposer::Proposer;
 use crate::rules::Rules;
 use crate::storage::{SnapshotFile, SnapshotStore, is_full_disk};
-use crate::type_config::types::{LeaderId, LogId, SnapshotMeta, StoredMembership};
+use crate::type_config::types::{self, LeaderId, LogId, SnapshotMeta, StoredMembership};
 use crate::type_config::{Member, NodeId, TypeConfig};
 use crate::waiting::Waiting;
 
@@ -25,6 +25,9 @@ use crate::waiting::Waiting;
 const ENTRIES_PER_RUN: usize = 64;
 /// The digests of so many past entries are kept, to be compared with the leader's.
 const DIGESTS_KEPT: usize = 8192;
+/// Entries of so few bytes are applied where they arrive, if their commands are light: a fraction of a millisecond. To
+/// hand them to the thread for applying costs a lone write a twelfth of its time.
+const LIGHT_BYTES: usize = 4096;
 /// The tree's lock is held for so long at most, or for one command.
 const HOLD: Duration = Duration::from_millis(10);
 /// How long readers have to take their turn.
@@ -126,8 +129,35 @@ impl<O: Observer> Shared<O> {
         }
     }
 
-    fn apply(&self, entries: Vec<Decoded>) {
-        let mut hold = Hold::new(self);
+    /// Applies what is light, if nobody has the tree; says whether it did.
+    fn apply_light(&self, entries: &[types::Entry]) -> io::Result<bool> {
+        let payload_bytes = |entry: &types::Entry| match &entry.payload {
+            EntryPayload::Normal(data) => data.0.len(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        };
+        if entries.iter().map(payload_bytes).sum::<usize>() > LIGHT_BYTES || !self.observer.tells_few() {
+            return Ok(false);
+        }
+        let entries = entries.iter().map(decode).collect::<io::Result<Vec<_>>>()?;
+        let is_light = entries.iter().all(|entry| match &entry.payload {
+            DecodedPayload::Nothing | DecodedPayload::Membership(_) => true,
+            DecodedPayload::Commands(entry) => {
+                entry.batches.iter().flat_map(|batch| &batch.commands).all(Command::is_light)
+            }
+        });
+        let guard = is_light.then(|| self.replicated.try_write());
+        let Some(Ok(guard)) = guard else { return Ok(false) };
+        self.apply_holding(Hold::of(self, guard), entries);
+        Ok(true)
+    }
+
+    fn apply(&self, entries: &[types::Entry]) -> io::Result<()> {
+        let entries = entries.iter().map(decode).collect::<io::Result<Vec<_>>>()?;
+        self.apply_holding(Hold::of(self, self.write()), entries);
+        Ok(())
+    }
+
+    fn apply_holding(&self, mut hold: Hold<'_, O>, entries: Vec<Decoded<'_>>) {
         let mut last_index = 0;
         for entry in entries {
             match entry.payload {
@@ -148,7 +178,7 @@ impl<O: Observer> Shared<O> {
         self.applied.send_replace(last_index);
     }
 
-    fn apply_commands(&self, hold: &mut Hold<'_, O>, term: u64, commands: &Entry) {
+    fn apply_commands(&self, hold: &mut Hold<'_, O>, term: u64, commands: &Entry<'_>) {
         let mut cursor = Cursor::default();
         loop {
             let since = hold.since;
@@ -206,8 +236,8 @@ struct Hold<'a, O: Observer> {
 }
 
 impl<'a, O: Observer> Hold<'a, O> {
-    fn new(shared: &'a Shared<O>) -> Self {
-        Hold { shared, guard: Some(shared.write()), since: Instant::now() }
+    fn of(shared: &'a Shared<O>, guard: RwLockWriteGuard<'a, Replicated>) -> Self {
+        Hold { shared, guard: Some(guard), since: Instant::now() }
     }
 
     fn replicated(&mut self) -> &mut Replicated {
@@ -253,15 +283,16 @@ impl Replicated {
     }
 }
 
-struct Decoded {
+/// An entry whose commands stand where they are in its bytes.
+struct Decoded<'a> {
     log_id: LogId,
-    payload: DecodedPayload,
+    payload: DecodedPayload<'a>,
 }
 
-enum DecodedPayload {
+enum DecodedPayload<'a> {
     Nothing,
     Membership(StoredMembership),
-    Commands(Entry),
+    Commands(Entry<'a>),
 }
 
 /// openraft's handle on the state machine.
@@ -287,8 +318,8 @@ impl<O: Observer> StateMachine<O> {
     }
 }
 
-/// The thread on which the tree is changed: it may take as long as the largest command does, and the runtime's threads answer
-/// clients and peers meanwhile.
+/// The thread on which the tree is changed by all that is not light: it may take as long as the largest command does, and the
+/// runtime's threads answer clients and peers meanwhile.
 struct ApplyThread {
     work: mpsc::Sender<Box<dyn FnOnce() + Send>>,
 }
@@ -323,12 +354,12 @@ pub(crate) fn load_tree(file: &SnapshotFile) -> io::Result<Tree> {
     loader.finish().map_err(io::Error::other)
 }
 
-fn decode(entry: crate::type_config::types::Entry) -> io::Result<Decoded> {
+fn decode(entry: &types::Entry) -> io::Result<Decoded<'_>> {
     let log_id = entry.log_id;
-    let payload = match entry.payload {
+    let payload = match &entry.payload {
         EntryPayload::Blank => DecodedPayload::Nothing,
         EntryPayload::Membership(membership) => {
-            DecodedPayload::Membership(StoredMembership::new(Some(log_id), membership))
+            DecodedPayload::Membership(StoredMembership::new(Some(log_id), membership.clone()))
         }
         EntryPayload::Normal(data) => {
             let commands = Entry::decode(&data.0).map_err(|e| {
@@ -366,14 +397,10 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for StateMachine<O> {
                     next = entries.next().now_or_never().flatten();
                 }
             }
-            let shared = self.shared.clone();
-            self.thread
-                .run(move || {
-                    let decoded = run.into_iter().map(decode).collect::<io::Result<_>>()?;
-                    shared.apply(decoded);
-                    Ok(())
-                })
-                .await?;
+            if !self.shared.apply_light(&run)? {
+                let shared = self.shared.clone();
+                self.thread.run(move || shared.apply(&run)).await?;
+            }
             for responder in responders {
                 responder.send(());
             }
@@ -483,10 +510,11 @@ impl<O: Observer> SnapshotBuilder<O> {
 
 #[cfg(test)]
 mod tests {
-    use coordd_tree::{Applied, Batch, Command, EndReason, Origin, RULES, SessionId};
+    use coordd_tree::{Applied, Auth, Batch, EndReason, Origin, RULES, SessionId, Write, WriteOp};
 
     use super::*;
     use crate::observer::SignOfLife;
+    use crate::type_config::Payload;
 
     /// The commands are of another node.
     const ORIGIN: Origin = Origin { node: 2, incarnation: 1 };
@@ -503,6 +531,9 @@ mod tests {
                 std::hint::spin_loop();
             }
         }
+        fn tells_few(&self) -> bool {
+            true
+        }
         fn settled(&self, _: &Tree) {}
         fn installed(&self, _: &Tree, _: Vec<()>) {}
         fn touched(&self, _: NodeId, _: &[SignOfLife]) {}
@@ -511,7 +542,12 @@ mod tests {
         }
     }
 
-    fn entry(index: u64, commands: usize) -> Decoded {
+    fn shared() -> Shared<SlowObserver> {
+        let rules = Arc::new(Rules::new([]));
+        Shared::new(SlowObserver, Proposer::new(Origin { node: 1, ..ORIGIN }), rules)
+    }
+
+    fn entry(index: u64, commands: usize) -> Decoded<'static> {
         let command = Command::EndSession { session: 1, reason: EndReason::Closed };
         let batch = Batch { origin: ORIGIN, first_seq: 1, commands: vec![command; commands] };
         let log_id = LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
@@ -519,15 +555,49 @@ mod tests {
         Decoded { log_id, payload }
     }
 
+    fn stored(command: Command<'static>) -> types::Entry {
+        let batch = Batch { origin: ORIGIN, first_seq: 1, commands: vec![command] };
+        let bytes = Entry { rules: RULES, time_ms: 1, batches: vec![batch] }.encode();
+        let log_id = LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index: 7 };
+        types::Entry { log_id, payload: EntryPayload::Normal(Payload(bytes)) }
+    }
+
+    /// What may take long, or would wait for a reader, is left to the thread for applying.
+    #[test]
+    fn only_what_is_light_is_applied_where_it_arrives() {
+        let attach = || stored(Command::Attach { session: 1 });
+        let shared = shared();
+        let is_applied = |entry| shared.apply_light(&[entry]).expect("it can be decoded");
+        assert!(!is_applied(stored(Command::EndSession { session: 1, reason: EndReason::Closed })));
+        let path = "x".repeat(LIGHT_BYTES);
+        let op = WriteOp::Delete { path: path.into(), version: -1 };
+        let (auth, guards) = (Auth::default(), Vec::new());
+        assert!(!is_applied(stored(Command::Write(Write {
+            session: 0,
+            seq: 0,
+            acked: 0,
+            auth,
+            guards,
+            op
+        }))));
+        let reader = shared.read();
+        assert!(!is_applied(attach()), "somebody reads");
+        drop(reader);
+        assert_eq!(shared.read().applied().0, 0);
+        assert!(is_applied(attach()));
+        assert_eq!(shared.read().applied().0, 7);
+    }
+
     /// G9: a long entry holds the lock for no longer than 10 ms or one command. What is read meanwhile is of no index.
     #[test]
     fn readers_have_their_turn_within_an_entry() {
-        let rules = Arc::new(Rules::new([]));
-        let shared = Arc::new(Shared::new(SlowObserver, Proposer::new(Origin { node: 1, ..ORIGIN }), rules));
+        let shared = Arc::new(shared());
         let commands = 30;
         let applying = {
             let shared = shared.clone();
-            std::thread::spawn(move || shared.apply(vec![entry(7, commands)]))
+            std::thread::spawn(move || {
+                shared.apply_holding(Hold::of(&shared, shared.write()), vec![entry(7, commands)]);
+            })
         };
         let mut seen_within = 0;
         while !applying.is_finished() {

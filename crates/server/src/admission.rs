@@ -55,7 +55,12 @@ pub(crate) struct Place {
 impl Place {
     /// The write that has this place. One that is refused at the door needs it all the same, or the session's order would
     /// have a hole: it is proposed as a write that every node refuses alike.
-    pub(crate) fn admit(self, asked: Result<WriteRequest, OpError>, auth: Auth, limits: &Limits) -> Write {
+    pub(crate) fn admit(
+        self,
+        asked: Result<WriteRequest, OpError>,
+        auth: Auth,
+        limits: &Limits,
+    ) -> Write<'static> {
         let request = asked.unwrap_or_else(|refused| (WriteOp::RefusedWith(refused), Vec::new()));
         let write = self.write(request, auth);
         match write.validate(limits) {
@@ -70,13 +75,13 @@ impl Place {
         request: WriteRequest,
         auth: Auth,
         limits: &Limits,
-    ) -> Result<Write, v1::Error> {
+    ) -> Result<Write<'static>, v1::Error> {
         let write = self.write(request, auth);
         write.validate(limits).map_err(error_to_wire)?;
         Ok(write)
     }
 
-    fn write(self, (op, guards): WriteRequest, auth: Auth) -> Write {
+    fn write(self, (op, guards): WriteRequest, auth: Auth) -> Write<'static> {
         let Place { session, seq, acked } = self;
         Write { session, seq, acked, auth, guards, op }
     }

@@ -122,7 +122,7 @@ fn check_from_wire(
     check: v1::Check,
     own: OwnLineage<'_>,
     refusal: ErrorKind,
-) -> Result<tree::Check, OpError> {
+) -> Result<tree::Check<'static>, OpError> {
     use v1::check::Condition;
     if own.is_other(check.lineage.as_ref()) {
         return Err(OpError::new(refusal, shorten(&check.path, 256), Detail::OtherLineage));
@@ -134,14 +134,17 @@ fn check_from_wire(
         Some(Condition::Absent(false)) => return Err(malformed(&check.path, Malformed::CheckAbsentFalse)),
         None => return Err(malformed(&check.path, Malformed::CheckWithoutCondition)),
     };
-    Ok(tree::Check { path: check.path, kind })
+    Ok(tree::Check { path: check.path.into(), kind })
 }
 
-fn guards_from_wire(guards: Vec<v1::Check>, own: OwnLineage<'_>) -> Result<Vec<tree::Check>, OpError> {
+fn guards_from_wire(
+    guards: Vec<v1::Check>,
+    own: OwnLineage<'_>,
+) -> Result<Vec<tree::Check<'static>>, OpError> {
     guards.into_iter().map(|check| check_from_wire(check, own, ErrorKind::GuardFailed)).collect()
 }
 
-fn create_from_wire(request: v1::CreateRequest) -> Result<tree::Create, OpError> {
+fn create_from_wire(request: v1::CreateRequest) -> Result<tree::Create<'static>, OpError> {
     use v1::CreateMode as Wire;
     let mode =
         Wire::try_from(request.mode).map_err(|_| malformed("", Malformed::CreateMode(request.mode)))?;
@@ -155,8 +158,8 @@ fn create_from_wire(request: v1::CreateRequest) -> Result<tree::Create, OpError>
         Wire::PersistentSequentialWithTtl => tree::CreateMode::PersistentSequentialWithTtl,
     };
     Ok(tree::Create {
-        path: request.path,
-        data: request.data,
+        path: request.path.into(),
+        data: request.data.into(),
         acl: acl_from_wire(request.acl)?,
         mode,
         ttl_ms: request.ttl_ms,
@@ -164,7 +167,7 @@ fn create_from_wire(request: v1::CreateRequest) -> Result<tree::Create, OpError>
     })
 }
 
-fn multi_op_from_wire(op: v1::MultiOp, own: OwnLineage<'_>) -> Result<tree::MultiOp, OpError> {
+fn multi_op_from_wire(op: v1::MultiOp, own: OwnLineage<'_>) -> Result<tree::MultiOp<'static>, OpError> {
     use v1::multi_op::Op;
     let plain = |guards: &[v1::Check], session: &Option<v1::SessionRef>| {
         if guards.is_empty() && session.is_none() { Ok(()) } else { Err(malformed("", Malformed::OwnGuards)) }
@@ -176,11 +179,15 @@ fn multi_op_from_wire(op: v1::MultiOp, own: OwnLineage<'_>) -> Result<tree::Mult
         }
         Op::Delete(delete) => {
             plain(&delete.guards, &delete.session)?;
-            Ok(tree::MultiOp::Delete { path: delete.path, version: any_or(delete.version)? })
+            Ok(tree::MultiOp::Delete { path: delete.path.into(), version: any_or(delete.version)? })
         }
         Op::Set(set) => {
             plain(&set.guards, &set.session)?;
-            Ok(tree::MultiOp::SetData { path: set.path, data: set.data, version: any_or(set.version)? })
+            Ok(tree::MultiOp::SetData {
+                path: set.path.into(),
+                data: set.data.into(),
+                version: any_or(set.version)?,
+            })
         }
         Op::Check(check) => Ok(tree::MultiOp::Check(check_from_wire(check, own, ErrorKind::BadEpoch)?)),
     }
@@ -232,7 +239,7 @@ impl OwnLineage<'_> {
 }
 
 /// The operation of a write request, and its guards.
-pub(crate) type WriteRequest = (WriteOp, Vec<tree::Check>);
+pub(crate) type WriteRequest = (WriteOp<'static>, Vec<tree::Check<'static>>);
 
 /// A request that writes, taken apart.
 pub(crate) trait IntoWrite {
@@ -249,7 +256,7 @@ impl IntoWrite for v1::CreateRequest {
 impl IntoWrite for v1::DeleteRequest {
     fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
         let version = any_or(self.version)?;
-        Ok((WriteOp::Delete { path: self.path, version }, guards_from_wire(self.guards, own)?))
+        Ok((WriteOp::Delete { path: self.path.into(), version }, guards_from_wire(self.guards, own)?))
     }
 }
 
@@ -257,7 +264,7 @@ impl IntoWrite for v1::SetRequest {
     fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
         let version = any_or(self.version)?;
         Ok((
-            WriteOp::SetData { path: self.path, data: self.data, version },
+            WriteOp::SetData { path: self.path.into(), data: self.data.into(), version },
             guards_from_wire(self.guards, own)?,
         ))
     }
@@ -274,7 +281,7 @@ impl IntoWrite for v1::MultiRequest {
 
 impl IntoWrite for v1::DeleteTreeRequest {
     fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
-        let op = WriteOp::DeleteTree { path: self.path, expected_count: self.expected_count };
+        let op = WriteOp::DeleteTree { path: self.path.into(), expected_count: self.expected_count };
         Ok((op, guards_from_wire(self.guards, own)?))
     }
 }
@@ -282,7 +289,7 @@ impl IntoWrite for v1::DeleteTreeRequest {
 impl IntoWrite for v1::SetAclRequest {
     fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
         let version = any_or(self.version)?;
-        let op = WriteOp::SetAcl { path: self.path, acl: acl_from_wire(self.acl)?, version };
+        let op = WriteOp::SetAcl { path: self.path.into(), acl: acl_from_wire(self.acl)?, version };
         Ok((op, guards_from_wire(self.guards, own)?))
     }
 }
@@ -296,13 +303,13 @@ impl IntoWrite for v1::SetQuotaRequest {
             bytes_soft: quota.bytes_soft,
             bytes_hard: quota.bytes_hard,
         };
-        Ok((WriteOp::SetQuota { path: self.path, quota }, guards_from_wire(self.guards, own)?))
+        Ok((WriteOp::SetQuota { path: self.path.into(), quota }, guards_from_wire(self.guards, own)?))
     }
 }
 
 impl IntoWrite for v1::DeleteQuotaRequest {
     fn into_write(self, own: OwnLineage<'_>) -> Result<WriteRequest, OpError> {
-        Ok((WriteOp::DeleteQuota { path: self.path }, guards_from_wire(self.guards, own)?))
+        Ok((WriteOp::DeleteQuota { path: self.path.into() }, guards_from_wire(self.guards, own)?))
     }
 }
 

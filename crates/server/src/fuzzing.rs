@@ -10,8 +10,8 @@ use coordd_proto::v1;
 use coordd_proto::v1::request::Op;
 use coordd_raft::Timing;
 use coordd_tree::{
-    Acl, AclEntry, Applied, Auth, Batch, Command, Create, CreateMode, Entry, Limits, OpenSession, Origin,
-    Perms, Tree, Write, WriteOp, validate_path,
+    Acl, AclEntry, Applied, Auth, Batch, Command, Create, CreateMode, Data, Entry, Limits, OpenSession,
+    Origin, Perms, Tree, Write, WriteOp, validate_path,
 };
 use prost::Message;
 
@@ -177,12 +177,13 @@ impl Node {
         assert_eq!(v1::Reply::decode(&reply.encode_to_vec()[..]).expect("an answer"), reply);
     }
 
-    fn apply(&mut self, command: Command) -> Applied {
+    fn apply(&mut self, command: Command<'_>) -> Applied {
         self.proposed += 1;
         let origin = Origin { node: 1, incarnation: 1 };
         let batch = Batch { origin, first_seq: self.proposed, commands: vec![command] };
         let entry = Entry { time_ms: 1000, batches: vec![batch], ..Entry::default() };
-        let entry = Entry::decode(&entry.encode()).expect("what is proposed can be decoded");
+        let bytes = entry.encode();
+        let entry = Entry::decode(&bytes).expect("what is proposed can be decoded");
         let (mut all, watches) = (Vec::new(), &mut self.watches);
         self.tree.apply(&entry, |tree, _, _, applied| {
             applied.events.iter().for_each(|event| watches.fire(tree, event));
@@ -218,9 +219,9 @@ impl Node {
     }
 }
 
-fn create(path: &str, acl: Acl) -> Write {
-    let (path, mode) = (path.to_owned(), CreateMode::Persistent);
-    let op = Create { path, data: Bytes::from_static(b"v"), acl, mode, ttl_ms: 0, parents: false };
+fn create(path: &str, acl: Acl) -> Write<'_> {
+    let (path, mode) = (path.into(), CreateMode::Persistent);
+    let op = Create { path, data: Data::Borrowed(b"v"), acl, mode, ttl_ms: 0, parents: false };
     let (auth, guards) = (Auth::default(), Vec::new());
     Write { session: 0, seq: 0, acked: 0, auth, guards, op: WriteOp::Create(op) }
 }

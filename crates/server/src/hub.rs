@@ -412,6 +412,10 @@ impl Observer for Hub {
         }
     }
 
+    fn tells_few(&self) -> bool {
+        self.watches().len() <= STEP_WATCHES
+    }
+
     fn settled(&self, tree: &Tree) {
         self.zxid.send_replace(tree.last_zxid());
         for outbox in lock(&self.to_wake).drain(..) {
@@ -521,8 +525,8 @@ mod tests {
         let mut tree = Tree::new();
         let before = tree.last_zxid();
         let create = |number| {
-            let data = Bytes::from(vec![0; value_bytes]);
-            let path = format!("/n{number}");
+            let data = Bytes::from(vec![0; value_bytes]).into();
+            let path = format!("/n{number}").into();
             let mode = CreateMode::Persistent;
             let op = WriteOp::Create(Create { path, data, acl: vec![], mode, ttl_ms: 0, parents: false });
             Command::Write(Write { session: 0, seq: 0, acked: 0, auth: Auth::default(), guards: vec![], op })

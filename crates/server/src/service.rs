@@ -178,7 +178,7 @@ impl Service {
 
     /// The command for a write, with what bounds it where it is applied. `generation` is that of the stream it came by, 0 for
     /// none. Until all members know bounded writes it goes without.
-    pub(crate) fn command(&self, mut write: Write, generation: Zxid) -> Command {
+    pub(crate) fn command(&self, mut write: Write<'static>, generation: Zxid) -> Command<'static> {
         if self.replica.rules() < 2 {
             if let WriteOp::RefusedWith(refused) = &write.op {
                 write.op = WriteOp::Refused(Refusal::from(refused));
@@ -230,7 +230,7 @@ impl Service {
     /// `session` and `seq` name a numbered write: its answer is found even if a snapshot overtakes it.
     pub(crate) async fn propose(
         &self,
-        command: Command,
+        command: Command<'static>,
         session: SessionId,
         seq: WriteSeq,
     ) -> Result<(Zxid, OpResult), v1::Error> {

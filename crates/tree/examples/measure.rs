@@ -8,9 +8,8 @@ use std::fmt::Display;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use coordd_tree::{
-    Auth, Batch, Ceilings, Check, CheckKind, Command, Create, CreateMode, Entry, MultiOp, OpenSession,
+    Auth, Batch, Ceilings, Check, CheckKind, Command, Create, CreateMode, Data, Entry, MultiOp, OpenSession,
     Origin, SessionId, Tree, TreeLoader, Write, WriteOp,
 };
 
@@ -44,22 +43,22 @@ fn main() {
 
     let any = |stream: &mut Stream| path(stream.draw() % znodes, znodes);
     stream.writes("set, random", WRITES, |stream| WriteOp::SetData {
-        path: any(stream),
+        path: any(stream).into(),
         data: data(),
         version: -1,
     });
     stream.writes("multi of check and set", WRITES, |stream| {
-        let check = Check { path: any(stream), kind: CheckKind::Version(-1) };
-        let set = MultiOp::SetData { path: any(stream), data: data(), version: -1 };
+        let check = Check { path: any(stream).into(), kind: CheckKind::Version(-1) };
+        let set = MultiOp::SetData { path: any(stream).into(), data: data(), version: -1 };
         WriteOp::Multi(vec![MultiOp::Check(check), set])
     });
     stream.writes("multi of two sets", WRITES, |stream| {
-        let set = |path| MultiOp::SetData { path, data: data(), version: -1 };
+        let set = |path: String| MultiOp::SetData { path: path.into(), data: data(), version: -1 };
         WriteOp::Multi(vec![set(any(stream)), set(any(stream))])
     });
     let shared = stream.tree.clone();
     stream.writes("set while a snapshot holds on", WRITES, |stream| WriteOp::SetData {
-        path: any(stream),
+        path: any(stream).into(),
         data: data(),
         version: -1,
     });
@@ -119,7 +118,7 @@ impl Stream {
         elapsed
     }
 
-    fn writes(&mut self, what: &str, count: u64, mut op: impl FnMut(&mut Stream) -> WriteOp) {
+    fn writes(&mut self, what: &str, count: u64, mut op: impl FnMut(&mut Stream) -> WriteOp<'static>) {
         let mut elapsed = Duration::ZERO;
         let mut left = count;
         while left > 0 {
@@ -159,7 +158,7 @@ impl Stream {
         self.writes("create what one command removes", znodes, |stream| {
             stream.create(at("tree", numbers.next().unwrap_or_default()))
         });
-        let delete = WriteOp::DeleteTree { path: "/tree".to_owned(), expected_count: Some(znodes + 1) };
+        let delete = WriteOp::DeleteTree { path: "/tree".into(), expected_count: Some(znodes + 1) };
         self.writes("delete it as one tree", 1, |_| delete.clone());
 
         let mut numbers = 0..;
@@ -174,12 +173,19 @@ impl Stream {
         (self.session, self.next_write) = (session, 1);
     }
 
-    fn create(&self, path: String) -> WriteOp {
+    fn create(&self, path: String) -> WriteOp<'static> {
         self.create_as(CreateMode::Persistent, path)
     }
 
-    fn create_as(&self, mode: CreateMode, path: String) -> WriteOp {
-        WriteOp::Create(Create { path, data: data(), acl: vec![], mode, ttl_ms: 0, parents: false })
+    fn create_as(&self, mode: CreateMode, path: String) -> WriteOp<'static> {
+        WriteOp::Create(Create {
+            path: path.into(),
+            data: data(),
+            acl: vec![],
+            mode,
+            ttl_ms: 0,
+            parents: false,
+        })
     }
 
     /// A pseudo-random number: the same ones on every run.
@@ -198,8 +204,8 @@ fn path(number: u64, znodes: u64) -> String {
     format!("/dir{:04}/znode-{number:010}", number % dirs(znodes))
 }
 
-fn data() -> Bytes {
-    Bytes::from_static(&[7; DATA_BYTES])
+fn data() -> Data<'static> {
+    Data::Borrowed(&[7; DATA_BYTES])
 }
 
 fn time(what: &str, count: u64, work: impl FnOnce()) {

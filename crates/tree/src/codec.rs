@@ -1,5 +1,5 @@
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 
 use crate::{Batch, DecodeError, Entry, RULES};
 
@@ -10,7 +10,7 @@ const VERSION: u8 = 2;
 /// The rules of entries that do not name theirs.
 const RULES_1: u32 = 1;
 
-impl Entry {
+impl<'a> Entry<'a> {
     /// The entry's encoded form; see the layout on [`Entry`].
     pub fn encode(&self) -> Bytes {
         let batches: Vec<Bytes> = self.batches.iter().map(Batch::encode).collect();
@@ -35,12 +35,13 @@ impl Entry {
         entry.freeze()
     }
 
-    /// Reads what [`Entry::encode`] wrote. Never panics, and allocates no more than a small multiple of `bytes`.
+    /// Reads what [`Entry::encode`] wrote. Never panics, and allocates no more than a small multiple of `bytes`:
+    /// paths and data stay where they are.
     ///
     /// # Errors
     ///
     /// Another version, rules that this build does not know, bytes that are cut short, damaged, or left over.
-    pub fn decode(bytes: &[u8]) -> Result<Entry, DecodeError> {
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         const WHAT: &str = "an entry";
         let Some((&version, mut rest)) = bytes.split_first() else {
             return Err(DecodeError::malformed(WHAT, "it is empty"));
@@ -72,7 +73,7 @@ impl Entry {
     }
 }
 
-impl Batch {
+impl<'a> Batch<'a> {
     /// The batch as it stands in an entry.
     pub fn encode(&self) -> Bytes {
         postcard::to_allocvec(self).expect("every sequence of a batch knows its length").into()
@@ -83,7 +84,7 @@ impl Batch {
     /// # Errors
     ///
     /// Bytes that are cut short, damaged, or left over.
-    pub fn decode(bytes: &[u8]) -> Result<Batch, DecodeError> {
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         const WHAT: &str = "a batch";
         let mut rest = bytes;
         let batch = take(WHAT, &mut rest)?;
@@ -92,7 +93,7 @@ impl Batch {
     }
 }
 
-fn take<T: DeserializeOwned>(what: &'static str, rest: &mut &[u8]) -> Result<T, DecodeError> {
+fn take<'a, T: Deserialize<'a>>(what: &'static str, rest: &mut &'a [u8]) -> Result<T, DecodeError> {
     let (value, after) =
         postcard::take_from_bytes(rest).map_err(|error| DecodeError::malformed(what, error))?;
     *rest = after;
@@ -116,10 +117,14 @@ fn put_varint(buffer: &mut BytesMut, mut value: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{Command, EndReason, Origin};
+    use std::borrow::Cow;
 
-    fn entry() -> Entry {
+    use super::*;
+    use crate::{
+        Auth, Check, CheckKind, Command, Create, CreateMode, Data, EndReason, MultiOp, Origin, Write, WriteOp,
+    };
+
+    fn entry() -> Entry<'static> {
         let end = Command::EndSession { session: 9, reason: EndReason::Closed };
         let batch = |node, first_seq| Batch {
             origin: Origin { node, incarnation: 2 },
@@ -143,6 +148,32 @@ mod tests {
         let parts: Vec<Bytes> = entry().batches.iter().map(Batch::encode).collect();
         assert_eq!(Entry::encode_from_parts(RULES, entry().time_ms, &parts), entry().encode());
         assert_eq!(Batch::decode(&parts[1]).unwrap(), entry().batches[1]);
+    }
+
+    /// Each node decodes each entry twice, when it comes and when it is applied.
+    #[test]
+    fn paths_and_data_stay_where_they_are() {
+        let create = Create {
+            path: "/a".into(),
+            data: Bytes::from_static(b"value").into(),
+            acl: vec![],
+            mode: CreateMode::Persistent,
+            ttl_ms: 0,
+            parents: false,
+        };
+        let guards = vec![Check { path: "/g".into(), kind: CheckKind::Absent }];
+        let op = WriteOp::Multi(vec![MultiOp::Create(create)]);
+        let write = Write { session: 0, seq: 0, acked: 0, auth: Auth::default(), guards, op };
+        let commands = vec![Command::Write(write)];
+        let origin = Origin { node: 1, incarnation: 1 };
+        let bytes = Batch { origin, first_seq: 1, commands }.encode();
+        let batch = Batch::decode(&bytes).unwrap();
+        let Command::Write(write) = &batch.commands[0] else { panic!("{batch:?}") };
+        assert!(matches!(write.guards[0].path, Cow::Borrowed("/g")));
+        let WriteOp::Multi(ops) = &write.op else { panic!("{batch:?}") };
+        let MultiOp::Create(create) = &ops[0] else { panic!("{batch:?}") };
+        assert!(matches!(create.path, Cow::Borrowed("/a")));
+        assert!(matches!(create.data, Data::Borrowed(b"value")));
     }
 
     #[test]

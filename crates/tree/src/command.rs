@@ -1,7 +1,8 @@
-use bytes::Bytes;
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Acl, Auth, Ceilings, OpError, Refusal, SessionId, WriteSeq, Zxid};
+use crate::{Acl, Auth, Ceilings, Data, OpError, Refusal, SessionId, WriteSeq, Zxid};
 
 /// The newest version of the rules that this build applies entries by; it knows all older ones, too.
 ///
@@ -16,7 +17,7 @@ pub const RULES: u32 = 2;
 /// batches as postcard varints, then each batch as postcard. A batch stands in the entry as the very bytes its origin
 /// encoded, so the leader merges batches without decoding them (`Entry::encode_from_parts`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct Entry<'a> {
     /// By which rules all nodes apply the entry, whatever newer ones they know: from 1 to [`RULES`]. The leader stamps the
     /// newest that all members know.
     pub rules: u32,
@@ -24,11 +25,11 @@ pub struct Entry {
     /// goes back.
     pub time_ms: u64,
     /// In the order in which they take effect.
-    pub batches: Vec<Batch>,
+    pub batches: Vec<Batch<'a>>,
 }
 
-impl Default for Entry {
-    fn default() -> Entry {
+impl Default for Entry<'_> {
+    fn default() -> Self {
         Entry { rules: RULES, time_ms: 0, batches: Vec::new() }
     }
 }
@@ -49,20 +50,21 @@ pub struct Origin {
 /// skipped: it takes no zxid and has no result. So a node may send a batch again after any failure, and what was
 /// applied already stays applied once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Batch {
+pub struct Batch<'a> {
     /// Who numbered these commands.
     pub origin: Origin,
     /// The number of the first command; the others follow without gaps.
     pub first_seq: u64,
     /// In order.
-    pub commands: Vec<Command>,
+    #[serde(borrow)]
+    pub commands: Vec<Command<'a>>,
 }
 
 /// One step of the state machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
+pub enum Command<'a> {
     /// A client's write.
-    Write(Write),
+    Write(#[serde(borrow)] Write<'a>),
     /// Starts a session. Opening an id that is live answers as the first time (the node that lost the answer asks
     /// again); an id that has ended is refused with `SessionExpired`.
     OpenSession(OpenSession),
@@ -78,7 +80,7 @@ pub enum Command {
     /// Proposed by the leader from [`crate::Tree::expired_znodes`]; what is no longer due is left alone.
     ExpireZnodes(Vec<(String, Zxid)>),
     /// A client's write with what bounds it. From rules 2 on.
-    Bounded(Write, Bounds),
+    Bounded(#[serde(borrow)] Write<'a>, Bounds),
     /// A stream takes the session over: later writes of older streams are refused with `SessionMoved`. The zxid of this command
     /// is the stream's generation. From rules 2 on.
     Attach {
@@ -95,7 +97,28 @@ pub enum Command {
     },
 }
 
-impl Command {
+impl Command<'_> {
+    /// Whether it is about one znode or one session, and nothing is so large that it takes long to apply.
+    pub fn is_light(&self) -> bool {
+        match self {
+            Command::Write(write) | Command::Bounded(write, _) => match &write.op {
+                WriteOp::Create(_)
+                | WriteOp::Delete { .. }
+                | WriteOp::SetData { .. }
+                | WriteOp::SetAcl { .. }
+                | WriteOp::Refused(_)
+                | WriteOp::RefusedWith(_) => true,
+                WriteOp::Multi(_)
+                | WriteOp::DeleteTree { .. }
+                | WriteOp::SetQuota { .. }
+                | WriteOp::DeleteQuota { .. }
+                | WriteOp::CloseSession => false,
+            },
+            Command::OpenSession(_) | Command::Attach { .. } => true,
+            Command::EndSession { .. } | Command::ExpireZnodes(_) | Command::Sweep { .. } => false,
+        }
+    }
+
     /// The rules that the command came with: entries that hold it follow them at least.
     pub(crate) fn rules(&self) -> u32 {
         match self {
@@ -175,7 +198,7 @@ impl std::fmt::Display for EndReason {
 /// write is executed as it comes; then an ephemeral cannot be created. With a session and `seq == 0` it is
 /// executed as it comes too, on behalf of the session, and its result is not recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Write {
+pub struct Write<'a> {
     /// 0 for a write outside any session.
     pub session: SessionId,
     /// The write's number in its session.
@@ -186,61 +209,70 @@ pub struct Write {
     pub auth: Auth,
     /// All must hold, or nothing is done and the answer is [`crate::ErrorKind::GuardFailed`] with the path of the
     /// first that does not. Checked in the same step as the operation (G7).
-    pub guards: Vec<Check>,
+    #[serde(borrow)]
+    pub guards: Vec<Check<'a>>,
     /// What to do.
-    pub op: WriteOp,
+    #[serde(borrow)]
+    pub op: WriteOp<'a>,
 }
 
 /// What a write does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WriteOp {
+pub enum WriteOp<'a> {
     /// See [`Create`].
-    Create(Create),
+    Create(#[serde(borrow)] Create<'a>),
     /// Deletes a znode without children.
     Delete {
         /// Which.
-        path: String,
+        #[serde(borrow)]
+        path: Cow<'a, str>,
         /// -1 for any.
         version: i32,
     },
     /// Replaces a znode's data.
     SetData {
         /// Which.
-        path: String,
+        #[serde(borrow)]
+        path: Cow<'a, str>,
         /// The new value.
-        data: Bytes,
+        #[serde(borrow)]
+        data: Data<'a>,
         /// -1 for any.
         version: i32,
     },
     /// Replaces a znode's ACL.
     SetAcl {
         /// Which.
-        path: String,
+        #[serde(borrow)]
+        path: Cow<'a, str>,
         /// The new one.
         acl: Acl,
         /// The expected `aversion`; -1 for any.
         version: i32,
     },
     /// All of them or none, with one zxid.
-    Multi(Vec<MultiOp>),
+    Multi(#[serde(borrow)] Vec<MultiOp<'a>>),
     /// Deletes a znode and everything below it in one step. Beyond ZooKeeper.
     DeleteTree {
         /// The top of what goes.
-        path: String,
+        #[serde(borrow)]
+        path: Cow<'a, str>,
         /// If given: how many znodes are to go, the top included; otherwise [`crate::ErrorKind::CountMismatch`].
         expected_count: Option<u64>,
     },
     /// Sets or replaces the quota of a subtree.
     SetQuota {
         /// The top of the subtree.
-        path: String,
+        #[serde(borrow)]
+        path: Cow<'a, str>,
         /// The limits.
         quota: Quota,
     },
     /// Removes the quota of a subtree; `NoNode` where there is none.
     DeleteQuota {
         /// The top of the subtree.
-        path: String,
+        #[serde(borrow)]
+        path: Cow<'a, str>,
     },
     /// The client ends its own session, in order after its other writes. Its ephemerals go in the same step.
     CloseSession,
@@ -252,7 +284,7 @@ pub enum WriteOp {
     RefusedWith(OpError),
 }
 
-impl WriteOp {
+impl WriteOp<'_> {
     /// Whether it may make the tree larger. What only deletes, checks or ends does not, and is let through when the disks are
     /// full.
     pub fn may_grow(&self) -> bool {
@@ -274,11 +306,13 @@ impl WriteOp {
 
 /// Creates a znode.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Create {
+pub struct Create<'a> {
     /// The path; for a sequential mode the prefix of it, which may end in `/`.
-    pub path: String,
+    #[serde(borrow)]
+    pub path: Cow<'a, str>,
     /// The value.
-    pub data: Bytes,
+    #[serde(borrow)]
+    pub data: Data<'a>,
     /// Empty: open to the world.
     pub acl: Acl,
     /// The kind of znode.
@@ -326,30 +360,33 @@ impl CreateMode {
 
 /// One operation of a [`WriteOp::Multi`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MultiOp {
+pub enum MultiOp<'a> {
     /// See [`Create`].
-    Create(Create),
+    Create(#[serde(borrow)] Create<'a>),
     /// See [`WriteOp::Delete`].
     Delete {
         /// Which.
-        path: String,
+        #[serde(borrow)]
+        path: Cow<'a, str>,
         /// -1 for any.
         version: i32,
     },
     /// See [`WriteOp::SetData`].
     SetData {
         /// Which.
-        path: String,
+        #[serde(borrow)]
+        path: Cow<'a, str>,
         /// The new value.
-        data: Bytes,
+        #[serde(borrow)]
+        data: Data<'a>,
         /// -1 for any.
         version: i32,
     },
     /// Fails the whole where it does not hold. It sees what the operations before it did.
-    Check(Check),
+    Check(#[serde(borrow)] Check<'a>),
 }
 
-impl MultiOp {
+impl MultiOp<'_> {
     fn may_grow(&self) -> bool {
         match self {
             MultiOp::Create(_) | MultiOp::SetData { .. } => true,
@@ -360,9 +397,10 @@ impl MultiOp {
 
 /// A condition on one znode.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
+pub struct Check<'a> {
     /// Which.
-    pub path: String,
+    #[serde(borrow)]
+    pub path: Cow<'a, str>,
     /// What must hold.
     pub kind: CheckKind,
 }

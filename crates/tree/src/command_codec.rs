@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use crate::{Batch, Command, Origin};
 
-impl Command {
+impl Command<'_> {
     /// The bytes of this command as they stand in a batch.
     pub fn encode(&self) -> Bytes {
         encode_to(Vec::with_capacity(256), self).into()
     }
 }
 
-impl Batch {
+impl Batch<'_> {
     /// The same bytes as `Batch { origin, first_seq, commands }.encode()`, where `commands` are encoded already.
     pub fn encode_from_parts(origin: Origin, first_seq: u64, commands: &[Bytes]) -> Bytes {
         let length: usize = commands.iter().map(Bytes::len).sum();

@@ -25,6 +25,7 @@ mod change;
 mod codec;
 mod command;
 mod command_codec;
+mod data;
 mod detail;
 mod digest;
 mod due;
@@ -58,6 +59,7 @@ pub use command::{
     Batch, Bounds, Check, CheckKind, Command, Create, CreateMode, EndReason, Entry, MultiOp, OpenSession,
     Origin, Quota, RULES, Write, WriteOp,
 };
+pub use data::Data;
 pub use detail::{Detail, Malformed, PathFault, QuotaUnit, Scarce, VersionField};
 pub use error::{DecodeError, ErrorKind, OpError, Refusal};
 pub use event::{Event, EventKind};

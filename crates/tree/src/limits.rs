@@ -176,7 +176,7 @@ impl LimitName {
     }
 }
 
-impl Write {
+impl Write<'_> {
     /// Whether the write is within `limits`.
     ///
     /// # Errors
@@ -308,7 +308,7 @@ fn path_to_create(create: &Create) -> Result<(), OpError> {
     }
     // Of a sequential path the part before the number may end with a slash.
     let numbered = format!("{}{:010}", create.path, 0);
-    validate_path(&numbered).map_err(|refused| OpError { path: create.path.clone(), ..refused })
+    validate_path(&numbered).map_err(|refused| OpError { path: create.path.to_string(), ..refused })
 }
 
 /// Names between the slashes of a path.
@@ -390,6 +390,8 @@ fn at_most(limit: LimitName, max: usize, actual: usize, path: &str) -> Result<()
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::{AclEntry, Auth, AuthId, Check, CheckKind, CreateMode, Perms};
 
@@ -406,10 +408,10 @@ mod tests {
         }
     }
 
-    fn create(path: &str, bytes: usize, acl_entries: usize) -> Create {
+    fn create(path: &str, bytes: usize, acl_entries: usize) -> Create<'_> {
         Create {
             path: path.into(),
-            data: vec![0; bytes].into(),
+            data: Bytes::from(vec![0; bytes]).into(),
             acl: vec![AclEntry::world(Perms::ALL); acl_entries],
             mode: CreateMode::Persistent,
             ttl_ms: 0,

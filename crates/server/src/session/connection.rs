@@ -339,7 +339,7 @@ impl Connection {
     fn take_step(
         &mut self,
         requests: &mut std::vec::IntoIter<v1::Request>,
-        writes: &mut Vec<(Command, Waiter)>,
+        writes: &mut Vec<(Command<'static>, Waiter)>,
     ) -> Result<(), End> {
         for request in requests.take(STEP_REQUESTS) {
             if let Some(write) = self.take_request(request)? {

@@ -503,7 +503,7 @@ mod tests {
         }
         bench.arm(2000, "/a", WatchKind::Data);
         assert_eq!(bench.table.by_path.at("/a").count(), 2, "one for each kind");
-        let ids = |told: Vec<String>| told.concat().matches(|c| c == ',' || c == ']').count();
+        let ids = |told: Vec<String>| told.concat().matches([',', ']']).count();
         assert_eq!(ids(bench.fire(EventKind::DataChanged, "/a")), 1001);
         assert_eq!(ids(bench.fire(EventKind::DataChanged, "/a")), 1000);
         let outbox = bench.outbox.clone();

@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use crate::{
     Acl, AclEntry, Auth, AuthId, Batch, Bounds, Ceilings, Check, CheckKind, Command, Create, CreateMode,
-    Detail, EndReason, Entry, ErrorKind, LimitName, MultiOp, OpError, OpenSession, Origin, Perms, Quota,
-    RULES, Refusal, Tree, Write, WriteOp, digest_id,
+    Data, Detail, EndReason, Entry, ErrorKind, LimitName, MultiOp, OpError, OpenSession, Origin, Perms,
+    Quota, RULES, Refusal, Tree, Write, WriteOp, digest_id,
 };
 
 /// The term in which everything is applied.
@@ -37,7 +37,7 @@ impl Drawn {
     }
 
     /// The next entry, for `tree` as it is. An error when the bytes are used up.
-    pub(super) fn entry(&mut self, from: &mut Unstructured<'_>, tree: &Tree) -> Result<Entry> {
+    pub(super) fn entry(&mut self, from: &mut Unstructured<'_>, tree: &Tree) -> Result<Entry<'static>> {
         if from.is_empty() {
             return Err(arbitrary::Error::NotEnoughData);
         }
@@ -55,7 +55,7 @@ impl Drawn {
         Ok(Entry { rules, time_ms: self.now_ms, batches })
     }
 
-    fn batch(&mut self, from: &mut Unstructured<'_>, tree: &Tree) -> Result<Batch> {
+    fn batch(&mut self, from: &mut Unstructured<'_>, tree: &Tree) -> Result<Batch<'static>> {
         let node = from.int_in_range(0..=1usize)?;
         let (last_seq, incarnation) = &mut self.origins[node];
         if from.ratio(1, 32)? {
@@ -77,7 +77,7 @@ impl Drawn {
     }
 }
 
-fn command(from: &mut Unstructured<'_>, tree: &Tree) -> Result<Command> {
+fn command(from: &mut Unstructured<'_>, tree: &Tree) -> Result<Command<'static>> {
     Ok(match from.int_in_range(0..=31u8)? {
         0..=3 => {
             let session = from.int_in_range(0..=SESSIONS)?;
@@ -129,7 +129,7 @@ fn bounds(from: &mut Unstructured<'_>, tree: &Tree) -> Result<Bounds> {
     Ok(Bounds { generation, ceilings: from.ratio(1, 2)?.then_some(ceilings) })
 }
 
-fn write(from: &mut Unstructured<'_>, tree: &Tree) -> Result<Write> {
+fn write(from: &mut Unstructured<'_>, tree: &Tree) -> Result<Write<'static>> {
     let session = from.int_in_range(0..=SESSIONS)?;
     let last = tree.session(session).map_or(0, |session| session.last_seq());
     let seq = match (session, from.int_in_range(0..=15u8)?) {
@@ -154,21 +154,21 @@ fn write(from: &mut Unstructured<'_>, tree: &Tree) -> Result<Write> {
     Ok(Write { session, seq, acked, auth, guards, op: write_op(from)? })
 }
 
-fn write_op(from: &mut Unstructured<'_>) -> Result<WriteOp> {
+fn write_op(from: &mut Unstructured<'_>) -> Result<WriteOp<'static>> {
     Ok(match from.int_in_range(0..=31u8)? {
-        0..=4 => WriteOp::Delete { path: path(from)?, version: version(from)? },
-        5..=9 => WriteOp::SetData { path: path(from)?, data: data(from)?, version: version(from)? },
-        10..=11 => WriteOp::SetAcl { path: path(from)?, acl: acl(from)?, version: version(from)? },
+        0..=4 => WriteOp::Delete { path: path(from)?.into(), version: version(from)? },
+        5..=9 => WriteOp::SetData { path: path(from)?.into(), data: data(from)?, version: version(from)? },
+        10..=11 => WriteOp::SetAcl { path: path(from)?.into(), acl: acl(from)?, version: version(from)? },
         12..=15 => {
             let ops = (0..from.int_in_range(0..=4u8)?).map(|_| multi_op(from));
             WriteOp::Multi(ops.collect::<Result<_>>()?)
         }
         16 => WriteOp::DeleteTree {
-            path: path(from)?,
+            path: path(from)?.into(),
             expected_count: from.arbitrary::<bool>()?.then_some(from.int_in_range(0..=4)?),
         },
-        17..=18 => WriteOp::SetQuota { path: path(from)?, quota: quota(from)? },
-        19 => WriteOp::DeleteQuota { path: path(from)? },
+        17..=18 => WriteOp::SetQuota { path: path(from)?.into(), quota: quota(from)? },
+        19 => WriteOp::DeleteQuota { path: path(from)?.into() },
         20 => WriteOp::CloseSession,
         22 => {
             let detail = Detail::Limit { limit: LimitName::Depth, max: 4, actual: from.arbitrary()? };
@@ -183,16 +183,16 @@ fn refused_at_the_door(path: String) -> Refusal {
     Refusal { kind: ErrorKind::BadArguments, path, op_index: None, message: "refused at the door".into() }
 }
 
-fn multi_op(from: &mut Unstructured<'_>) -> Result<MultiOp> {
+fn multi_op(from: &mut Unstructured<'_>) -> Result<MultiOp<'static>> {
     Ok(match from.int_in_range(0..=7u8)? {
         0 => MultiOp::Check(check(from)?),
-        1..=2 => MultiOp::Delete { path: path(from)?, version: version(from)? },
-        3..=4 => MultiOp::SetData { path: path(from)?, data: data(from)?, version: version(from)? },
+        1..=2 => MultiOp::Delete { path: path(from)?.into(), version: version(from)? },
+        3..=4 => MultiOp::SetData { path: path(from)?.into(), data: data(from)?, version: version(from)? },
         _ => MultiOp::Create(create(from)?),
     })
 }
 
-fn create(from: &mut Unstructured<'_>) -> Result<Create> {
+fn create(from: &mut Unstructured<'_>) -> Result<Create<'static>> {
     use CreateMode::*;
     let mode = *from.choose(&[
         Persistent,
@@ -211,7 +211,7 @@ fn create(from: &mut Unstructured<'_>) -> Result<Create> {
         false => 0,
     };
     let acl = if from.ratio(3, 4)? { vec![] } else { acl(from)? };
-    Ok(Create { path: path(from)?, data: data(from)?, acl, mode, ttl_ms, parents: from.arbitrary()? })
+    Ok(Create { path: path(from)?.into(), data: data(from)?, acl, mode, ttl_ms, parents: from.arbitrary()? })
 }
 
 fn path(from: &mut Unstructured<'_>) -> Result<String> {
@@ -226,9 +226,9 @@ fn path(from: &mut Unstructured<'_>) -> Result<String> {
     Ok(path)
 }
 
-fn data(from: &mut Unstructured<'_>) -> Result<Bytes> {
+fn data(from: &mut Unstructured<'_>) -> Result<Data<'static>> {
     let length = from.int_in_range(0..=5)?;
-    Ok(Bytes::copy_from_slice(from.bytes(length)?))
+    Ok(Bytes::copy_from_slice(from.bytes(length)?).into())
 }
 
 fn version(from: &mut Unstructured<'_>) -> Result<i32> {
@@ -239,13 +239,13 @@ fn version(from: &mut Unstructured<'_>) -> Result<i32> {
     })
 }
 
-fn check(from: &mut Unstructured<'_>) -> Result<Check> {
+fn check(from: &mut Unstructured<'_>) -> Result<Check<'static>> {
     let kind = match from.int_in_range(0..=2u8)? {
         0 => CheckKind::Version(version(from)?),
         1 => CheckKind::Epoch(from.int_in_range(0..=40)?),
         _ => CheckKind::Absent,
     };
-    Ok(Check { path: path(from)?, kind })
+    Ok(Check { path: path(from)?.into(), kind })
 }
 
 fn quota(from: &mut Unstructured<'_>) -> Result<Quota> {
@@ -282,7 +282,7 @@ fn acl(from: &mut Unstructured<'_>) -> Result<Acl> {
 }
 
 /// Commands that all succeed on a new tree and leave some of everything.
-pub(super) fn furniture() -> Vec<Command> {
+pub(super) fn furniture() -> Vec<Command<'static>> {
     let open = |session| {
         let client_name = format!("client-{session}");
         Command::OpenSession(OpenSession { session, password: [7; 16], timeout_ms: 1000, client_name })
@@ -294,7 +294,7 @@ pub(super) fn furniture() -> Vec<Command> {
     let create = |path: &str, mode, ttl_ms| {
         let anns = AclEntry { perms: Perms::ALL, scheme: "auth".into(), id: String::new() };
         let acl = vec![AclEntry::world(Perms::ALL), anns];
-        let (path, data) = (path.to_owned(), Bytes::from_static(b"value"));
+        let (path, data) = (path.to_owned().into(), Data::Borrowed(b"value"));
         Create { path, data, acl, mode, ttl_ms, parents: true }
     };
     let quota =
@@ -302,7 +302,7 @@ pub(super) fn furniture() -> Vec<Command> {
     let multi = vec![
         MultiOp::Check(Check { path: "/a".into(), kind: CheckKind::Version(-1) }),
         MultiOp::Create(create("/a/zz-", CreateMode::PersistentSequential, 0)),
-        MultiOp::SetData { path: "/a".into(), data: Bytes::from_static(b"other"), version: 0 },
+        MultiOp::SetData { path: "/a".into(), data: Data::Borrowed(b"other"), version: 0 },
         MultiOp::Delete { path: "/a/b/gone".into(), version: -1 },
     ];
     vec![
@@ -320,13 +320,13 @@ pub(super) fn furniture() -> Vec<Command> {
 }
 
 /// Commands that go to every corner of a tree that has been loaded.
-pub(super) fn tour(tree: &Tree) -> Vec<Command> {
+pub(super) fn tour(tree: &Tree) -> Vec<Command<'static>> {
     let write = |op| {
         let auth = Auth::superuser();
         Command::Write(Write { session: 0, seq: 0, acked: 0, auth, guards: vec![], op })
     };
     let create = |path: &str| {
-        let (path, data) = (path.to_owned(), Bytes::from_static(b"x"));
+        let (path, data) = (path.to_owned().into(), Data::Borrowed(b"x"));
         let mode = CreateMode::PersistentSequential;
         WriteOp::Create(Create { path, data, acl: vec![], mode, ttl_ms: 0, parents: true })
     };
@@ -335,7 +335,7 @@ pub(super) fn tour(tree: &Tree) -> Vec<Command> {
         Command::Sweep { candidates: tree.expired_znodes(u64::MAX, Some(0), 16), unused_ms: 0 },
         write(create("/")),
         write(create("/a/b/n-")),
-        write(WriteOp::SetData { path: "/a".into(), data: Bytes::from_static(b"new"), version: -1 }),
+        write(WriteOp::SetData { path: "/a".into(), data: Data::Borrowed(b"new"), version: -1 }),
         write(WriteOp::SetAcl { path: "/a".into(), acl: vec![AclEntry::world(Perms::READ)], version: -1 }),
     ];
     for session in tree.sessions().take(16) {

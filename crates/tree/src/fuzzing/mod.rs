@@ -98,7 +98,8 @@ fn assert_sound(tree: &Tree) {
 
 /// As a node does that got the entry as bytes.
 fn apply(tree: &mut Tree, entry: &Entry) -> Vec<(Origin, u64, Applied)> {
-    let decoded = Entry::decode(&entry.encode()).expect("what was encoded can be decoded");
+    let bytes = entry.encode();
+    let decoded = Entry::decode(&bytes).expect("what was encoded can be decoded");
     assert_eq!(&decoded, entry);
     let mut told = Vec::new();
     tree.apply_in_term(draw::TERM, &decoded, |_, origin, seq, applied| told.push((origin, seq, applied)));
@@ -117,7 +118,7 @@ fn apply_with_breaks(tree: &mut Tree, entry: &Entry) -> Vec<(Origin, u64, Applie
 }
 
 /// The same commands in batches of one, each of which comes once more when the next has been there.
-fn rearranged(entry: &Entry) -> Entry {
+fn rearranged<'a>(entry: &Entry<'a>) -> Entry<'a> {
     let mut batches: Vec<Batch> = Vec::new();
     for batch in &entry.batches {
         let mut before = None;

@@ -7,7 +7,7 @@ impl Tree {
     /// A check within a multi. To check a version or an epoch needs `READ`, as in ZooKeeper; that a znode is absent
     /// needs nothing, as `exists` does not.
     pub(super) fn check(&self, caller: Caller<'_>, check: &Check) -> OpResult {
-        let path = check.path.as_str();
+        let path = &*check.path;
         match check.kind {
             CheckKind::Version(version) => {
                 let znode = self.find(path)?.znode;

@@ -44,7 +44,7 @@ impl Tree {
         };
         let path: Arc<str> = match create.mode.is_sequential() {
             true => format!("{}{number:010}", create.path).into(),
-            false => create.path.as_str().into(),
+            false => (*create.path).into(),
         };
         validate_path(&path)?;
         let exists = missing.is_empty()

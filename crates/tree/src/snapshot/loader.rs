@@ -262,7 +262,7 @@ impl TreeLoader {
 
     fn result(&mut self, row: row::Recorded<'_>) -> Result<(), DecodeError> {
         self.past(row.zxid)?;
-        let recorded = Recorded::restore(row.zxid, row.bytes.0)?;
+        let recorded = Recorded::restore(row.zxid, &row.bytes)?;
         if Bug::ResultsNotInSnapshots.is_planted() {
             return Ok(());
         }
@@ -294,7 +294,7 @@ impl TreeLoader {
             mzxid: row.mzxid,
             ctime: row.ctime,
             mtime: row.mtime,
-            data: row.data.0.into(),
+            data: (*row.data).into(),
             kind: row.kind,
             dir: row.dir.map(|dir| Box::new(creates(dir))),
             version: row.version,
@@ -336,7 +336,7 @@ impl TreeLoader {
             parent.missing -= 1;
             path_bytes = parent.path_bytes + 1 + row.name.len();
             above = Some(parent.slot);
-            self.tallies.add(parent.slot, Sum::of(row.data.0.len(), path_bytes));
+            self.tallies.add(parent.slot, Sum::of(row.data.len(), path_bytes));
         }
         let mut slot = 0;
         if let Some(dir) = &row.dir {
@@ -477,7 +477,7 @@ mod tests {
             acl: 0,
             kind: Kind::Persistent,
             dir: dir.map(|(id, children)| Dir { id, creates: 0, children, slot: 0, pzxid: 1 }),
-            data: row::Blob(b""),
+            data: crate::Data::default(),
         }
     }
 

@@ -1,8 +1,7 @@
-use serde::de::Visitor;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::znode::{Dir, Kind};
-use crate::{EndReason, OpenSession, SessionId, WriteSeq, Zxid};
+use crate::{Data, EndReason, OpenSession, SessionId, WriteSeq, Zxid};
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Header {
@@ -67,7 +66,7 @@ pub(super) struct Recorded<'a> {
     pub(super) session: SessionId,
     pub(super) zxid: Zxid,
     #[serde(borrow)]
-    pub(super) bytes: Blob<'a>,
+    pub(super) bytes: Data<'a>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,41 +83,11 @@ pub(super) struct Znode<'a> {
     pub(super) kind: Kind,
     pub(super) dir: Option<Dir>,
     #[serde(borrow)]
-    pub(super) data: Blob<'a>,
+    pub(super) data: Data<'a>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Trailer {
     pub(super) znodes: u64,
     pub(super) digest: u64,
-}
-
-/// Bytes that are borrowed from the chunk. Serde takes a plain slice for a sequence of numbers, one by one.
-#[derive(Debug)]
-pub(super) struct Blob<'a>(pub(super) &'a [u8]);
-
-impl Serialize for Blob<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Blob<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Blob<'a>, D::Error> {
-        struct Borrow;
-
-        impl<'de> Visitor<'de> for Borrow {
-            type Value = Blob<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("bytes")
-            }
-
-            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Blob<'de>, E> {
-                Ok(Blob(bytes))
-            }
-        }
-
-        deserializer.deserialize_bytes(Borrow)
-    }
 }

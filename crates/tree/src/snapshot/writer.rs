@@ -1,8 +1,7 @@
 use serde::Serialize;
 
-use super::row::{self, Blob};
-use super::{Section, VERSION, VERSION_1};
-use crate::Tree;
+use super::{Section, VERSION, VERSION_1, row};
+use crate::{Data, Tree};
 
 /// A chunk is closed once it is this large: it exceeds this by one row at most.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -81,7 +80,7 @@ impl Tree {
             results.iter().map(move |recorded| row::Recorded {
                 session,
                 zxid: recorded.zxid,
-                bytes: Blob(&recorded.bytes),
+                bytes: Data::Borrowed(&recorded.bytes),
             })
         })
     }
@@ -99,7 +98,7 @@ impl Tree {
             acl: znode.acl,
             kind: znode.kind,
             dir: znode.dir.as_deref().cloned(),
-            data: Blob(&znode.data),
+            data: Data::Borrowed(&znode.data),
         })
     }
 }

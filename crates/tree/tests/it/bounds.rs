@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use coordd_tree::{
-    AclEntry, Auth, AuthId, Bounds, Ceilings, Command, Create, CreateMode, EndReason, ErrorKind, OpenSession,
-    Perms, Tree, Write, WriteOp,
+    AclEntry, Auth, AuthId, Bounds, Ceilings, Command, Create, CreateMode, Data, EndReason, ErrorKind,
+    OpenSession, Perms, Tree, Write, WriteOp,
 };
 
 use crate::driver::{Driver, ORIGIN, entry, reload};
@@ -18,12 +18,19 @@ fn bounded(op: WriteOp, ceilings: Ceilings) -> Command {
     Command::Bounded(write, Bounds { generation: 0, ceilings: Some(ceilings) })
 }
 
-fn create(path: &str, data: Bytes, acl: Vec<AclEntry>) -> WriteOp {
+fn create(path: &str, data: Bytes, acl: Vec<AclEntry>) -> WriteOp<'static> {
     let mode = CreateMode::Persistent;
-    WriteOp::Create(Create { path: path.into(), data, acl, mode, ttl_ms: 0, parents: false })
+    WriteOp::Create(Create {
+        path: path.to_owned().into(),
+        data: data.into(),
+        acl,
+        mode,
+        ttl_ms: 0,
+        parents: false,
+    })
 }
 
-fn open(session: u64) -> Command {
+fn open(session: u64) -> Command<'static> {
     let client_name = "client".into();
     Command::OpenSession(OpenSession { session, password: [0; 16], timeout_ms: 1000, client_name })
 }
@@ -38,7 +45,7 @@ fn apply_all(tree: &mut Tree, first_seq: u64, commands: Vec<Command>) {
 #[test]
 fn a_session_that_never_acknowledges_is_refused_until_it_does() {
     let mut tree = Tree::new();
-    let set = || WriteOp::SetData { path: "/".into(), data: Bytes::new(), version: -1 };
+    let set = || WriteOp::SetData { path: "/".into(), data: Data::default(), version: -1 };
     let mut commands = vec![open(7)];
     commands.extend((1..=16_384).map(|seq| write(7, seq, 0, set())));
     apply_all(&mut tree, 1, commands);
@@ -130,7 +137,8 @@ fn a_tree_as_deep_as_paths_allow_can_be_deleted_and_loaded() {
     let mut tree = Tree::new();
     let deep = "/d".repeat(2048);
     let mode = CreateMode::Persistent;
-    let create = Create { path: deep, data: Bytes::new(), acl: vec![], mode, ttl_ms: 0, parents: true };
+    let create =
+        Create { path: deep.into(), data: Data::default(), acl: vec![], mode, ttl_ms: 0, parents: true };
     let op = WriteOp::Create(create);
     apply_all(&mut tree, 1, vec![write(0, 0, 0, op)]);
     assert_eq!(tree.descendant_count("/d", &Auth::default()).unwrap(), 2047);

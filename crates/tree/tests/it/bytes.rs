@@ -47,7 +47,8 @@ proptest! {
         bit in 0..8u8,
     ) {
         let (_, mut entry) = tree(&draws);
-        let before = Entry::decode(&entry).unwrap();
+        let undamaged = entry.clone();
+        let before = Entry::decode(&undamaged).unwrap();
         let at = at.index(entry.len());
         entry[at] ^= 1 << bit;
         if let Ok(after) = Entry::decode(&entry) {

@@ -30,7 +30,8 @@ impl Driver {
 
     /// Applies an entry as a node does that got it as bytes. Skipped commands do not show.
     pub(crate) fn apply_entry(&mut self, entry: &Entry) -> Vec<Applied> {
-        let decoded = Entry::decode(&entry.encode()).expect("what was encoded can be decoded");
+        let bytes = entry.encode();
+        let decoded = Entry::decode(&bytes).expect("what was encoded can be decoded");
         assert_eq!(&decoded, entry);
         let mut all = Vec::new();
         self.tree.apply(&decoded, |_, _, _, applied| all.push(applied));

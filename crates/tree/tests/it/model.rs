@@ -250,7 +250,7 @@ impl Model {
             PersistentSequential | EphemeralSequential | PersistentSequentialWithTtl => {
                 format!("{}{number:010}", op.path)
             }
-            Persistent | Ephemeral | Container | PersistentWithTtl => op.path.clone(),
+            Persistent | Ephemeral | Container | PersistentWithTtl => op.path.to_string(),
         };
         if self.znodes.contains_key(&path) {
             return Err(ErrorKind::NodeExists);
@@ -263,7 +263,7 @@ impl Model {
             self.insert(&path, znode);
         }
         let owner = if is_ephemeral { session } else { 0 };
-        let znode = self.znode(op.mode, op.ttl_ms, owner, acl, op.data.clone());
+        let znode = self.znode(op.mode, op.ttl_ms, owner, acl, Bytes::copy_from_slice(&op.data));
         let stat = znode.stat;
         self.insert(&path, znode);
         Ok(Outcome::Created { path, stat })
@@ -285,14 +285,14 @@ impl Model {
         Ok(Outcome::Deleted)
     }
 
-    fn set_data(&mut self, auth: &Auth, path: &str, data: &Bytes, version: i32) -> Done {
+    fn set_data(&mut self, auth: &Auth, path: &str, data: &[u8], version: i32) -> Done {
         self.permit(auth, path, Perms::WRITE)?;
         let (zxid, time_ms) = (self.zxid, self.time_ms);
         let znode = self.znodes.get_mut(path).ok_or(ErrorKind::NoNode)?;
         if version != -1 && version != znode.stat.version {
             return Err(ErrorKind::BadVersion);
         }
-        znode.data = data.clone();
+        znode.data = Bytes::copy_from_slice(data);
         let stat = &mut znode.stat;
         (stat.version, stat.mzxid, stat.mtime) = (stat.version + 1, zxid, time_ms);
         stat.data_length = data.len() as u32;
@@ -337,7 +337,7 @@ impl Model {
     }
 
     fn check(&self, check: &Check, auth: Option<&Auth>) -> Result<(), ErrorKind> {
-        let znode = self.znodes.get(&check.path);
+        let znode = self.znodes.get(&*check.path);
         if let (Some(auth), Some(_), false) = (auth, znode, check.kind == CheckKind::Absent) {
             self.permit(auth, &check.path, Perms::READ)?;
         }

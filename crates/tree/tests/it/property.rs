@@ -1,8 +1,10 @@
 //! Random commands, and whether the tree does what the model does.
 
+use std::borrow::Cow;
+
 use coordd_tree::{
-    AclEntry, Auth, AuthId, Bounds, Check, CheckKind, Command, Create, CreateMode, EndReason, EventKind,
-    MultiOp, OpenSession, Perms, Tree, Write, WriteOp, WriteOutcome, digest_id,
+    AclEntry, Auth, AuthId, Bounds, Check, CheckKind, Command, Create, CreateMode, Data, EndReason,
+    EventKind, MultiOp, OpenSession, Perms, Tree, Write, WriteOp, WriteOutcome, digest_id,
 };
 use proptest::prelude::*;
 
@@ -14,7 +16,7 @@ const SESSIONS: u64 = 4;
 /// A command, whose numbers are relative to what the tree is then, so that most of them fit.
 #[derive(Clone, Debug)]
 pub(crate) struct Draw {
-    command: Command,
+    command: Command<'static>,
     /// Added to the number that the write should have.
     seq_offset: i64,
     pass_ms: u64,
@@ -23,7 +25,7 @@ pub(crate) struct Draw {
 
 impl Draw {
     /// The command as it is proposed to this tree.
-    pub(crate) fn resolve(&self, tree: &Tree) -> Command {
+    pub(crate) fn resolve(&self, tree: &Tree) -> Command<'static> {
         let mut command = self.command.clone();
         match &mut command {
             Command::Write(write) | Command::Bounded(write, _) if write.session != 0 => {
@@ -60,13 +62,13 @@ pub(crate) fn draws(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
 }
 
 /// Few names, so that they meet.
-fn path() -> impl Strategy<Value = String> {
+fn path() -> impl Strategy<Value = Cow<'static, str>> {
     let name = prop::sample::select(vec!["a", "b", "long-enough-to-leave-the-inline-string"]);
-    prop::collection::vec(name, 1..4).prop_map(|names| format!("/{}", names.join("/")))
+    prop::collection::vec(name, 1..4).prop_map(|names| format!("/{}", names.join("/")).into())
 }
 
-fn any_path() -> impl Strategy<Value = String> {
-    prop_oneof![20 => path(), 1 => Just("/".to_owned()), 1 => Just("/zookeeper/quota".to_owned())]
+fn any_path() -> impl Strategy<Value = Cow<'static, str>> {
+    prop_oneof![20 => path(), 1 => Just("/".into()), 1 => Just("/zookeeper/quota".into())]
 }
 
 fn ann() -> AuthId {
@@ -83,7 +85,7 @@ fn acl() -> impl Strategy<Value = Vec<AclEntry>> {
     ]
 }
 
-fn create() -> impl Strategy<Value = Create> {
+fn create() -> impl Strategy<Value = Create<'static>> {
     use CreateMode::*;
     let mode = prop::sample::select(vec![
         Persistent,
@@ -104,15 +106,15 @@ fn create() -> impl Strategy<Value = Create> {
     )
 }
 
-fn data() -> impl Strategy<Value = bytes::Bytes> {
-    prop::collection::vec(any::<u8>(), 0..6).prop_map(bytes::Bytes::from)
+fn data() -> impl Strategy<Value = Data<'static>> {
+    prop::collection::vec(any::<u8>(), 0..6).prop_map(|data| bytes::Bytes::from(data).into())
 }
 
 fn version() -> impl Strategy<Value = i32> {
     prop_oneof![4 => Just(-1), 2 => 0..3i32]
 }
 
-fn check() -> impl Strategy<Value = Check> {
+fn check() -> impl Strategy<Value = Check<'static>> {
     let kind = prop_oneof![
         version().prop_map(CheckKind::Version),
         (0..40u64).prop_map(CheckKind::Epoch),
@@ -121,7 +123,7 @@ fn check() -> impl Strategy<Value = Check> {
     (any_path(), kind).prop_map(|(path, kind)| Check { path, kind })
 }
 
-fn multi_op() -> impl Strategy<Value = MultiOp> {
+fn multi_op() -> impl Strategy<Value = MultiOp<'static>> {
     prop_oneof![
         4 => create().prop_map(MultiOp::Create),
         2 => (any_path(), version()).prop_map(|(path, version)| MultiOp::Delete { path, version }),
@@ -131,7 +133,7 @@ fn multi_op() -> impl Strategy<Value = MultiOp> {
     ]
 }
 
-fn write_op() -> impl Strategy<Value = WriteOp> {
+fn write_op() -> impl Strategy<Value = WriteOp<'static>> {
     prop_oneof![
         12 => create().prop_map(WriteOp::Create),
         4 => (any_path(), version()).prop_map(|(path, version)| WriteOp::Delete { path, version }),
@@ -145,7 +147,7 @@ fn write_op() -> impl Strategy<Value = WriteOp> {
     ]
 }
 
-fn command() -> impl Strategy<Value = Command> {
+fn command() -> impl Strategy<Value = Command<'static>> {
     let guards = prop_oneof![6 => Just(vec![]), 1 => prop::collection::vec(check(), 1..3)];
     let auth = prop::bool::weighted(0.3)
         .prop_map(|is_ann| Auth { ip: None, ids: if is_ann { vec![ann()] } else { vec![] } });

@@ -7,7 +7,7 @@ use crate::driver::reload;
 use crate::property::{Draw, draws};
 
 /// Entries of several commands from two nodes, some of them sent twice, some too late.
-fn entries(draws: &[Draw], sizes: &[(usize, u64, bool)]) -> Vec<Entry> {
+fn entries(draws: &[Draw], sizes: &[(usize, u64, bool)]) -> Vec<Entry<'static>> {
     let mut tree = Tree::new();
     let mut next = [1, 1];
     let mut now_ms = 0;

@@ -34,7 +34,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use coordd_tree::{
-    Applied, Command, CreateMode, EndReason, ErrorKind, Event, OpError, OpResult, OpenSession, Origin,
+    Applied, Command, CreateMode, Data, EndReason, ErrorKind, Event, OpError, OpResult, OpenSession, Origin,
     Outcome, Refusal, Stat, Write, WriteOp,
 };
 use goldenscript::{ArgumentConsumer, Context};
@@ -121,7 +121,11 @@ impl goldenscript::Runner for Runner {
 }
 
 impl Runner {
-    fn write(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Write, Box<dyn Error>> {
+    fn write<'a>(
+        &mut self,
+        name: &str,
+        args: &mut ArgumentConsumer<'a>,
+    ) -> Result<Write<'a>, Box<dyn Error>> {
         let session: u64 = optional(args, "session")?.unwrap_or(0);
         let last = self.seqs.get(&session).copied().unwrap_or(0);
         let seq: u64 = optional(args, "seq")?.unwrap_or(if session == 0 { 0 } else { last + 1 });
@@ -140,7 +144,7 @@ impl Runner {
             "delete" => WriteOp::Delete { path: required(args, "PATH")?.into(), version: version(args)? },
             "set" => WriteOp::SetData {
                 path: required(args, "PATH")?.into(),
-                data: required(args, "DATA")?.to_owned().into(),
+                data: Data::Borrowed(required(args, "DATA")?.as_bytes()),
                 version: version(args)?,
             },
             "set_acl" => WriteOp::SetAcl {
@@ -174,7 +178,11 @@ impl Runner {
         Ok(Write { session, seq, acked, auth, guards, op })
     }
 
-    fn internal(&self, name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Command, Box<dyn Error>> {
+    fn internal(
+        &self,
+        name: &str,
+        args: &mut ArgumentConsumer<'_>,
+    ) -> Result<Command<'static>, Box<dyn Error>> {
         Ok(match name {
             "open" => Command::OpenSession(OpenSession {
                 session: required(args, "ID")?.parse()?,

@@ -4,8 +4,8 @@ use std::error::Error;
 use std::str::FromStr;
 
 use coordd_tree::{
-    Acl, AclEntry, Auth, AuthId, Bounds, Ceilings, Check, CheckKind, Create, CreateMode, MultiOp, Perms,
-    Quota, digest_id,
+    Acl, AclEntry, Auth, AuthId, Bounds, Ceilings, Check, CheckKind, Create, CreateMode, Data, MultiOp,
+    Perms, Quota, digest_id,
 };
 use goldenscript::ArgumentConsumer;
 
@@ -34,10 +34,10 @@ pub(crate) fn parse_auth(args: &mut ArgumentConsumer<'_>) -> Result<Auth> {
     Ok(Auth { ip: optional(args, "ip")?, ids: ids.collect() })
 }
 
-pub(crate) fn parse_create(args: &mut ArgumentConsumer<'_>) -> Result<Create> {
+pub(crate) fn parse_create<'a>(args: &mut ArgumentConsumer<'a>) -> Result<Create<'a>> {
     Ok(Create {
-        path: required(args, "PATH")?.to_owned(),
-        data: args.next_pos().unwrap_or("").to_owned().into(),
+        path: required(args, "PATH")?.into(),
+        data: Data::Borrowed(args.next_pos().unwrap_or("").as_bytes()),
         acl: args.take_key("acl").map(parse_acl).transpose()?.unwrap_or_default(),
         mode: args.take_key("mode").map_or(Ok(CreateMode::Persistent), parse_mode)?,
         ttl_ms: optional(args, "ttl")?.unwrap_or(0),
@@ -92,35 +92,35 @@ pub(crate) fn parse_quota(args: &mut ArgumentConsumer<'_>) -> Result<Quota> {
 }
 
 /// A condition, by its words.
-pub(crate) fn parse_check(words: &[&str]) -> Result<Check> {
+pub(crate) fn parse_check<'a>(words: &[&'a str]) -> Result<Check<'a>> {
     let (path, kind) = match words {
         [path, "version", version] => (path, CheckKind::Version(version.parse()?)),
         [path, "epoch", epoch] => (path, CheckKind::Epoch(epoch.parse()?)),
         [path, "absent"] => (path, CheckKind::Absent),
         words => return Err(format!("{words:?} is no condition").into()),
     };
-    Ok(Check { path: path.to_string(), kind })
+    Ok(Check { path: (*path).into(), kind })
 }
 
 /// An operation of a multi.
-pub(crate) fn parse_op(op: &str) -> Result<MultiOp> {
+pub(crate) fn parse_op(op: &str) -> Result<MultiOp<'_>> {
     let words: Vec<&str> = op.split_whitespace().collect();
     let version = |word: Option<&&str>| word.map_or(Ok(-1), |word| word.parse::<i32>());
     Ok(match words.as_slice() {
         ["create", path, rest @ ..] => MultiOp::Create(Create {
-            path: path.to_string(),
-            data: rest.first().copied().unwrap_or("").to_owned().into(),
+            path: (*path).into(),
+            data: Data::Borrowed(rest.first().copied().unwrap_or("").as_bytes()),
             acl: vec![],
             mode: rest.get(1).map_or(Ok(CreateMode::Persistent), |mode| parse_mode(mode))?,
             ttl_ms: 0,
             parents: false,
         }),
         ["delete", path, rest @ ..] => {
-            MultiOp::Delete { path: path.to_string(), version: version(rest.first())? }
+            MultiOp::Delete { path: (*path).into(), version: version(rest.first())? }
         }
         ["set", path, data, rest @ ..] => MultiOp::SetData {
-            path: path.to_string(),
-            data: data.to_string().into(),
+            path: (*path).into(),
+            data: Data::Borrowed(data.as_bytes()),
             version: version(rest.first())?,
         },
         ["check", condition @ ..] => MultiOp::Check(parse_check(condition)?),

@@ -7,7 +7,7 @@ fn entry(first_seq: u64, command: Command) -> Entry {
     Entry { time_ms: 1, batches: vec![batch], ..Entry::default() }
 }
 
-fn expiry(term: u64) -> Command {
+fn expiry(term: u64) -> Command<'static> {
     let reason = EndReason::Expired { silent_ms: 10_000, term, last_node: 1 };
     Command::EndSession { session: 7, reason }
 }

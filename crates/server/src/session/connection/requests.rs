@@ -11,7 +11,10 @@ use crate::reads::authenticate;
 
 impl Connection {
     /// A request; returns the command if it is a write.
-    pub(super) fn take_request(&mut self, request: v1::Request) -> Result<Option<(Command, Waiter)>, End> {
+    pub(super) fn take_request(
+        &mut self,
+        request: v1::Request,
+    ) -> Result<Option<(Command<'static>, Waiter)>, End> {
         let id = request.id;
         let seq = request.write_seq;
         let Some(op) = request.op else {
