@@ -31,9 +31,9 @@ pub(crate) struct LeafMap<K, V> {
 /// The keys from `begin` on that are below `end`; `None` for no end. Spans in one map do not overlap, so where they
 /// begin is their order.
 ///
-/// The end is there for looking up: a key is equal to the span that holds it ([`At`]), so that [`OrdMap::get`] finds
-/// it. [`OrdMap::get_prev`] would find it by where it begins, but makes an iterator with two vectors for that, and a
-/// write looks up about ten keys.
+/// The end is there for looking up: a key is equal to the span that holds it ([`Within`]), so that [`OrdMap::get`] finds
+/// it. [`OrdMap::get_prev`] finds it by where it begins, but makes an iterator with two vectors for that, and a write
+/// looks up about ten keys.
 #[derive(Clone)]
 struct Span<K> {
     begin: K,
@@ -60,16 +60,16 @@ impl<K: Ord> PartialEq for Span<K> {
 
 impl<K: Ord> Eq for Span<K> {}
 
-/// A key, to look up the leaf in whose span it is.
-struct At<'a, Q: ?Sized>(&'a Q);
+/// A key, to look for the span that it is in.
+struct Within<'a, Q: ?Sized>(&'a Q);
 
-impl<K, Q: Comparable<K> + ?Sized> Equivalent<Span<K>> for At<'_, Q> {
+impl<K, Q: Comparable<K> + ?Sized> Equivalent<Span<K>> for Within<'_, Q> {
     fn equivalent(&self, span: &Span<K>) -> bool {
         self.compare(span).is_eq()
     }
 }
 
-impl<K, Q: Comparable<K> + ?Sized> Comparable<Span<K>> for At<'_, Q> {
+impl<K, Q: Comparable<K> + ?Sized> Comparable<Span<K>> for Within<'_, Q> {
     fn compare(&self, span: &Span<K>) -> Ordering {
         if self.0.compare(&span.begin).is_lt() {
             return Ordering::Less;
@@ -78,6 +78,21 @@ impl<K, Q: Comparable<K> + ?Sized> Comparable<Span<K>> for At<'_, Q> {
             Some(end) if self.0.compare(end).is_ge() => Ordering::Greater,
             _ => Ordering::Equal,
         }
+    }
+}
+
+/// A key among those where spans begin.
+struct At<'a, Q: ?Sized>(&'a Q);
+
+impl<K, Q: Comparable<K> + ?Sized> Equivalent<Span<K>> for At<'_, Q> {
+    fn equivalent(&self, span: &Span<K>) -> bool {
+        self.0.compare(&span.begin).is_eq()
+    }
+}
+
+impl<K, Q: Comparable<K> + ?Sized> Comparable<Span<K>> for At<'_, Q> {
+    fn compare(&self, span: &Span<K>) -> Ordering {
+        self.0.compare(&span.begin)
     }
 }
 
@@ -104,28 +119,41 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
         self.len
     }
 
+    /// The leaf in whose span a key is.
+    ///
+    /// [`OrdMap`] leads to its entries by copies of their keys, and a copy is not changed when the span of the entry gets
+    /// shorter. Such a copy may claim a key that is in a later span, and the search ends where the key is not. What
+    /// is found is right, because the entries themselves are exact; what is not found is looked for by where spans begin,
+    /// which never changes. So whatever changes `leaves` goes by that, too.
+    fn leaf_of<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Option<(&Span<K>, &Leaf<K, V>)> {
+        let found = self.leaves.get_key_value(&Within(key)).or_else(|| self.leaves.get_prev(&At(key)));
+        found.map(|(span, leaf)| (span, &**leaf))
+    }
+
     pub(crate) fn get<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Option<&V> {
-        let leaf = self.leaves.get(&At(key))?;
+        let (_, leaf) = self.leaf_of(key)?;
         let at = leaf.find(key).ok()?;
         Some(&leaf.entries[at].1)
     }
 
     pub(crate) fn get_mut<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) -> Option<&mut V> {
-        let (leaf, at) = self.leaf_mut(key)?;
+        let (begin, at) = self.locate(key)?;
+        let leaf = Arc::make_mut(self.leaves.get_mut(&At(&begin))?);
         Some(&mut leaf.entries[at].1)
     }
 
-    /// The leaf of an entry, to change it, and the entry's index there. A miss copies nothing.
-    fn leaf_mut<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) -> Option<(&mut Leaf<K, V>, usize)> {
-        let at = self.leaves.get(&At(key))?.find(key).ok()?;
-        let leaf = self.leaves.get_mut(&At(key))?;
-        Some((Arc::make_mut(leaf), at))
+    /// Where the span of an entry's leaf begins, and the entry's index in the leaf. A miss copies nothing.
+    fn locate<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Option<(K, usize)> {
+        let (span, leaf) = self.leaf_of(key)?;
+        let at = leaf.find(key).ok()?;
+        Some((span.begin.clone(), at))
     }
 
     /// Adds an entry or replaces its value, which is returned.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         debug_assert!(key >= self.lowest, "a key below the lowest");
-        let leaf = Arc::make_mut(self.leaves.get_mut(&At(&key))?);
+        let begin = self.leaf_of(&key)?.0.begin.clone();
+        let leaf = Arc::make_mut(self.leaves.get_mut(&At(&begin))?);
         let at = match leaf.find(&key) {
             Ok(at) => return Some(std::mem::replace(&mut leaf.entries[at].1, value)),
             Err(at) => at,
@@ -135,7 +163,7 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
             leaf.put(at, key, value);
             return None;
         }
-        let (span, mut left) = self.leaves.remove_with_key(&At(&key))?;
+        let (span, mut left) = self.leaves.remove_with_key(&At(&begin))?;
         let leaf = Arc::make_mut(&mut left);
         let mut right = match at {
             LEAF_MAX => Leaf { entries: Vec::new() },
@@ -146,41 +174,41 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
             _ => leaf.put(at, key, value),
         }
         let middle = right.entries[0].0.clone();
-        self.leaves.insert(Span { begin: span.begin, end: Some(middle.clone()) }, left);
+        self.leaves.insert(Span { begin, end: Some(middle.clone()) }, left);
         self.leaves.insert(Span { begin: middle, end: span.end }, Arc::new(right));
         None
     }
 
     pub(crate) fn remove<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
-        let (leaf, at) = self.leaf_mut(key)?;
+        let (begin, at) = self.locate(key)?;
+        let leaf = Arc::make_mut(self.leaves.get_mut(&At(&begin))?);
         let (_, value) = leaf.entries.remove(at);
         if leaf.entries.capacity() - leaf.entries.len() > 2 * STEP {
             leaf.entries.shrink_to(leaf.entries.len() + STEP);
         }
-        let few = leaf.entries.len() <= LEAF_FEW;
+        let count = leaf.entries.len();
         self.len -= 1;
-        if few {
-            self.join_with_previous(key);
+        if count <= LEAF_FEW {
+            self.join_with_previous(&begin, count);
         }
         Some(value)
     }
 
-    /// Puts the few entries of the leaf with `key` in its span into the one before it, if they fit well.
-    fn join_with_previous<Q: Comparable<K> + ?Sized>(&mut self, key: &Q) {
-        let Some(few) = self.leaves.get(&At(key)).map(|leaf| leaf.entries.len()) else { return };
-        let before = (Bound::Unbounded, Bound::Excluded(&At(key)));
-        let Some((previous, leaf)) = self.leaves.range::<_, At<'_, Q>>(before).next_back() else { return };
+    /// Puts the few entries of the leaf whose span begins at `begin` into the one before it, if they fit well.
+    fn join_with_previous(&mut self, begin: &K, few: usize) {
+        let before = (Bound::Unbounded, Bound::Excluded(&At(begin)));
+        let Some((previous, leaf)) = self.leaves.range::<_, At<'_, K>>(before).next_back() else { return };
         // One that is empty always fits.
         if few > 0 && leaf.entries.len() + few > LEAF_MAX - LEAF_FEW {
             return;
         }
-        let previous = previous.clone();
-        let Some((span, right)) = self.leaves.remove_with_key(&At(key)) else { return };
-        let Some(mut left) = self.leaves.remove(&previous) else { return };
+        let previous = previous.begin.clone();
+        let Some((span, right)) = self.leaves.remove_with_key(&At(begin)) else { return };
+        let Some(mut left) = self.leaves.remove(&At(&previous)) else { return };
         let leaf = Arc::make_mut(&mut left);
         leaf.entries.reserve_exact(few);
         leaf.entries.extend(right.entries.iter().cloned());
-        self.leaves.insert(Span { begin: previous.begin, end: span.end }, left);
+        self.leaves.insert(Span { begin: previous, end: span.end }, left);
     }
 
     /// All entries in order.
@@ -190,7 +218,7 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
 
     /// Where the entries after `key` begin; for [`LeafMap::from`].
     pub(crate) fn place_after<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Place<'_, K> {
-        match self.leaves.get_key_value(&At(key)) {
+        match self.leaf_of(key) {
             Some((span, leaf)) => {
                 Place { begin: &span.begin, skip: leaf.find(key).map_or_else(|at| at, |at| at + 1) }
             }
@@ -257,7 +285,7 @@ mod tests {
         for (index, (span, leaf)) in map.leaves.iter().enumerate() {
             assert_eq!(begin, Some(span.begin), "a gap before leaf {index}");
             assert!(leaf.entries.len() <= LEAF_MAX && (index == 0 || !leaf.entries.is_empty()));
-            assert!(leaf.entries.iter().all(|(key, _)| At(key).compare(span).is_eq()));
+            assert!(leaf.entries.iter().all(|(key, _)| Within(key).compare(span).is_eq()));
             begin = span.end;
         }
         assert_eq!(begin, None, "the last leaf has no end");
@@ -293,6 +321,43 @@ mod tests {
                 assert!(map.remove(key).is_some());
             }
             check(&map, &BTreeMap::new());
+        }
+    }
+
+    /// As many keys as it takes to have [`OrdMap`] split and move its own nodes, in orders that split leaves everywhere.
+    /// They are of the size of a znode's key: [`OrdMap`] searches small ones in another way.
+    #[test]
+    fn no_key_is_lost_in_whatever_order_they_come() {
+        const KEYS: u64 = 30_000;
+        // A step that shares no factor with their number goes through all of them.
+        let scattered = (0..KEYS).map(|n| n * 7_919 % KEYS).collect::<Vec<_>>();
+        let in_turns = (0..64).map(|begin| (begin..KEYS).step_by(64)).map(Vec::from_iter).collect::<Vec<_>>();
+        let longest = in_turns.iter().map(Vec::len).max().unwrap_or(0);
+        let by_turns =
+            (0..longest).flat_map(|at| in_turns.iter().filter_map(move |turn| turn.get(at).copied()));
+        let directories = by_turns.map(|n| n % 64 * KEYS + n / 64).collect::<Vec<_>>();
+        for order in [scattered, directories] {
+            let key = |n: u64| format!("{n:024}");
+            let mut map = LeafMap::new(String::new());
+            for (count, n) in order.iter().enumerate() {
+                assert_eq!(map.insert(key(*n), *n), None, "the {count}th");
+                assert_eq!(map.get(&key(*n)), Some(n), "the {count}th");
+            }
+            let clone = map.clone();
+            for n in &order {
+                assert_eq!(map.get(&key(*n)), Some(n));
+                *map.get_mut(&key(*n)).expect("it is there") += 1;
+            }
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert!(map.iter().map(|(_, value)| value - 1).eq(sorted.iter().copied()));
+            let place = map.place_after(&key(sorted[100]));
+            assert!(map.from(place).map(|(_, value)| value - 1).eq(sorted[101..].iter().copied()));
+            for n in &order {
+                assert_eq!(map.remove(&key(*n)), Some(n + 1));
+            }
+            assert_eq!(map.len(), 0);
+            assert_eq!(clone.len(), order.len());
         }
     }
 
