@@ -81,9 +81,9 @@ impl AclTable {
         self.bytes
     }
 
-    /// Only the ACL that is open to the world is in use: everybody may do everything.
-    pub(crate) fn is_open(&self) -> bool {
-        self.by_index.len() == 1
+    /// Only the ACL that is open to the world is in use, and once the one at `index`.
+    pub(crate) fn is_open_beside(&self, index: u32) -> bool {
+        self.by_index.iter().all(|(at, row)| *at == AclTable::OPEN || (*at == index && row.references == 1))
     }
 
     /// How many bytes `acl` would add to the table: none if it is there already.

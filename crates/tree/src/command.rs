@@ -102,8 +102,8 @@ impl Command<'_> {
     pub fn is_light(&self) -> bool {
         match self {
             Command::Write(write) | Command::Bounded(write, _) => match &write.op {
-                WriteOp::Create(_)
-                | WriteOp::Delete { .. }
+                WriteOp::Create(create) => !create.parents,
+                WriteOp::Delete { .. }
                 | WriteOp::SetData { .. }
                 | WriteOp::SetAcl { .. }
                 | WriteOp::Refused(_)

@@ -3,11 +3,13 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::path::validate_path;
-use crate::{Acl, Create, Detail, ErrorKind, MultiOp, OpError, OpenSession, Write, WriteOp};
+use crate::{Acl, Auth, Create, Detail, ErrorKind, MultiOp, OpError, OpenSession, Write, WriteOp};
 
 /// Bytes of a client's name, of the scheme and id of an identity, and of those of an ACL entry.
 const NAME_BYTES_MAX: usize = 256;
 const ID_BYTES_MAX: usize = 1024;
+/// ACL entries of a multi, for each operation that it may have.
+const ACL_ENTRIES_PER_OP: usize = 16;
 /// Digits that a sequential name gets, while its number is below ten thousand million.
 const SEQUENCE_DIGITS: usize = 10;
 /// What an event counts for beside its path, as in the history.
@@ -191,14 +193,14 @@ impl Write<'_> {
         self.guards.iter().try_for_each(|guard| limits.existing_path(&guard.path))?;
         match &self.op {
             WriteOp::Create(create) => {
-                limits.create(create)?;
+                limits.create(create, &self.auth)?;
                 limits.cost(Cost::of_create(create))
             }
             WriteOp::SetData { path, data, .. } => limits.value(path, data.len()),
             WriteOp::SetAcl { path, acl, .. } => {
-                limits.existing_path(path).and_then(|()| limits.acl(path, acl))
+                limits.existing_path(path).and_then(|()| limits.acl(path, acl, &self.auth))
             }
-            WriteOp::Multi(ops) => limits.multi(ops),
+            WriteOp::Multi(ops) => limits.multi(ops, &self.auth),
             WriteOp::Delete { path, .. }
             | WriteOp::DeleteTree { path, .. }
             | WriteOp::SetQuota { path, .. }
@@ -317,22 +319,23 @@ fn components(path: &str) -> usize {
 }
 
 impl Limits {
-    fn create(&self, create: &Create) -> Result<(), OpError> {
+    fn create(&self, create: &Create, auth: &Auth) -> Result<(), OpError> {
         at_most(LimitName::PathBytes, self.path_bytes, stored_bytes(create), "")?;
         path_to_create(create)?;
         at_most(LimitName::Depth, self.depth, components(&create.path), &create.path)?;
         at_most(LimitName::ValueBytes, self.value_bytes, create.data.len(), &create.path)?;
-        self.acl(&create.path, &create.acl)
+        self.acl(&create.path, &create.acl, auth)
     }
 
-    fn multi(&self, ops: &[MultiOp]) -> Result<(), OpError> {
+    fn multi(&self, ops: &[MultiOp], auth: &Auth) -> Result<(), OpError> {
         at_most(LimitName::MultiOps, self.multi_ops, ops.len(), "")?;
-        let mut bytes = 0;
+        let (mut bytes, mut acl_entries) = (0, 0);
         for (index, op) in ops.iter().enumerate() {
             let within = match op {
                 MultiOp::Create(create) => {
                     bytes += create.data.len();
-                    self.create(create)
+                    acl_entries += stored_entries(&create.acl, auth);
+                    self.create(create, auth)
                 }
                 MultiOp::SetData { path, data, .. } => {
                     bytes += data.len();
@@ -344,6 +347,8 @@ impl Limits {
             within.map_err(|error| OpError { op_index: Some(index as u32), ..error })?;
         }
         at_most(LimitName::MultiBytes, self.multi_bytes, bytes, "")?;
+        // When an ACL is stored, each entry is looked for among the others: all ACLs of a multi must not take long.
+        at_most(LimitName::AclEntries, self.multi_ops * ACL_ENTRIES_PER_OP, acl_entries, "")?;
         let cost = Cost::of_multi(ops);
         match self.cost(cost) {
             Err(_) if cost.created > ops.len() => self.cost(Cost::of_multi_exact(ops)),
@@ -372,12 +377,17 @@ impl Limits {
         }
     }
 
-    fn acl(&self, path: &str, acl: &Acl) -> Result<(), OpError> {
-        at_most(LimitName::AclEntries, self.acl_entries, acl.len(), path)?;
+    fn acl(&self, path: &str, acl: &Acl, auth: &Auth) -> Result<(), OpError> {
+        at_most(LimitName::AclEntries, self.acl_entries, stored_entries(acl, auth), path)?;
         acl.iter().try_for_each(|entry| {
             at_most(LimitName::AclIdBytes, ID_BYTES_MAX, entry.scheme.len() + entry.id.len(), path)
         })
     }
+}
+
+/// Entries that an ACL has when it is stored: one that says `auth` stands for all identities of the caller.
+fn stored_entries(acl: &Acl, auth: &Auth) -> usize {
+    acl.iter().map(|entry| if entry.scheme == "auth" { auth.ids.len().max(1) } else { 1 }).sum()
 }
 
 fn at_most(limit: LimitName, max: usize, actual: usize, path: &str) -> Result<(), OpError> {
@@ -393,7 +403,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{AclEntry, Auth, AuthId, Check, CheckKind, CreateMode, Perms};
+    use crate::{AclEntry, AuthId, Check, CheckKind, CreateMode, Perms};
 
     fn small() -> Limits {
         Limits {
@@ -460,6 +470,25 @@ mod tests {
     fn what_is_at_the_limit_passes() {
         let ops = vec![MultiOp::Create(create("/1234567", 4, 1)), MultiOp::Create(create("/a", 2, 0))];
         assert_eq!(write(WriteOp::Multi(ops)).validate(&small()), Ok(()));
+    }
+
+    /// `auth` counts as what it stands for, and a multi has as many entries as can be stored in its time.
+    #[test]
+    fn acl_entries_count_as_they_are_stored() {
+        let limits = Limits::default();
+        let own = AuthId { scheme: "digest".into(), id: "ann:x".into() };
+        let auth = Auth { ip: None, ids: vec![own; 16] };
+        let acl =
+            |entries| vec![AclEntry { perms: Perms::ALL, scheme: "auth".into(), id: String::new() }; entries];
+        let validate = |op| Write { auth: auth.clone(), ..write(op) }.validate(&limits);
+        let create = |entries| Create { acl: acl(entries), ..create("/a", 0, 0) };
+        assert_eq!(validate(WriteOp::Create(create(4))), Ok(()));
+        let refused = validate(WriteOp::Create(create(5))).unwrap_err();
+        assert_eq!(refused.message(), "acl_entries: 80 is above the limit of 64");
+        let multi = |creates| WriteOp::Multi(vec![MultiOp::Create(create(4)); creates]);
+        assert_eq!(validate(multi(250)), Ok(()));
+        let refused = validate(multi(251)).unwrap_err();
+        assert_eq!(refused.message(), "acl_entries: 16064 is above the limit of 16000");
     }
 
     #[test]

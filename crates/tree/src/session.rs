@@ -7,6 +7,9 @@ use crate::digest::Element;
 use crate::recorded::Recorded;
 use crate::{EndReason, OpenSession, SessionId, WriteOutcome, WriteSeq, Zxid};
 
+/// What a recorded answer takes in memory beside its bytes. Many have two or three.
+pub(crate) const ANSWER_BYTES: usize = 64;
+
 /// A live session.
 ///
 /// Invariant: `results` holds the answers to the writes `acked + 1 ..= last_seq`, in that order.
@@ -94,9 +97,9 @@ impl Session {
         self.results.len()
     }
 
-    /// Bytes of the answers that are kept.
+    /// Bytes that the answers that are kept take in memory, about.
     pub fn unacknowledged_bytes(&self) -> usize {
-        self.result_bytes
+        self.result_bytes + self.results.len() * ANSWER_BYTES
     }
 
     /// Its ephemeral znodes.

@@ -5,7 +5,7 @@ use imbl::OrdMap;
 
 use crate::digest::Digest;
 use crate::recorded::Recorded;
-use crate::session::{fate, result_at};
+use crate::session::{ANSWER_BYTES, fate, result_at};
 use crate::{EndReason, EndedSession, Event, OpResult, Session, SessionId, WriteOutcome, WriteSeq, Zxid};
 
 /// How long an ended session is remembered, in the tree's time.
@@ -60,7 +60,7 @@ impl Sessions {
     }
 
     pub(crate) fn recorded_bytes(&self) -> u64 {
-        self.recorded.1
+        self.recorded.1 + self.recorded.0 * ANSWER_BYTES as u64
     }
 
     pub(crate) fn ended_count(&self) -> usize {
@@ -187,9 +187,10 @@ impl Sessions {
         });
     }
 
-    /// Forgets the sessions that ended too long ago, or before too many others.
-    pub(crate) fn forget(&mut self, now_ms: u64) {
-        while let Some(&(zxid, id)) = self.by_end.get_min() {
+    /// Forgets up to `max` of the sessions that ended too long ago, or before too many others.
+    pub(crate) fn forget(&mut self, now_ms: u64, max: usize) {
+        for _ in 0..max {
+            let Some(&(zxid, id)) = self.by_end.get_min() else { return };
             let Some(session) = self.ended.get(&id) else { return };
             let is_due = session.ended_ms.saturating_add(RETENTION_MS) <= now_ms;
             if !is_due && self.ended.len() <= ENDED_MAX && self.ended_bytes <= ENDED_BYTES_MAX {

@@ -17,6 +17,9 @@ use crate::{
     Perms, WriteOp, Zxid,
 };
 
+/// An entry forgets so many ended sessions at most, and one more for each of its commands: each may end one.
+const FORGOTTEN_MAX: usize = 1000;
+
 /// The state of the whole ensemble as of one zxid: znodes, ACLs, quotas, sessions, and the latest events.
 ///
 /// A clone is cheap, and is an immutable version: it shares with the original whatever neither changes afterwards.
@@ -167,7 +170,10 @@ impl Tree {
             }
             *cursor = Cursor { batch: cursor.batch + 1, command: 0 };
         }
-        self.sessions.forget(self.time_ms);
+        // Under rules 1 all at once, however many they are.
+        let commands = entry.batches.iter().map(|batch| batch.commands.len()).sum::<usize>();
+        let forgotten_max = if entry.rules == 1 { usize::MAX } else { FORGOTTEN_MAX + commands };
+        self.sessions.forget(self.time_ms, forgotten_max);
         true
     }
 

@@ -16,6 +16,8 @@ use crate::{
 pub(crate) const TTL_MS_MAX: u64 = (1 << 40) - 1;
 /// So many numbers in a row that are in use are passed one by one, and further ones in leaps: what is looked at is bounded.
 const PASSED_MAX: u64 = 128;
+/// The leaps are of 2^0 to 2^31. Longer ones would let a few znodes push the numbers of a directory near their end.
+const LEAPS: u32 = 32;
 
 impl Tree {
     /// The checks come in ZooKeeper's order; it shows in which error a create with several faults gets.
@@ -104,7 +106,8 @@ impl Tree {
         Ok((lowest, ends.chain([path.len()]).map(|end| &path[..end]).collect()))
     }
 
-    /// The number of the next sequential child. It is above all earlier ones, and no child has it.
+    /// The number of the next sequential child. It is above all earlier ones, and no child has it, unless somebody has taken
+    /// all that are looked at: then the create is refused with `NodeExists`.
     fn next_number(&self, step: &Step, parent: &Place<'_, '_>, prefix: &str) -> u64 {
         let first = parent.znode.creates();
         if step.rules == 1 {
@@ -113,8 +116,7 @@ impl Tree {
         let name = |number: u64| format!("{prefix}{number:010}");
         let is_free = |number: &u64| self.znodes.child(parent.znode, &name(*number)).is_none();
         let one_by_one = (0..PASSED_MAX).map(|passed| first.saturating_add(passed));
-        let leaps =
-            (0..u64::BITS).map(|leap| first.saturating_add(PASSED_MAX).saturating_add((1 << leap) - 1));
+        let leaps = (0..LEAPS).map(|leap| first.saturating_add(PASSED_MAX).saturating_add((1 << leap) - 1));
         one_by_one.chain(leaps).find(is_free).unwrap_or(first)
     }
 

@@ -147,3 +147,58 @@ fn a_tree_as_deep_as_paths_allow_can_be_deleted_and_loaded() {
     apply_all(&mut tree, 2, vec![write(0, 0, 0, delete)]);
     assert_eq!(tree.znode_count(), 4);
 }
+
+/// Hands may take the numbers that a sequential create looks at. They do not push the numbers of the directory near their
+/// end: what comes of it can be written and loaded.
+#[test]
+fn taken_numbers_do_not_use_up_the_others() {
+    let mut tree = Tree::new();
+    apply_all(&mut tree, 1, vec![write(0, 0, 0, create("/d", Bytes::new(), vec![]))]);
+    // The number of the next one is how many there were, these included.
+    let first = 128 + 63;
+    let numbers = (first..first + 128).chain((0..63).map(|leap| first + 128 + (1 << leap) - 1));
+    let taken = numbers.map(|number: u64| {
+        let path = format!("/d/n-{number:010}").into();
+        write(0, 0, 0, WriteOp::Create(Create { path, ..plain() }))
+    });
+    apply_all(&mut tree, 2, taken.collect());
+    let sequential = Create { path: "/d/n-".into(), mode: CreateMode::PersistentSequential, ..plain() };
+    let command = write(0, 0, 0, WriteOp::Create(sequential));
+    let mut result = None;
+    tree.apply(&entry(1, ORIGIN, 2 + first, vec![command]), |_, _, _, applied| result = Some(applied.result));
+    assert_eq!(result.unwrap().unwrap_err().kind, ErrorKind::NodeExists);
+    assert_eq!(reload(&tree).digest(), tree.digest());
+}
+
+fn plain() -> Create<'static> {
+    Create {
+        path: "/".into(),
+        data: Data::default(),
+        acl: vec![],
+        mode: CreateMode::Persistent,
+        ttl_ms: 0,
+        parents: false,
+    }
+}
+
+/// Sessions that ended long ago are forgotten a part at a time, on every node the same.
+#[test]
+fn ended_sessions_are_forgotten_in_parts() {
+    let mut tree = Tree::new();
+    let open_all = (1..=5000).map(open).collect();
+    apply_all(&mut tree, 1, open_all);
+    let end = |session| Command::EndSession { session, reason: EndReason::Closed };
+    apply_all(&mut tree, 5001, (1..=5000).map(end).collect());
+    let known = |tree: &Tree| (1..=5000).filter(|id| tree.ended_session(*id).is_some()).count();
+    assert_eq!(known(&tree), 5000);
+    let day = 24 * 60 * 60 * 1000;
+    let mut left = 5000;
+    for number in 0..5 {
+        let command =
+            write(0, 0, 0, WriteOp::SetData { path: "/".into(), data: Data::default(), version: -1 });
+        tree.apply(&entry(day, ORIGIN, 10_001 + number, vec![command]), |_, _, _, _| {});
+        left -= 1001.min(left);
+        assert_eq!(known(&tree), left);
+    }
+    assert_eq!(left, 0);
+}
