@@ -2,7 +2,8 @@
 //!
 //! Accepted are the nodes that the ensemble was formed with, which IDENTITY keeps, and its members, which the log and the
 //! snapshot have. With any other list a node could take itself for a majority, or wait for nodes that were never there.
-//! Before the log has begun, nothing is settled: a list that was mistyped can be corrected.
+//! Before all nodes have agreed on the ensemble's id, nothing is settled: a list that was mistyped can be corrected. From then
+//! on the list counts, also on a node whose log has not begun: alone it would begin another ensemble of the same id.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub(crate) fn first_look(dir: &DataDir, configured: &[NodeId]) -> Result<Option<
     }
     // What is damaged is told, by name, when it is opened.
     let found = membership_on_disk(dir).unwrap_or_default();
-    if found.has_begun {
+    if found.has_begun || !dir.formed_with().is_empty() {
         refuse(dir, configured, found.members.as_deref())?;
     }
     Ok(found.members)
@@ -98,6 +99,18 @@ mod tests {
             );
         }
         refused.is_none()
+    }
+
+    /// B1: a node that was killed between the agreement and its first entry.
+    #[test]
+    fn the_list_counts_before_the_log_has_begun() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut dir = DataDir::open(scratch.path(), 3).unwrap();
+        assert!(first_look(&dir, &[3]).is_ok(), "nothing is settled");
+        dir.join("prod", &[1, 2, 3]).unwrap();
+        assert!(first_look(&dir, &[1, 2, 3]).is_ok());
+        let refused = first_look(&dir, &[3]).unwrap_err().to_string();
+        assert!(refused.contains("[3]") && refused.contains("[1, 2, 3]"), "{refused}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Deserialize;
 
-use crate::{Batch, DecodeError, Entry, RULES};
+use crate::{Batch, Command, DecodeError, Entry, Origin, RULES};
 
 /// The format of entries of rules 1.
 const VERSION_1: u8 = 1;
@@ -42,35 +42,65 @@ impl<'a> Entry<'a> {
     ///
     /// Another version, rules that this build does not know, bytes that are cut short, damaged, or left over.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        const WHAT: &str = "an entry";
-        let Some((&version, mut rest)) = bytes.split_first() else {
-            return Err(DecodeError::malformed(WHAT, "it is empty"));
-        };
-        let rules = match version {
-            VERSION_1 => RULES_1,
-            VERSION => take(WHAT, &mut rest)?,
-            _ => return Err(DecodeError::Version { what: WHAT, found: version, known: VERSION }),
-        };
-        if rules > RULES {
-            return Err(DecodeError::Rules { found: rules, known: RULES });
-        }
-        if rules < u32::from(version) {
-            return Err(DecodeError::inconsistent(
-                WHAT,
-                format!("rules {rules} in format version {version}"),
-            ));
-        }
-        let time_ms = take(WHAT, &mut rest)?;
-        let count: u64 = take(WHAT, &mut rest)?;
+        let (rules, time_ms, count, mut rest) = take_head(bytes)?;
         // A batch takes four bytes at least, so a count that is made up does not reserve more than there is.
         let mut batches =
             Vec::with_capacity(usize::try_from(count).unwrap_or(usize::MAX).min(rest.len() / 4));
         for _ in 0..count {
-            batches.push(take(WHAT, &mut rest)?);
+            batches.push(take(ENTRY, &mut rest)?);
         }
-        finish(WHAT, rest)?;
+        finish(ENTRY, rest)?;
         Ok(Entry { rules, time_ms, batches })
     }
+
+    /// Whether [`Entry::decode`] would read it. Keeps one command at a time: it is for bytes that are not trusted so far, in
+    /// which a command may take a hundred times as much memory as its bytes.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn check(bytes: &[u8]) -> Result<(), DecodeError> {
+        let (.., count, mut rest) = take_head(bytes)?;
+        for _ in 0..count {
+            check_batch(ENTRY, &mut rest)?;
+        }
+        finish(ENTRY, rest)
+    }
+}
+
+const ENTRY: &str = "an entry";
+const BATCH: &str = "a batch";
+
+/// The rules, the time and the number of batches of an entry, and the bytes of these.
+fn take_head(bytes: &[u8]) -> Result<(u32, u64, u64, &[u8]), DecodeError> {
+    let Some((&version, mut rest)) = bytes.split_first() else {
+        return Err(DecodeError::malformed(ENTRY, "it is empty"));
+    };
+    let rules = match version {
+        VERSION_1 => RULES_1,
+        VERSION => take(ENTRY, &mut rest)?,
+        _ => return Err(DecodeError::Version { what: ENTRY, found: version, known: VERSION }),
+    };
+    if rules > RULES {
+        return Err(DecodeError::Rules { found: rules, known: RULES });
+    }
+    if rules < u32::from(version) {
+        let message = format!("rules {rules} in format version {version}");
+        return Err(DecodeError::inconsistent(ENTRY, message));
+    }
+    let time_ms = take(ENTRY, &mut rest)?;
+    let count = take(ENTRY, &mut rest)?;
+    Ok((rules, time_ms, count, rest))
+}
+
+/// Reads over a batch: the fields of [`Batch`], with one command at a time.
+fn check_batch(what: &'static str, rest: &mut &[u8]) -> Result<Origin, DecodeError> {
+    let (origin, _first_seq): (Origin, u64) = take(what, rest)?;
+    let count: u64 = take(what, rest)?;
+    for _ in 0..count {
+        let _command: Command<'_> = take(what, rest)?;
+    }
+    Ok(origin)
 }
 
 impl<'a> Batch<'a> {
@@ -85,11 +115,22 @@ impl<'a> Batch<'a> {
     ///
     /// Bytes that are cut short, damaged, or left over.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        const WHAT: &str = "a batch";
         let mut rest = bytes;
-        let batch = take(WHAT, &mut rest)?;
-        finish(WHAT, rest)?;
+        let batch = take(BATCH, &mut rest)?;
+        finish(BATCH, rest)?;
         Ok(batch)
+    }
+
+    /// Whether [`Batch::decode`] would read it, as [`Entry::check`] does, and whose it is.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn check(bytes: &[u8]) -> Result<Origin, DecodeError> {
+        let mut rest = bytes;
+        let origin = check_batch(BATCH, &mut rest)?;
+        finish(BATCH, rest)?;
+        Ok(origin)
     }
 }
 
@@ -150,7 +191,7 @@ mod tests {
         assert_eq!(Batch::decode(&parts[1]).unwrap(), entry().batches[1]);
     }
 
-    /// Each node decodes each entry twice, when it comes and when it is applied.
+    /// Each node reads each entry twice, when it comes and when it is applied.
     #[test]
     fn paths_and_data_stay_where_they_are() {
         let create = Create {

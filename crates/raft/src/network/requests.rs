@@ -74,7 +74,7 @@ pub(crate) fn append_request(
         entries: request.entries.into_iter().map(convert::entry_from_wire).collect::<Result<Vec<_>, _>>()?,
         leader_commit: convert::some_log_id_from_wire(request.leader_commit)?,
     };
-    let first = rpc.prev_log_id.map_or(0, |id| id.index + 1);
+    let first = rpc.prev_log_id.map_or(0, |id| id.index.saturating_add(1));
     for (entry, next) in rpc.entries.iter().zip(first..) {
         if entry.log_id.index != next {
             let cause = format!("entry {} where {next} follows", entry.log_id.index);
@@ -111,10 +111,9 @@ fn of_the_past(vote: Vote, newest: Option<LeaderId>) -> Result<(), ConvertError>
 fn check_payload(payload: &EntryPayload) -> Result<(), ConvertError> {
     match payload {
         EntryPayload::Blank => Ok(()),
-        EntryPayload::Normal(data) => match Entry::decode(&data.0) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(ConvertError::new("entry's commands", error.to_string())),
-        },
+        EntryPayload::Normal(data) => {
+            Entry::check(&data.0).map_err(|error| ConvertError::new("entry's commands", error.to_string()))
+        }
         EntryPayload::Membership(membership) => {
             let configs = membership.get_joint_config();
             match configs.is_empty() || configs.len() > 2 || configs.iter().any(BTreeSet::is_empty) {
@@ -160,8 +159,7 @@ pub(crate) fn snapshot_start(start: peer::SnapshotStart) -> Result<(Vote, Snapsh
 
 /// A batch that may stand in an entry: it goes there unread, and an entry that cannot be decoded stops every node for ever.
 pub(crate) fn check_batch(from: NodeId, batch: &Bytes) -> Result<(), ConvertError> {
-    let origin =
-        Batch::decode(batch).map_err(|e| ConvertError::new("forwarded batch", e.to_string()))?.origin;
+    let origin = Batch::check(batch).map_err(|e| ConvertError::new("forwarded batch", e.to_string()))?;
     match origin.node == from {
         true => Ok(()),
         // The commands of that node would be taken for these, and never get their turn.

@@ -307,6 +307,7 @@ impl<O: Observer> Peer for PeerService<O> {
         let rpc = append_request(request).map_err(|error| self.refuse(from, error))?;
         self.check_vote(&rpc.vote, from, true)?;
         let (_pass, node) = self.raft()?;
+        check_index(rpc.prev_log_id, node.log.last_log_id().map_or(0, |id| id.index))?;
         let known: Vec<LogId> =
             rpc.prev_log_id.into_iter().chain(rpc.entries.iter().map(|entry| entry.log_id)).collect();
         if let Err(lacking) = self.refuse_loss(&known, &rpc.vote) {

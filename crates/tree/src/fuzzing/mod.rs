@@ -13,6 +13,10 @@ use crate::{Applied, Batch, Command, Cursor, Entry, Origin, RULES, Tree, TreeLoa
 
 /// Bytes as an entry and as a batch: what is one is written as it was understood, and can be applied whatever it says.
 pub fn entry(data: &[u8]) {
+    let decoded = Batch::decode(data).map(|batch| batch.origin);
+    assert_eq!(Batch::check(data).map_err(|e| e.to_string()), decoded.map_err(|e| e.to_string()));
+    let decoded = Entry::decode(data).map(drop);
+    assert_eq!(Entry::check(data).map_err(|e| e.to_string()), decoded.map_err(|e| e.to_string()));
     if let Ok(batch) = Batch::decode(data) {
         let again = batch.encode();
         assert_eq!(Batch::decode(&again).expect("what was encoded can be decoded"), batch);
