@@ -18,8 +18,7 @@ pub struct Error {
     /// For [`ErrorKind::Throttled`]: when to try again.
     pub retry_after: Option<Duration>,
     /// For a write whose session ended, or whose caller gave up, before its answer arrived: its number, to
-    /// ask
-    /// [`Client::outcome`](crate::Client::outcome) for its fate.
+    /// ask [`Client::outcome`](crate::Client::outcome) for its fate.
     pub write_seq: Option<u64>,
 }
 

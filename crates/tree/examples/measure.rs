@@ -9,8 +9,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use coordd_tree::{
-    Auth, Batch, Ceilings, Check, CheckKind, Command, Create, CreateMode, Data, Entry, MultiOp, OpenSession,
-    Origin, SessionId, Tree, TreeLoader, Write, WriteOp,
+    Auth, Batch, Ceilings, Check, CheckKind, Command, Create, CreateMode, Data, Entry, Limits, MultiOp,
+    OpenSession, Origin, Quota, SessionId, Tree, TreeLoader, Write, WriteOp,
 };
 
 const DATA_BYTES: usize = 100;
@@ -65,6 +65,7 @@ fn main() {
     drop(shared);
 
     stream.dearest_commands();
+    stream.deepest_commands();
 
     let paths: Vec<String> = (0..WRITES).map(|_| any(&mut stream)).collect();
     let auth = Auth::default();
@@ -149,7 +150,8 @@ impl Stream {
     fn dearest_commands(&mut self) {
         let ceilings = Ceilings::default();
         let znodes = u64::from(ceilings.tree_znodes) - 1;
-        let name = "x".repeat((ceilings.removed_event_bytes / ceilings.tree_znodes) as usize - 64 - 16);
+        let name =
+            "x".repeat((ceilings.removed_event_bytes / ceilings.tree_znodes) as usize - 64 - 16 - 2 * 48);
         let at = move |dir: &str, number: u64| format!("/{dir}/{name}{number:08}");
         let dirs = ["tree", "own"].map(|dir| format!("/{dir}"));
         let mut dirs = dirs.into_iter();
@@ -165,8 +167,48 @@ impl Stream {
         self.writes("create it as ephemerals", znodes, |stream| {
             stream.create_as(CreateMode::Ephemeral, at("own", numbers.next().unwrap_or_default()))
         });
+        self.end_session();
+    }
+
+    /// The same at the greatest depth, without and with a quota on each znode above.
+    fn deepest_commands(&mut self) {
+        let znodes = u64::from(Ceilings::default().tree_znodes) - 1;
+        let deep = "/a".repeat(Limits::default().depth - 2);
+        let tops = || (2..=deep.len()).step_by(2).map(|end| deep[..end].to_owned());
+        let mut each = tops();
+        let depth = tops().count() as u64;
+        self.writes("create a deep directory", depth, |stream| {
+            stream.create(each.next().unwrap_or_default())
+        });
+        for quotas in [0, depth] {
+            let mut each = tops();
+            let quota = Quota { count_hard: Some(1 << 20), ..Quota::default() };
+            self.writes("quotas above", quotas, |_| WriteOp::SetQuota {
+                path: each.next().unwrap_or_default().into(),
+                quota,
+            });
+            let mut names = std::iter::once(String::new()).chain((1..).map(|number| format!("/{number}")));
+            self.writes("create what one command removes", znodes, |stream| {
+                stream.create(format!("{deep}/t{}", names.next().unwrap_or_default()))
+            });
+            self.writes("delete it as one tree", 1, |_| WriteOp::DeleteTree {
+                path: format!("{deep}/t").into(),
+                expected_count: Some(znodes),
+            });
+            let each = deep.len() + "/1234".len() + 64 + 48 * (deep.len() / 2 + 1);
+            let ephemerals = u64::from(Ceilings::default().removed_event_bytes) / each as u64;
+            let mut numbers = 0..;
+            self.writes("create ephemerals", ephemerals, |stream| {
+                let path = format!("{deep}/{}", numbers.next().unwrap_or_default());
+                stream.create_as(CreateMode::Ephemeral, path)
+            });
+            self.end_session();
+        }
+    }
+
+    fn end_session(&mut self) {
         self.writes("end their session", 1, |_| WriteOp::CloseSession);
-        let session = SESSION + 1;
+        let session = self.session + 1;
         let opening =
             OpenSession { session, password: [0; 16], timeout_ms: 10_000, client_name: "measure".into() };
         self.run(vec![Command::OpenSession(opening)]);

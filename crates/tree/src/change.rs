@@ -78,11 +78,12 @@ impl Tree {
         if let Some((above, znode)) = above.zip(self.znodes.get(key)) {
             let sum = Sum::of(znode.data.len(), path.len());
             self.tallies.add(above, sum.negated());
+            self.quotas.record(&path, -1, -(znode.data.len() as i64));
         }
         self.unlink_counted(step, parent, path, key);
     }
 
-    /// The same for what is no longer in the tallies above. If it has children, they are taken out in the same step.
+    /// The same for what no longer counts in tallies and quotas. If it has children, they are taken out in the same step.
     pub(crate) fn unlink_counted(
         &mut self,
         step: &mut Step,
@@ -100,13 +101,12 @@ impl Tree {
         self.drop_znode(step, path, key, parent_acl);
     }
 
-    /// Takes a znode out whose parent goes as well, so that the parent need not be told.
+    /// Takes a znode out that no longer counts, and whose parent knows, or goes as well.
     pub(crate) fn drop_znode(&mut self, step: &mut Step, path: Arc<str>, key: KeyRef<'_>, parent_acl: u32) {
         let Some(znode) = self.znodes.remove(key) else { return };
         if let Some(dir) = &znode.dir {
             self.tallies.close(dir.slot);
         }
-        self.quotas.record(&path, -1, -(znode.data.len() as i64));
         if let Kind::Ephemeral(session) = znode.kind {
             self.sessions.remove_ephemeral(session, &path);
         }

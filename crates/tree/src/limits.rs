@@ -74,7 +74,8 @@ impl Default for Limits {
 pub struct Ceilings {
     /// Znodes that one `DeleteTree` removes.
     pub tree_znodes: u32,
-    /// Bytes of the events of one command that removes many znodes: their paths, and 64 bytes each for the rest.
+    /// Bytes of the events of one command that removes many znodes: their paths, and 64 bytes each for the rest. The ephemerals
+    /// of a session count 48 more for each znode above them, because each of them has to be found.
     pub removed_event_bytes: u32,
     /// Ephemeral znodes of one session; its end removes them in one step (G6).
     pub ephemerals: u32,

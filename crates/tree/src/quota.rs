@@ -103,6 +103,28 @@ impl Quotas {
         }
     }
 
+    /// Accounts for the end of the subtree at `top`, with so many znodes and bytes: what has a quota in it is empty. Costs
+    /// as much as there are quotas, and not as there are znodes.
+    pub(crate) fn record_end(&mut self, top: &str, count: u64, bytes: u64) {
+        if self.by_path.is_empty() {
+            return;
+        }
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.record(top, -signed(count), -signed(bytes));
+        let below = format!("{top}/");
+        let from_below = (Bound::Included(below.as_str()), Bound::Unbounded);
+        let within =
+            self.by_path.range::<_, str>(from_below).take_while(|(path, _)| path.starts_with(&below));
+        let ended: Vec<Arc<str>> = within.map(|(path, _)| path.clone()).collect();
+        for path in ended {
+            if let Some(usage) = self.by_path.get_mut(&path) {
+                self.digest.remove(hash(&path, usage));
+                (usage.count, usage.bytes) = (0, 0);
+                self.digest.add(hash(&path, usage));
+            }
+        }
+    }
+
     /// Whether the hard limits leave room for a znode at `path` that is `bytes` larger, and for the `created`
     /// lowest znodes of its lineage (0 for a change of data, more than 1 for a create with parents). Whatever does
     /// not grow is allowed, so that a subtree that is over its quota can be brought below it again.

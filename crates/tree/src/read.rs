@@ -235,8 +235,13 @@ impl Tree {
         Err(OpError::new(ErrorKind::NoAuth, path, Detail::Denied(wanted)))
     }
 
-    /// The znodes of a subtree, each before its parent, in the order of their names.
-    pub(crate) fn descend(&self, path: &str, top: &Znode, mut visit: impl FnMut(&str, &Znode)) {
+    /// The znodes of a subtree, each before its parent, in the order of their names. Each with its parent, but for the top.
+    pub(crate) fn descend(
+        &self,
+        path: &str,
+        top: &Znode,
+        mut visit: impl FnMut(&str, &Znode, Option<&Znode>),
+    ) {
         let mut open = vec![(path.to_owned(), top, self.znodes.children(top, None))];
         while let Some((path, znode, children)) = open.last_mut() {
             match children.next() {
@@ -245,8 +250,9 @@ impl Tree {
                     open.push((path, child, self.znodes.children(child, None)));
                 }
                 None => {
-                    visit(path, znode);
+                    let (path, znode) = (std::mem::take(path), *znode);
                     open.pop();
+                    visit(&path, znode, open.last().map(|(_, parent, _)| *parent));
                 }
             }
         }

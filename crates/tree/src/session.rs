@@ -24,7 +24,7 @@ pub struct Session {
     pub(crate) attached_zxid: Zxid,
     /// Paths of its ephemeral znodes. They follow from the znodes, so they are in neither snapshot nor digest.
     pub(crate) ephemerals: OrdSet<Arc<str>>,
-    /// What the events count for that tell of the end of all of them.
+    /// What the end of all of them costs, counted as [`crate::Event::removal_cost`] does.
     pub(crate) ephemeral_bytes: usize,
     pub(crate) results: VecDeque<Recorded>,
     pub(crate) result_bytes: usize,

@@ -154,7 +154,7 @@ impl Sessions {
     pub(crate) fn add_ephemeral(&mut self, id: SessionId, path: Arc<str>) {
         if let Some(session) = self.live.get_mut(&id) {
             let session = Arc::make_mut(session);
-            session.ephemeral_bytes += Event::cost(&path);
+            session.ephemeral_bytes += Event::removal_cost(&path);
             session.ephemerals.insert(path);
         }
     }
@@ -162,7 +162,8 @@ impl Sessions {
     pub(crate) fn remove_ephemeral(&mut self, id: SessionId, path: &str) {
         if let Some(session) = self.live.get_mut(&id) {
             let session = Arc::make_mut(session);
-            session.ephemeral_bytes -= session.ephemerals.remove(path).map_or(0, |path| Event::cost(&path));
+            session.ephemeral_bytes -=
+                session.ephemerals.remove(path).map_or(0, |path| Event::removal_cost(&path));
         }
     }
 

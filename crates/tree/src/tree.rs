@@ -303,7 +303,7 @@ impl Tree {
         let mut sums: Vec<Sum> = Vec::new();
         let mut depth = 0;
         let Some(root) = self.znodes.get(KeyRef::ROOT) else { return false };
-        self.descend("/", root, |path, znode| {
+        self.descend("/", root, |path, znode, _| {
             let level = path.matches('/').count() * usize::from(path != "/");
             sums.resize((level + 2).max(sums.len()), Sum::default());
             if level >= depth {

@@ -128,7 +128,7 @@ impl Tree {
             return Err(OpError::limit(path, LimitName::Ephemerals, max, count));
         }
         let max = u64::from(step.ceilings.removed_event_bytes);
-        let bytes = (session.ephemeral_bytes + crate::Event::cost(path)) as u64;
+        let bytes = (session.ephemeral_bytes + crate::Event::removal_cost(path)) as u64;
         if bytes > max {
             return Err(OpError::limit(path, LimitName::EphemeralBytes, max, bytes));
         }

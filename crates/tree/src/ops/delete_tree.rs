@@ -46,34 +46,42 @@ impl Tree {
         }
 
         self.tallies.add(above, subtree.negated());
+        self.quotas.record_end(path, subtree.znodes, subtree.bytes);
         // The top comes last and is the only one whose parent stays.
         doomed.pop();
-        for path in doomed {
-            let Some(place) = self.znodes.locate(&path) else { continue };
-            let (key, parent_acl) = (place.key, place.parent_acl());
-            self.drop_znode(step, path.clone(), key, parent_acl);
+        for Doomed { path, parent, parent_acl } in doomed {
+            let name = split(&path).map_or("", |(_, name)| name);
+            self.drop_znode(step, path.clone(), KeyRef { parent, name }, parent_acl);
         }
         self.unlink_counted(step, parent_key, path.into(), top_key);
         Ok(Outcome::TreeDeleted(subtree.znodes))
     }
 
-    /// The paths of a subtree, children before their parents, if `caller` may delete all of them.
-    fn expect_deletable(
-        &self,
-        caller: Caller<'_>,
-        path: &str,
-        top: &Znode,
-    ) -> Result<Vec<Arc<str>>, OpError> {
+    /// A subtree, children before their parents, if `caller` may delete all of it.
+    fn expect_deletable(&self, caller: Caller<'_>, path: &str, top: &Znode) -> Result<Vec<Doomed>, OpError> {
         let mut doomed = Vec::new();
         let mut allowed = Ok(());
-        self.descend(path, top, |path, znode| {
+        self.descend(path, top, |path, znode, parent| {
             if znode.num_children() > 0 && allowed.is_ok() {
                 allowed = self.permit(path, znode.acl, Perms::DELETE, caller.auth);
             }
-            doomed.push(path.into());
+            let dir = parent.and_then(|parent| parent.dir.as_ref());
+            doomed.push(Doomed {
+                path: path.into(),
+                parent: dir.map_or(0, |dir| dir.id),
+                parent_acl: parent.map_or(0, |parent| parent.acl),
+            });
         });
         allowed.map(|()| doomed)
     }
+}
+
+/// A znode of a subtree that is to go.
+struct Doomed {
+    path: Arc<str>,
+    /// As in [`KeyRef::parent`], and the ACL of that parent; 0 for the top, which is taken out in another way.
+    parent: u64,
+    parent_acl: u32,
 }
 
 /// Refuses a subtree that has another number of znodes than expected, or costs more than one command may.

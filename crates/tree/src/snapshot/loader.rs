@@ -311,7 +311,7 @@ impl TreeLoader {
                     "{path:?} belongs to session {id:#x}, which does not live"
                 )));
             };
-            session.ephemeral_bytes += Event::cost(&path);
+            session.ephemeral_bytes += Event::removal_cost(&path);
             session.ephemerals.insert(path.into());
         }
         self.last_key = Some(Key { parent: row.parent, name: row.name.into() });
