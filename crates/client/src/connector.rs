@@ -62,6 +62,12 @@ impl Connector {
         self.attempts.iter()
     }
 
+    /// Whether some node could not be reached, or some source names no node.
+    pub(crate) fn is_any_out_of_reach(&self) -> bool {
+        self.failures().any(|error| error.kind == ErrorKind::ConnectionLoss)
+            || self.endpoints.failures().next().is_some()
+    }
+
     /// Why no node could be used: a line for each endpoint. `None` if none has failed.
     pub(crate) fn summary(&self) -> Option<Error> {
         let mut attempts = self.attempts.clone();

@@ -171,7 +171,6 @@ impl SessionTask {
                 AttachError::Ended(SessionEnd { reason, detail: error.message.clone() }, error)
             }
             Refusal::Everywhere => refused(EndReason::Refused, error),
-            // Nodes that cannot be reached are not waited for: those that can be have said that they never will.
             Refusal::Here if self.was_everywhere(tries) && self.all_refuse() => {
                 let is_other = |error: &Error| error.kind == ErrorKind::OtherLineage;
                 let reason = match self.connector.failures().any(is_other) {
@@ -190,7 +189,14 @@ impl SessionTask {
         self.connector.failures().count() >= count || tries >= 2 * count
     }
 
+    /// Whether every node refuses. A node that cannot be reached may still hold the session, so it is waited
+    /// for, for as long as the session timeout. A session that was never opened has nothing to lose, and
+    /// waits for none.
     fn all_refuse(&self) -> bool {
+        let is_waiting = self.shared.suspended_for().is_some_and(|silence| silence <= self.shared.timeout());
+        if is_waiting && self.connector.is_any_out_of_reach() {
+            return false;
+        }
         let mut failures = self.connector.failures();
         failures.all(|error| error.kind == ErrorKind::ConnectionLoss || Refusal::of(error) == Refusal::Here)
     }
