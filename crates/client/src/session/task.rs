@@ -163,6 +163,10 @@ impl SessionTask {
                 AttachError::Ended(SessionEnd { reason, detail: error.message.clone() }, error)
             }
             Refusal::Everywhere => refused(EndReason::Refused, error),
+            // This node may take smaller frames than the one before.
+            Refusal::Here if error.kind == ErrorKind::Protocol && self.shared.shrink_attach() => {
+                AttachError::Failed(error)
+            }
             Refusal::Here if self.was_everywhere(tries) && self.all_refuse() => {
                 let is_other = |error: &Error| error.kind == ErrorKind::OtherLineage;
                 let reason = match self.connector.failures().any(is_other) {
