@@ -1,14 +1,19 @@
 //! Trees that hands make: copied directories, deleted parents, znodes in the way. No recipe loses anything to them, or waits
 //! for what nobody would ever end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use coordd_client::recipes::auto_healer::{Agent, AgentOptions, AutoHealer, HealerSpec, ProcessRunner};
 use coordd_client::recipes::{
-    Barrier, Candidate, DoubleBarrier, GroupMembership, LeaderElection, Lock, MultiLock, ReadWriteLock,
-    Semaphore, Sessions, TaskOptions, TaskQueue, TaskQueueOptions, TaskState, WorkAssignment, WorkerProfile,
+    Barrier, Candidate, DoubleBarrier, GroupMembership, LeaderElection, Lock, Master, MasterWorker,
+    MemberChange, MultiLock, ReadWriteLock, Semaphore, Sessions, TaskOptions, TaskQueue, TaskQueueOptions,
+    TaskState, WorkAssignment, WorkItem, WorkerProfile,
 };
 use coordd_client::{Client, ConnectOptions, CreateMode, CreateOptions, Error, ErrorKind, ReadLevel};
 use coordd_tests::{Ensemble, EnsembleOptions, eventually};
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// All claims and running tasks are compared every 15 s.
@@ -212,6 +217,71 @@ async fn copied_lines_hold_nobody_up() {
     eventually(TIMEOUT, "it waits", async || names(&client, "/q/waiters").await.len() == 2).await;
     queue.put("x", &TaskOptions::new()).await.expect("put");
     in_time(async { waiting.await.expect("no panic") }).await.complete().await.expect("completed");
+}
+
+/// Copies of members, workers and agents, by Get and Create: nobody sees them, and nothing is given to them.
+#[tokio::test(flavor = "multi_thread")]
+async fn copied_members_count_for_nobody() {
+    let ensemble = Ensemble::start(3).await;
+    let sessions = Sessions::connect(ensemble.endpoints(), ConnectOptions::new()).await.expect("a session");
+    let client = sessions.newest().expect("a session");
+    for path in ["/members/copy", "/assignment/workers/copy", "/healer/agents/copy", "/crunch/workers/copy"] {
+        make(&client, path, "{}").await;
+    }
+    make(&client, "/healer/running/0000", r#"{"agent": "copy", "state": "running"}"#).await;
+
+    let members = GroupMembership::new(&sessions, "/members");
+    assert_eq!(members.members().await, Ok(Vec::new()));
+    let mut changes = members.watch();
+    let _member = in_time(members.join("m", "")).await;
+    let first = tokio::time::timeout(TIMEOUT, changes.next()).await.expect("in time").expect("a change");
+    assert!(matches!(&first, MemberChange::Joined(member) if member.name == "m"), "{first:?}");
+    let names: Vec<_> = members.members().await.expect("a list").into_iter().map(|one| one.name).collect();
+    assert_eq!(names, ["m"]);
+
+    let group = WorkAssignment::open(&client, "/assignment").await.expect("a group");
+    for item in ["i", "j", "k", "l"] {
+        group.put(item, &WorkItem::default()).await.expect("put");
+    }
+    let mut worker = in_time(group.join(&WorkerProfile::new("w"))).await;
+    let _reader = tokio::spawn(async move {
+        let mut items = Vec::new();
+        while let Ok(Some(change)) = worker.next().await {
+            items.push(change);
+        }
+    });
+    eventually(TIMEOUT, "the worker has every item", async || {
+        let status = group.status().await.expect("a status");
+        let workers: Vec<_> = status.distribution.workers.iter().map(|one| one.id.as_str()).collect();
+        assert!(!workers.contains(&"copy"), "{workers:?}");
+        status.items.len() == 4 && status.is_settled()
+    })
+    .await;
+
+    let healer = AutoHealer::new(&client, "/healer").expect("a healer");
+    healer.define(&HealerSpec::new(2, ["sleep", "60"])).await.expect("defined");
+    let status = healer.status().await.expect("a status");
+    assert!(status.agents.is_empty() && status.running() == 0, "{status:?}");
+    let agent = in_time(Agent::start(&sessions, "/healer", AgentOptions::new("host"), ProcessRunner)).await;
+    eventually(TIMEOUT, "both copies run on the only agent", async || {
+        let status = healer.status().await.expect("a status");
+        status.running() == 2 && status.copies.iter().all(|copy| copy.agent.as_deref() == Some("host"))
+    })
+    .await;
+    agent.stop().await;
+
+    let node = MasterWorker::new(&sessions, "/crunch", Candidate::new("host")).expect("a node");
+    let (seen_tx, mut seen) = mpsc::unbounded_channel();
+    let node = tokio::spawn(async move {
+        let lead = |master: Arc<Master>| {
+            seen_tx.send(master.workers()).expect("somebody listens");
+            std::future::pending()
+        };
+        node.run(|_| std::future::pending(), lead).await
+    });
+    let seen = tokio::time::timeout(TIMEOUT, seen.recv()).await.expect("in time").expect("a master");
+    assert_eq!(seen, []);
+    node.abort();
 }
 
 /// Names that are in use, with the counter of their parent below them, as in a directory that was copied by Get and Create: the

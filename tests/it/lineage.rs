@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use coordd_client::recipes::config::{Config, ConfigDocument, ConfigManager, ConfigOptions};
 use coordd_client::recipes::{CacheChange, GroupMembership, Lock, Sessions, TreeCache};
 use coordd_client::{
     Check, Client, ConnectOptions, CreateMode, EndReason, ErrorKind, ReadLevel, SessionState,
@@ -252,4 +253,34 @@ async fn guard_of_replaced_ensemble() {
     let held = guard(&new).await;
     new.coordctl(&["set", "/state", "mine", "--guard", &held]).await.expect("its own");
     old.coordctl(&["set", "/state", "mine", "--guard", &late]).await.expect("its own");
+}
+
+/// `compare_and_set` with a configuration of an ensemble that was replaced changes nothing in the new one,
+/// although that has a document of the same creation zxid and version at the same path.
+#[tokio::test]
+async fn seen_config_of_replaced_ensemble() {
+    let old = Ensemble::start(1).await;
+    let new = EnsembleOptions::new(1).start_beside(&old).await;
+    let mut documents = Vec::new();
+    for ensemble in [&old, &new] {
+        let client = ensemble.client(TIMEOUT).await;
+        let document = ConfigDocument::new(&client, "/config", ConfigOptions::new(0)).expect("a document");
+        let written = document.set(&1).await.expect("written");
+        documents.push((client, document, written));
+    }
+    let [(_, of_old, seen), (_, of_new, present)] = &documents[..] else { panic!("two documents") };
+    let identity = |config: &Config<i32>| config.stat.map(|stat| (stat.czxid, stat.version));
+    assert_eq!(identity(seen), identity(present), "the zxids are the same");
+    let sessions = Sessions::connect(old.endpoints(), ConnectOptions::new()).await.expect("a session");
+    let followed =
+        ConfigManager::start(&sessions, "/config", ConfigOptions::new(0)).await.expect("a manager");
+    for seen in [seen, &of_old.get(ReadLevel::Linearizable).await.expect("a read"), &followed.snapshot()] {
+        assert!(of_new.compare_and_set(seen, &2).await.expect("an answer").is_none(), "of the old ensemble");
+    }
+    assert_eq!(*of_new.get(ReadLevel::Linearizable).await.expect("a read").value, 1);
+
+    let next = of_new.compare_and_set(present, &3).await.expect("an answer").expect("its own");
+    assert!(of_new.compare_and_set(&next, &4).await.expect("an answer").is_some(), "its own");
+    assert_eq!(followed.compare_and_set(&followed.snapshot(), &5).await, Ok(true));
+    assert_eq!(*of_old.get(ReadLevel::Linearizable).await.expect("a read").value, 5);
 }

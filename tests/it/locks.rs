@@ -390,3 +390,31 @@ async fn a_lock_that_is_given_back_costs_the_next_one_less_than_ten_writes() {
     println!("a write takes {write:?}, a turn {turn:?}");
     assert!(turn < write * 10, "a write takes {write:?}, a turn {turn:?}");
 }
+
+/// `…_within` takes what is free however short its time is, and waits for nobody with no time. While no node
+/// answers it gives up after the time for one attempt, and leaves nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn short_patience_takes_free_locks() {
+    let mut ensemble = Ensemble::start(1).await;
+    let client = ensemble.client(Duration::from_secs(60)).await;
+    let lock = Lock::new(&client, PATH);
+    let semaphore = Semaphore::new(&client, "/app/semaphore", 1).expect("a semaphore");
+    for patience in [Duration::ZERO, Duration::from_micros(1)] {
+        let grant = lock.lock_within(patience).await.expect("an answer").expect("it is free");
+        assert!(lock.lock_within(patience).await.expect("an answer").is_none(), "it is taken");
+        grant.release().await.expect("released");
+        let permit = semaphore.acquire_within(patience).await.expect("an answer").expect("it is free");
+        assert!(semaphore.acquire_within(patience).await.expect("an answer").is_none(), "it is taken");
+        permit.release().await.expect("released");
+    }
+
+    ensemble.kill9(1);
+    eventually(SOON, "the session is suspended", async || client.suspended_for().is_some()).await;
+    let since = Instant::now();
+    assert!(lock.lock_within(Duration::ZERO).await.expect("an answer").is_none());
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    ensemble.restart(1);
+    ensemble.wait_serving().await;
+    until_empty(&client, PATH).await;
+    drop(lock.lock_within(Duration::ZERO).await.expect("an answer").expect("it is free"));
+}

@@ -544,6 +544,12 @@ async fn missing_snapshot_is_named() {
 #[tokio::test]
 async fn endless_times_end_nothing() {
     let ensemble = Ensemble::start(1).await;
+    let longest = "18446744073709551615s";
+    let checked = [
+        &["register", "shop", "--host", "h", "--port", "1", "--heartbeat", longest][..],
+        &["--check", "cmd:false", "--interval", longest, "--check-timeout", longest, "--", "sleep", "1"],
+    ]
+    .concat();
     for command in [
         &["--timeout", "500000000000years", "get", "/"][..],
         &["--session-timeout", "500000000000years", "lock", "/a", "--", "true"],
@@ -553,6 +559,7 @@ async fn endless_times_end_nothing() {
         &["--timeout", "500000000000years", "session", "kill", "0x1"],
         &["--timeout", "500000000000years", "session", "list"],
         &["--timeout", "500000000000years", "status"],
+        &checked,
     ] {
         let done = tokio::time::timeout(START, ensemble.coordctl(command)).await.expect("it ends");
         let said = done.unwrap_or_else(|said| said);

@@ -9,7 +9,7 @@ use coordd_client::recipes::registry::{
     ServiceInstance, ServiceProvider, ServiceProxy, ServiceRegistry,
 };
 use coordd_client::recipes::{CacheView, Sessions, Strategy, TreeCache};
-use coordd_client::{CreateMode, EndReason, ReadLevel, SessionState};
+use coordd_client::{CreateMode, EndReason, ErrorKind, ReadLevel, SessionState};
 use coordd_tests::{Contender, Ensemble, eventually, free_port};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -452,4 +452,27 @@ async fn a_call_by_grpc_goes_elsewhere_when_its_instance_is_gone() {
     let states: BTreeMap<_, _> = provider.breakers().into_iter().collect();
     assert_eq!(states["b"], BreakerState::Closed, "{states:?}");
     assert_ne!(states["a"], BreakerState::Closed, "{states:?}");
+}
+
+/// A registration that is refused after it had succeeded says why, until it succeeds again.
+#[tokio::test(flavor = "multi_thread")]
+async fn later_refusals_are_shown() {
+    let ensemble = Ensemble::start(1).await;
+    let options = RegistryOptions::new().heartbeat(Duration::from_millis(100));
+    let registry = registry(&ensemble, options).await;
+    let client = ensemble.client(10 * SECOND).await;
+    let instance = ServiceInstance::new("a", "127.0.0.1", 1).service("cart");
+    let registration = registry.register(instance).await.expect("it is registered");
+    assert_eq!(registration.refusal(), None);
+    let record = "/registry/nodes/a";
+    let replaced = client.multi().delete(record, None).create(record, "", CreateMode::Persistent);
+    replaced.commit().await.expect("another hand");
+    eventually(SOON, "the refusal is shown", async || {
+        let refusal = registration.refusal();
+        refusal.is_some_and(|error| error.kind == ErrorKind::NodeExists && error.path == record)
+    })
+    .await;
+    client.delete(record, None).await.expect("a delete");
+    eventually(SOON, "it is registered again", async || registration.refusal().is_none()).await;
+    registration.registered().await.expect("it is registered");
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use coordd_client::recipes::{Lock, Sessions, TreeCache, WorkAssignment, WorkItem};
-use coordd_client::{ConnectOptions, CreateMode, Multi, ReadLevel, WatchMode};
-use coordd_tests::{Ensemble, EnsembleOptions};
+use coordd_client::{ConnectOptions, CreateMode, ErrorKind, Multi, ReadLevel, SessionState, WatchMode};
+use coordd_tests::{Ensemble, EnsembleOptions, eventually};
 use futures::future::join_all;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,4 +67,40 @@ async fn items_fit_a_small_node() {
     group.put_all(items.iter().map(|(id, item)| (id.as_str(), item))).await.expect("put");
     let there = client.children("/group/items", ReadLevel::Linearizable).await.expect("a list");
     assert_eq!(there.len(), 300);
+}
+
+/// A node that comes back with a smaller `--frame-bytes-max` takes a session whose watches filled larger
+/// frames. Requests that were made for the node as it was are refused one by one where they are too large,
+/// and the others are carried out.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_outlive_smaller_frames() {
+    let mut ensemble = Ensemble::start(1).await;
+    let client = ensemble.client(Duration::from_secs(60)).await;
+    client.create("/t", "", CreateMode::Persistent).await.expect("a create");
+    let paths: Vec<String> = (0..600).map(long).collect();
+    let watchers = join_all(paths.iter().map(|path| client.watch(path, WatchMode::Persistent))).await;
+    let mut watchers: Vec<_> = watchers.into_iter().map(|watcher| watcher.expect("a watch")).collect();
+
+    ensemble.kill9(1);
+    eventually(TIMEOUT, "the session is suspended", async || client.suspended_for().is_some()).await;
+    let large = client.create("/large", vec![7; 200 << 10], CreateMode::Persistent);
+    let last = &paths[paths.len() - 1];
+    let small = client.create(last, "x", CreateMode::Persistent);
+    let read = paths[..200].iter().fold(client.multi_read(ReadLevel::Local), |read, path| read.exists(path));
+    let read = read.send();
+    ensemble.set_env("COORDD_FRAME_BYTES_MAX", "64KiB");
+    ensemble.set_env("COORDD_VALUE_BYTES_MAX", "32KiB");
+    ensemble.restart(1);
+
+    for refused in [large.await.map(drop), read.await.map(drop)] {
+        let error = refused.expect_err("it is too large");
+        assert_eq!(error.kind, ErrorKind::BadArguments, "{error}");
+        assert!(error.message.contains("--frame-bytes-max"), "{error}");
+    }
+    small.await.expect("created");
+    assert!(matches!(client.state(), SessionState::Connected { .. }), "{:?}", client.state());
+    assert_eq!(client.limits().frame_bytes, 64 << 10);
+    assert_eq!(client.exists("/large", ReadLevel::Local).await, Ok(None));
+    let event = watchers.last_mut().expect("a watcher").next().await.expect("an event");
+    assert_eq!(event.event().map(|event| event.path.as_str()), Some(last.as_str()));
 }

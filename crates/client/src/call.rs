@@ -8,7 +8,7 @@ use coordd_proto::v1::request::Op;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::session::pending::Answer;
+use crate::session::pending::{Answer, too_large};
 use crate::session::shared::{Shared, Submitted};
 use crate::{Error, ErrorKind, SessionState};
 
@@ -86,10 +86,7 @@ impl<T> Call<T> {
         let encoded_bytes = op.encoded_len();
         let bytes_max = shared.request_bytes_max();
         if encoded_bytes > bytes_max {
-            let message = format!(
-                "a request of {encoded_bytes} bytes; this server takes {bytes_max} (--frame-bytes-max)"
-            );
-            return Self::refused(Error::new(ErrorKind::BadArguments, message));
+            return Self::refused(too_large(encoded_bytes, bytes_max));
         }
         if patience.fail_fast && shared.is_suspended() {
             return Self::refused(suspended(shared));

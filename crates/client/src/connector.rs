@@ -8,6 +8,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::attempts::Attempts;
 use crate::discovery::{Endpoints, Found, in_order};
+use crate::far::bounded;
 use crate::{Error, ErrorKind};
 
 const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -41,7 +42,7 @@ impl Connector {
             began: Instant::now(),
             failed_rounds: 0,
             last: None,
-            dial_timeout,
+            dial_timeout: bounded(dial_timeout),
             attempts: Attempts::default(),
         })
     }
@@ -59,6 +60,12 @@ impl Connector {
     /// The newest error of each node that has failed.
     pub(crate) fn failures(&self) -> impl Iterator<Item = &Error> {
         self.attempts.iter()
+    }
+
+    /// Whether some node could not be reached, or some source names no node.
+    pub(crate) fn is_any_out_of_reach(&self) -> bool {
+        self.failures().any(|error| error.kind == ErrorKind::ConnectionLoss)
+            || self.endpoints.failures().next().is_some()
     }
 
     /// Why no node could be used: a line for each endpoint. `None` if none has failed.
@@ -178,6 +185,17 @@ mod tests {
         assert!(pauses[..60].iter().all(|pause| *pause <= Backoff::EARLY_MAX));
         assert!(pauses.iter().all(|pause| *pause >= Backoff::FIRST / 2 && *pause <= Backoff::LATE_MAX));
         assert_eq!(backoff.rounds(), 333);
+    }
+
+    /// The time to dial grows from round to round, also from the longest that there is.
+    #[tokio::test]
+    async fn longest_dial_timeout_is_a_time() {
+        // Nobody listens there.
+        let mut connector = Connector::new(vec!["127.0.0.1:1".into()], Duration::MAX).unwrap();
+        for _ in 0..4 {
+            assert_eq!(connector.dial().await.unwrap_err().kind, ErrorKind::ConnectionLoss);
+        }
+        assert!(connector.failed_rounds >= 2, "{}", connector.failed_rounds);
     }
 
     #[tokio::test]

@@ -46,6 +46,7 @@ mod admin;
 mod attempts;
 mod call;
 mod client;
+mod complaint;
 mod connector;
 mod convert;
 mod discovery;

@@ -40,7 +40,7 @@ struct Seen {
 impl Counter {
     /// The counter at a path.
     pub fn new(client: &Client, path: impl Into<String>) -> Self {
-        Self { client: client.clone(), path: path.into(), last: Arc::default() }
+        Self { client: client.patient(), path: path.into(), last: Arc::default() }
     }
 
     /// The value.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 
 use super::Sessions;
+use super::parents::{is_ownerless, owned_part};
 use super::path_cache::PathCache;
 use super::persistent_ephemeral::PersistentEphemeral;
 use super::registry::check_name;
@@ -11,7 +12,8 @@ use super::tree_cache::{CacheChange, CachedZnode};
 use super::znode::{found, name_of};
 use crate::{Client, Error, ErrorKind, ReadLevel, Stat};
 
-/// A group: who is in it, with data of its own, and who comes and goes.
+/// A group: who is in it, with data of its own, and who comes and goes. A znode that is not ephemeral is no
+/// member.
 ///
 /// ```no_run
 /// # async fn example(sessions: coordd_client::recipes::Sessions) -> Result<(), coordd_client::Error> {
@@ -124,6 +126,7 @@ impl GroupMembership {
         let mut members = Vec::with_capacity(names.len());
         for (name, read) in names.iter().zip(reads) {
             match read.await {
+                Ok((_, stat)) if is_ownerless(&stat) => {}
                 Ok((data, stat)) => members.push(Member::new(name, data, &stat)),
                 Err(error) if error.kind == ErrorKind::NoNode => {}
                 Err(error) => return Err(error),
@@ -148,6 +151,7 @@ impl GroupMembership {
 }
 
 fn told(change: CacheChange) -> Vec<MemberChange> {
+    let Some(change) = owned_part(change) else { return Vec::new() };
     let member = |znode: Arc<CachedZnode>| Member::of(&znode);
     match change {
         CacheChange::Added(znode) => vec![MemberChange::Joined(member(znode))],
@@ -208,7 +212,7 @@ mod tests {
     #[test]
     fn one_who_went_and_came_again_is_told_as_both() {
         let znode = |czxid, data: &'static str| {
-            let stat = Stat { czxid, ..Stat::default() };
+            let stat = Stat { czxid, ephemeral_owner: 7, ..Stat::default() };
             Arc::new(CachedZnode { path: "/g/a".into(), data: data.into(), stat })
         };
         let update = |old, new| told(CacheChange::Updated { old, new });

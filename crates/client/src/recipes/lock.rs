@@ -82,8 +82,8 @@ impl Lock {
         self.line.try_acquire(LockMode::Write).await
     }
 
-    /// Waits for the lock for so long; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
-    /// free.
+    /// Waits for the lock for so long; `None` if that was not enough. What is free is
+    /// taken however short the time is, if the ensemble answers within 5 s.
     ///
     /// # Errors
     ///

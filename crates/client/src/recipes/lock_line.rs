@@ -1,5 +1,5 @@
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -49,17 +49,29 @@ pub(super) fn blocker(positions: &[Position], index: usize) -> Option<String> {
     Some(before.name.clone())
 }
 
-/// `None` if it takes longer. With no patience at all, what is free is taken `at_once`: the time is for others, and not for the
-/// answers.
+/// How long the attempt to take what is free may wait for the ensemble's answers.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// Acquires, and waits for other holders no longer than `patience`; `None` if that was not enough. A shorter
+/// patience than [`ATTEMPT`] may not cover the answers of the ensemble, so what is free is taken `at_once`
+/// first.
 pub(super) async fn within<T>(
     patience: Duration,
     at_once: impl Future<Output = Result<Option<T>, Error>>,
     acquiring: impl Future<Output = Result<T, Error>>,
 ) -> Result<Option<T>, Error> {
-    if patience.is_zero() {
-        return at_once.await;
+    let since = Instant::now();
+    if patience < ATTEMPT
+        && let Ok(attempted) = tokio::time::timeout(ATTEMPT, at_once).await
+        && let Some(acquired) = attempted?
+    {
+        return Ok(Some(acquired));
     }
-    match tokio::time::timeout(patience, acquiring).await {
+    let left = patience.saturating_sub(since.elapsed());
+    if left.is_zero() {
+        return Ok(None);
+    }
+    match tokio::time::timeout(left, acquiring).await {
         Ok(acquired) => acquired.map(Some),
         Err(_) => Ok(None),
     }
@@ -147,7 +159,27 @@ impl LockLine {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+
     use super::*;
+
+    /// However short the patience is, what is free is taken. What is taken is waited for only as long as the
+    /// patience.
+    #[tokio::test]
+    async fn short_patience_takes_what_is_free() {
+        for patience in [Duration::ZERO, Duration::from_micros(1)] {
+            let free = async {
+                // An answer takes longer than the patience.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Ok(Some("free"))
+            };
+            assert_eq!(within(patience, free, pending()).await, Ok(Some("free")));
+            assert_eq!(within(patience, ready(Ok(None)), pending::<Result<(), _>>()).await, Ok(None));
+        }
+        let second = Duration::from_secs(1);
+        assert_eq!(within(second, ready(Ok(None)), ready(Ok("later"))).await, Ok(Some("later")));
+        assert_eq!(within(Duration::MAX, pending(), ready(Ok("later"))).await, Ok(Some("later")));
+    }
 
     fn blocker_of(name: &str, names: &[&str]) -> Option<String> {
         let positions: Vec<_> = names.iter().filter_map(|name| Position::parse(name)).collect();

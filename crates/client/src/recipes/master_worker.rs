@@ -10,7 +10,7 @@ use super::breather::Breather;
 use super::election::{Candidate, LeaderElection, Leadership};
 use super::grant::{GiveBack, Grant};
 use super::json::Json;
-use super::parents::{check_room, remove_ownerless};
+use super::parents::{check_room, is_ownerless, owned_part, remove_ownerless};
 use super::participant::Owner;
 use super::registry::check_name;
 use super::tree_cache::{CacheChange, CachedZnode};
@@ -234,14 +234,18 @@ impl Deref for Master {
 impl Master {
     /// The workers that are registered, in byte order of their ids: as of now, less the time of an event.
     pub fn workers(&self) -> Vec<Worker> {
-        self.workers.children().iter().map(|znode| Worker::of(znode, self.leadership.lineage())).collect()
+        let lineage = self.leadership.lineage();
+        let workers = self.workers.children();
+        let workers = workers.iter().filter(|znode| !is_ownerless(&znode.stat));
+        workers.map(|znode| Worker::of(znode, lineage.clone())).collect()
     }
 
     /// The workers as they come and go, beginning with those that are there. Who is slow misses no difference, but may miss
     /// a worker that came and went between two looks. Ends with the session.
     pub fn changes(&self) -> impl Stream<Item = WorkerChange> + Send + Unpin + 'static {
         let lineage = self.leadership.lineage();
-        Box::pin(self.workers.changes().flat_map(move |change| {
+        let changes = self.workers.changes().filter_map(|change| std::future::ready(owned_part(change)));
+        Box::pin(changes.flat_map(move |change| {
             let worker = |znode: &CachedZnode| Worker::of(znode, lineage.clone());
             futures::stream::iter(match change {
                 CacheChange::Added(znode) => vec![WorkerChange::Joined(worker(&znode))],

@@ -117,8 +117,8 @@ impl MultiLock {
         self.grant(places).await.map(Some)
     }
 
-    /// Waits for the locks for so long; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
-    /// free.
+    /// Waits for the locks for so long; `None` if that was not enough. What is free is
+    /// taken however short the time is, if the ensemble answers within 5 s.
     ///
     /// # Errors
     ///

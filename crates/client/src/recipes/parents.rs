@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::tree_cache::CacheChange;
 use super::znode::found;
 use crate::{
     AclEntry, Check, Client, CreateMode, CreateOptions, Created, Error, ErrorKind, ReadLevel, ReadResult,
@@ -126,6 +127,19 @@ pub(crate) fn is_ownerless(stat: &Stat) -> bool {
     stat.ephemeral_owner == 0
 }
 
+/// Returns the part of a change that is about ephemerals: an ownerless znode counts as absent. `None` if
+/// nothing is left.
+pub(crate) fn owned_part(change: CacheChange) -> Option<CacheChange> {
+    let before = change.before().filter(|znode| !is_ownerless(&znode.stat)).cloned();
+    let after = change.after().filter(|znode| !is_ownerless(&znode.stat)).cloned();
+    match (before, after) {
+        (None, None) => None,
+        (None, Some(znode)) => Some(CacheChange::Added(znode)),
+        (Some(old), Some(new)) => Some(CacheChange::Updated { old, new }),
+        (Some(znode), None) => Some(CacheChange::Removed(znode)),
+    }
+}
+
 /// Deletes an ownerless znode that stands where a recipe has to create its own, with what is below it. Another znode at
 /// the same path is left alone.
 ///
@@ -170,7 +184,41 @@ pub(crate) async fn clear_below(client: &Client, path: &str) -> Result<(), Error
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::recipes::CachedZnode;
+
+    /// A path that changes between an ephemeral and an ownerless znode is a member that comes or goes.
+    #[test]
+    fn ownerless_znodes_are_absent() {
+        let znode = |ephemeral_owner, czxid| {
+            let stat = Stat { czxid, ephemeral_owner, ..Stat::default() };
+            Arc::new(CachedZnode { path: "/g/a".into(), data: Bytes::new(), stat })
+        };
+        let (copy, other_copy, member, next) = (znode(0, 1), znode(0, 2), znode(7, 3), znode(8, 4));
+        for (change, expected) in [
+            (CacheChange::Added(copy.clone()), None),
+            (CacheChange::Removed(copy.clone()), None),
+            (CacheChange::Updated { old: copy.clone(), new: other_copy }, None),
+            (CacheChange::Added(member.clone()), Some(CacheChange::Added(member.clone()))),
+            (CacheChange::Removed(member.clone()), Some(CacheChange::Removed(member.clone()))),
+            (
+                CacheChange::Updated { old: copy.clone(), new: member.clone() },
+                Some(CacheChange::Added(member.clone())),
+            ),
+            (
+                CacheChange::Updated { old: member.clone(), new: copy },
+                Some(CacheChange::Removed(member.clone())),
+            ),
+            (
+                CacheChange::Updated { old: member.clone(), new: next.clone() },
+                Some(CacheChange::Updated { old: member, new: next }),
+            ),
+        ] {
+            assert_eq!(owned_part(change.clone()), expected, "{change:?}");
+        }
+    }
 
     #[test]
     fn parents_of_paths() {

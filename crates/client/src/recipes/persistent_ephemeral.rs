@@ -9,6 +9,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::Sessions;
 use super::parents::create_in_container;
+use crate::complaint::Complaint;
 use crate::{AclEntry, Check, Client, CreateMode, CreateOptions, Created, Error, ErrorKind, ReadLevel};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -243,7 +244,7 @@ impl Keeper {
     }
 
     async fn create(&mut self, client: &Client) -> Result<Created, Stop> {
-        let mut pause = PAUSE_FIRST;
+        let (mut pause, mut complaint) = (PAUSE_FIRST, Complaint::begin());
         loop {
             if self.is_gone() {
                 return Err(Stop::Done);
@@ -271,7 +272,10 @@ impl Keeper {
                 let _ = first_tx.send(Err(error));
                 return Err(Stop::Done);
             }
-            tracing::warn!(path = self.path, %error, pause_ms = pause.as_millis() as u64, "the ephemeral cannot be created again");
+            if let Some(waiting) = complaint.on_failure() {
+                let (path, waiting_ms) = (&self.path, waiting.as_millis() as u64);
+                tracing::warn!(path, %error, waiting_ms, "the ephemeral cannot be created; still trying");
+            }
             let spread = rand::rng().random_range(0.5..1.0);
             self.sleep(pause.mul_f64(spread)).await;
             pause = (pause * 2).min(PAUSE_MAX);

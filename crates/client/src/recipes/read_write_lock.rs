@@ -88,8 +88,8 @@ impl ReadWriteLock {
         self.line.try_acquire(LockMode::Read).await
     }
 
-    /// Waits for so long until it may read; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
-    /// free.
+    /// Waits for so long until it may read; `None` if that was not enough. What is free is
+    /// taken however short the time is, if the ensemble answers within 5 s.
     ///
     /// # Errors
     ///
@@ -129,8 +129,8 @@ impl ReadWriteLock {
         Ok(grant.map(|grant| self.writing(grant)))
     }
 
-    /// Waits for so long until it may write; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
-    /// free.
+    /// Waits for so long until it may write; `None` if that was not enough. What is free is
+    /// taken however short the time is, if the ensemble answers within 5 s.
     ///
     /// # Errors
     ///

@@ -143,8 +143,8 @@ impl Semaphore {
         self.take(place).await.map(Some)
     }
 
-    /// Waits for a permit for so long; `None` if that was not enough. With [`Duration::ZERO`] it takes what is
-    /// free.
+    /// Waits for a permit for so long; `None` if that was not enough. What is free is
+    /// taken however short the time is, if the ensemble answers within 5 s.
     ///
     /// # Errors
     ///

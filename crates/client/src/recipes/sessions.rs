@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::WatchStream;
 
+use crate::complaint::Complaint;
 use crate::{Check, Client, ConnectOptions, Error, ErrorKind, SessionState};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -177,12 +178,15 @@ impl Renewal {
                 _ => "closed by this client".to_owned(),
             };
             tracing::info!(end, "the session has ended; opening another");
-            let mut pause = PAUSE_FIRST;
+            let (mut pause, mut complaint) = (PAUSE_FIRST, Complaint::begin());
             let next = loop {
                 match options.clone().connect(endpoints.clone()).await {
                     Ok(client) => break client,
                     Err(error) => {
-                        tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "no new session; trying again");
+                        if let Some(waiting) = complaint.on_failure() {
+                            let waiting_ms = waiting.as_millis() as u64;
+                            tracing::warn!(%error, waiting_ms, "no new session; still trying");
+                        }
                         // Clients that lost their sessions together should not all come back at the same moment.
                         let spread = rand::rng().random_range(0.5..1.0);
                         tokio::time::sleep(pause.mul_f64(spread)).await;

@@ -39,7 +39,7 @@ pub struct SharedValue {
 impl SharedValue {
     /// The value at a path.
     pub fn new(client: &Client, path: impl Into<String>) -> Self {
-        Self { client: client.clone(), path: path.into() }
+        Self { client: client.patient(), path: path.into() }
     }
 
     /// The value; `None` if there is none.

@@ -78,7 +78,7 @@ impl Drop for Inner {
 struct Published {
     view: CacheView,
     /// Which history the view is of.
-    lineage: Option<Lineage>,
+    lineage: Option<Arc<Lineage>>,
     /// Why the view stays as it is.
     end: Option<Error>,
 }
@@ -207,7 +207,9 @@ impl TreeCache {
             Source::Sessions(sessions) => sessions.newest().ok().and_then(|client| client.lineage()),
         };
         let published = self.inner.published.borrow();
-        let is_behind = published.lineage.is_some() && newest.is_some() && published.lineage != newest;
+        let is_behind = published.lineage.is_some()
+            && newest.is_some()
+            && published.lineage.as_deref() != newest.as_ref();
         published.view.era() + u32::from(is_behind)
     }
 

@@ -35,6 +35,10 @@ pub(super) struct Core {
     pub(super) attached: bool,
     /// Counts the frames of attaches after the first ones: an attach that goes on is not given up.
     pub(super) attach_frames: u64,
+    /// Bytes of watches in the largest frame of the newest attach.
+    pub(super) attach_bytes_sent: usize,
+    /// Bytes of watches that a frame of the next attach may name, where a node has refused larger ones.
+    pub(super) attach_bytes_max: Option<usize>,
     pub(super) outbound_waker: Option<Waker>,
     pub(super) ping_due: bool,
     pub(super) lease: Lease,
@@ -69,6 +73,8 @@ impl Core {
             stream_id: 0,
             attached: false,
             attach_frames: 0,
+            attach_bytes_sent: 0,
+            attach_bytes_max: None,
             outbound_waker: None,
             ping_due: false,
             lease: Lease::default(),
@@ -87,8 +93,14 @@ impl Core {
     /// Sends a request nobody waits for.
     pub(super) fn push_silently(&mut self, op: Op) {
         let request = v1::Request::default();
-        let pending =
-            PendingRequest { request, encoded_bytes: 16, permits: 0, answer_tx: None, arms_watch: None };
+        let pending = PendingRequest {
+            request,
+            encoded_bytes: 16,
+            permits: 0,
+            answer_tx: None,
+            arms_watch: None,
+            refusal: None,
+        };
         self.pending.push(op, pending);
     }
 
@@ -112,9 +124,20 @@ impl Core {
                 permits: 0,
                 answer_tx: None,
                 arms_watch,
+                refusal: None,
             };
             self.pending.push(Op::AddWatch(request), pending);
         }
+    }
+
+    /// Takes the watches that the next frame of the attach names, beside `fixed` bytes of other fields. Says
+    /// whether there are more.
+    pub(super) fn next_resumed(&mut self, fixed: usize) -> (Vec<v1::ResumeWatch>, bool) {
+        let limit = self.pending.limits().attach_bytes(fixed);
+        let bytes = self.attach_bytes_max.map_or(limit, |max| max.min(limit));
+        let (watches, more) = self.watches.next_resumed(bytes);
+        self.attach_bytes_sent = self.attach_bytes_sent.max(WatchTable::bytes_of(&watches));
+        (watches, more)
     }
 
     /// Why a new request is not accepted.
@@ -146,10 +169,11 @@ impl Core {
             }
         };
         self.on_mark(reply.zxid);
-        let result = match reply.result {
-            Some(v1::reply::Result::Error(error)) => Err(error.into()),
-            Some(result) => Ok(Answer { zxid: reply.zxid, result }),
-            None => Err(Error::new(ErrorKind::Protocol, "the reply is empty")),
+        let result = match (&pending.refusal, reply.result) {
+            (Some(refusal), _) => Err(refusal.clone()),
+            (None, Some(v1::reply::Result::Error(error))) => Err(error.into()),
+            (None, Some(result)) => Ok(Answer { zxid: reply.zxid, result }),
+            (None, None) => Err(Error::new(ErrorKind::Protocol, "the reply is empty")),
         };
         if let Some(watch_id) = pending.arms_watch {
             match &result {

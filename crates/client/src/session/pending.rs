@@ -6,7 +6,7 @@ use coordd_proto::v1::request::Op;
 use tokio::sync::oneshot;
 
 use super::limits::ServerLimits;
-use crate::Error;
+use crate::{Check, Error, ErrorKind};
 
 /// Where an answer goes.
 pub(crate) type AnswerTx = oneshot::Sender<Result<Answer, Error>>;
@@ -31,6 +31,8 @@ pub(crate) struct PendingRequest {
     pub(crate) answer_tx: Option<AnswerTx>,
     /// The watch that this request arms.
     pub(crate) arms_watch: Option<u64>,
+    /// The answer to a write that the node cannot take. What is sent instead only uses up its number.
+    pub(crate) refusal: Option<Error>,
 }
 
 /// A reply that answers nothing.
@@ -123,9 +125,39 @@ impl PendingRequests {
         Ok(front)
     }
 
-    /// The next stream is to a node with these limits.
-    pub(crate) fn set_limits(&mut self, limits: ServerLimits) {
+    /// The next stream is to a node with these limits. `last_write_seq` is the newest write that took effect.
+    /// Returns the reads that are too large for the node, with their answers. A write that is too large keeps
+    /// its place, because those behind it need its number: what is sent instead changes nothing.
+    pub(crate) fn set_limits(
+        &mut self,
+        limits: ServerLimits,
+        last_write_seq: u64,
+    ) -> Vec<(PendingRequest, Error)> {
         self.limits = limits;
+        let bytes_max = limits.request_bytes();
+        if self.queue.iter().all(|pending| pending.encoded_bytes <= bytes_max) {
+            return Vec::new();
+        }
+        let mut refused = Vec::new();
+        for mut pending in std::mem::take(&mut self.queue) {
+            if pending.encoded_bytes > bytes_max {
+                let error = too_large(pending.encoded_bytes, bytes_max);
+                let write_seq = pending.request.write_seq;
+                if write_seq == 0 {
+                    refused.push((pending, error));
+                    continue;
+                }
+                // One that took effect has its answer recorded under its number.
+                if write_seq > last_write_seq {
+                    pending.refusal = Some(Error { write_seq: Some(write_seq), ..error });
+                }
+                let nothing = no_effect();
+                pending.encoded_bytes = nothing.encoded_len();
+                pending.request.op = Some(nothing);
+            }
+            self.queue.push_back(pending);
+        }
+        refused
     }
 
     pub(crate) fn limits(&self) -> ServerLimits {
@@ -157,6 +189,19 @@ impl PendingRequests {
         self.sent = 0;
         std::mem::take(&mut self.queue).into_iter()
     }
+}
+
+/// The refusal of a request that is larger than the node takes.
+pub(crate) fn too_large(bytes: usize, bytes_max: usize) -> Error {
+    let message = format!("a request of {bytes} bytes; this server takes {bytes_max} (--frame-bytes-max)");
+    Error::new(ErrorKind::BadArguments, message)
+}
+
+/// A write that changes nothing, because its only condition does not hold: the root always exists.
+fn no_effect() -> Op {
+    let absent = v1::Check::from(Check::absent("/"));
+    let ops = vec![v1::MultiOp { op: Some(v1::multi_op::Op::Check(absent)) }];
+    Op::Multi(v1::MultiRequest { ops, ..Default::default() })
 }
 
 /// Whether an operation writes and therefore carries a number.
@@ -209,7 +254,14 @@ mod tests {
 
     fn pending(encoded_bytes: usize) -> PendingRequest {
         let request = v1::Request::default();
-        PendingRequest { request, encoded_bytes, permits: 1, answer_tx: None, arms_watch: None }
+        PendingRequest {
+            request,
+            encoded_bytes,
+            permits: 1,
+            answer_tx: None,
+            arms_watch: None,
+            refusal: None,
+        }
     }
 
     fn set() -> Op {
@@ -282,7 +334,7 @@ mod tests {
         let mut queue = PendingRequests::default();
         let told =
             v1::Limits { frame_bytes: 64 << 10, outstanding: 10, frame_requests: 4, ..Default::default() };
-        queue.set_limits(ServerLimits::from(&told));
+        assert!(queue.set_limits(ServerLimits::from(&told), 0).is_empty());
         for _ in 0..20 {
             queue.push(set(), pending(1000));
         }
@@ -291,6 +343,33 @@ mod tests {
         assert_eq!(frames, [4, 4, 2]);
         assert_eq!(queue.limits().request_bytes(), (64 << 10) - 4096);
         assert_eq!(queue.limits().value_bytes, ServerLimits::default().value_bytes, "what is not told");
+    }
+
+    /// Requests that are larger than the next node takes: reads are refused at once, and writes keep their
+    /// numbers. One that took effect on the node before gets the answer that is recorded.
+    #[test]
+    fn requests_too_large_for_the_next_node() {
+        let mut queue = PendingRequests::default();
+        let large = 1 << 20;
+        for (op, bytes) in [(set(), large), (get(), large), (set(), large), (set(), 10), (get(), 10)] {
+            queue.push(op, pending(bytes));
+        }
+        queue.next_requests();
+        queue.on_stream_lost();
+        let told = v1::Limits { frame_bytes: 64 << 10, ..Default::default() };
+        let refused = queue.set_limits(ServerLimits::from(&told), 1);
+        let ids: Vec<_> = refused.iter().map(|(pending, error)| (pending.request.id, error.kind)).collect();
+        assert_eq!(ids, [(2, ErrorKind::BadArguments)]);
+
+        let sent = queue.next_requests();
+        let numbers: Vec<_> = sent.iter().map(|request| (request.id, request.write_seq)).collect();
+        assert_eq!(numbers, [(1, 1), (3, 2), (4, 3), (5, 0)]);
+        assert!(sent[..2].iter().all(|request| request.op == Some(no_effect())), "{sent:?}");
+        assert_eq!(sent[2].op, Some(set()));
+        let recorded = queue.on_reply(&ok(1)).expect("an answer");
+        assert_eq!(recorded.refusal, None, "it took effect");
+        let refused = queue.on_reply(&ok(3)).expect("an answer").refusal.expect("a refusal");
+        assert_eq!((refused.kind, refused.write_seq), (ErrorKind::BadArguments, Some(2)));
     }
 
     #[test]

@@ -12,13 +12,16 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::lease::Moment;
 use super::limits::ServerLimits;
-use super::pending::{Answer, AnswerTx, PendingRequest};
+use super::pending::{Answer, AnswerTx, PendingRequest, too_large};
 use super::state::{EndReason, SessionEnd, SessionState};
 use super::watches::Sink;
 use crate::{Credential, Error, ErrorKind, Lineage, Outcome, SessionToken};
 
 /// The queue's room: a request takes one permit and one more for each whole KiB. 64 Ki small requests, or 64 MiB.
 const QUEUE_PERMITS: usize = 64 * 1024;
+
+/// Bytes of watches in a frame that every node takes. The least that a node may be told to take is 64 KiB.
+const ATTACH_BYTES_MIN: usize = 32 << 10;
 
 /// What the handles, the session task and the transport share.
 pub(crate) struct Shared {
@@ -217,10 +220,20 @@ impl Shared {
     ) -> Result<Submitted, Error> {
         let (answer_tx, answer_rx) = oneshot::channel();
         let request = v1::Request::default();
-        let pending =
-            PendingRequest { request, encoded_bytes, permits, answer_tx: Some(answer_tx), arms_watch };
+        let pending = PendingRequest {
+            request,
+            encoded_bytes,
+            permits,
+            answer_tx: Some(answer_tx),
+            arms_watch,
+            refusal: None,
+        };
         let mut core = self.core();
-        if let Some(error) = core.refusal() {
+        // The limits may have changed since the call was made.
+        let bytes_max = core.pending.limits().request_bytes();
+        let is_too_large = encoded_bytes > bytes_max;
+        let refusal = core.refusal().or_else(|| is_too_large.then(|| too_large(encoded_bytes, bytes_max)));
+        if let Some(error) = refusal {
             if let Some(watch_id) = arms_watch {
                 core.watches.remove(watch_id);
             }
@@ -332,8 +345,8 @@ impl Shared {
         let has_watches = !core.watches.is_empty();
         core.watches.begin_resume();
         let fixed: usize = core.credentials.iter().map(|c| c.scheme.len() + c.auth.len() + 16).sum();
-        let bytes = core.pending.limits().attach_bytes(fixed + client_name.len() + 256);
-        let (watches, more_watches) = core.watches.next_resumed(bytes);
+        core.attach_bytes_sent = 0;
+        let (watches, more_watches) = core.next_resumed(fixed + client_name.len() + 256);
         let (session_id, password) =
             core.session.as_ref().map(|token| (token.session_id, token.password.clone())).unwrap_or_default();
         let attach = v1::Attach {
@@ -358,9 +371,19 @@ impl Shared {
             return None;
         }
         core.attach_frames += 1;
-        let bytes = core.pending.limits().attach_bytes(64);
-        let (watches, more_watches) = core.watches.next_resumed(bytes);
+        let (watches, more_watches) = core.next_resumed(64);
         Some(v1::Attach { watches, more_watches, ..v1::Attach::default() })
+    }
+
+    /// A node cannot read a frame of the attach, which may be larger than it takes: the frames of the next
+    /// attach are smaller. False if they were so small that every node takes them.
+    pub(crate) fn shrink_attach(&self) -> bool {
+        let mut core = self.core();
+        let is_small = core.attach_bytes_sent <= ATTACH_BYTES_MIN;
+        if !is_small {
+            core.attach_bytes_max = Some(core.attach_bytes_sent / 2);
+        }
+        !is_small
     }
 
     /// Grows while an attach of several frames is under way.
@@ -395,8 +418,14 @@ impl Shared {
         core.lineage = Some(lineage);
         core.seen_zxid = attached.zxid;
         let limits = attached.limits.as_ref().map_or_else(ServerLimits::default, ServerLimits::from);
-        core.pending.set_limits(limits);
+        core.attach_bytes_max = None;
         self.request_bytes_max.store(limits.request_bytes(), Ordering::Relaxed);
+        let refused = core.pending.set_limits(limits, attached.last_write_seq);
+        for (pending, error) in &refused {
+            if let Some(watch_id) = pending.arms_watch {
+                core.watches.refuse(watch_id, error);
+            }
+        }
         if attached.limits.is_none() {
             core.arm_again(attached.zxid);
         }
@@ -423,6 +452,13 @@ impl Shared {
         core.attached = true;
         core.lease.ping_soon();
         self.wake_outbound(core);
+        for (pending, error) in refused {
+            self.room.add_permits(pending.permits as usize);
+            if let Some(answer_tx) = pending.answer_tx {
+                // A caller that is gone does not want to know.
+                drop(answer_tx.send(Err(error)));
+            }
+        }
         let address = Arc::from(address);
         self.state_tx.send_replace(SessionState::Connected { node_id: attached.node_id, address });
         Ok(())

@@ -11,6 +11,7 @@ use super::outbound::Outbound;
 use super::refusal::Refusal;
 use super::shared::{Answers, Flow, Shared, Tick};
 use super::state::{EndReason, SessionEnd};
+use crate::complaint::Complaint;
 use crate::connector::{Backoff, Connector};
 use crate::{Error, ErrorKind};
 
@@ -22,9 +23,6 @@ const SILENCE_MIN: Duration = Duration::from_secs(1);
 const STREAM_IS_STABLE: Duration = Duration::from_secs(1);
 const ATTACH_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const ATTACH_TIMEOUT_MAX: Duration = Duration::from_secs(8);
-/// When a search for a node is first reported, and how often after that.
-const COMPLAIN_AFTER: Duration = Duration::from_secs(3);
-const COMPLAIN_AGAIN: Duration = Duration::from_secs(60);
 
 /// Keeps a session attached to some node until it ends.
 ///
@@ -41,12 +39,6 @@ enum AttachError {
     Failed(Error),
     /// No attempt can.
     Ended(SessionEnd, Error),
-}
-
-/// When it is said that no node takes the session, so that nobody waits in silence.
-#[derive(Default)]
-struct Complaint {
-    last: Option<Instant>,
 }
 
 impl SessionTask {
@@ -72,7 +64,7 @@ impl SessionTask {
     /// Tries the nodes in turn until one takes the session. `None`: the session has ended or was given up.
     async fn attach(&mut self, pause: Duration, backoff: &mut Backoff) -> Option<Streaming<v1::ServerFrame>> {
         let mut pause = pause;
-        let (mut tries, since, mut complaint) = (0, Instant::now(), Complaint::default());
+        let (mut tries, mut complaint) = (0, Complaint::begin());
         loop {
             if self.shared.state().is_terminal() {
                 return None;
@@ -103,7 +95,7 @@ impl SessionTask {
             let count = self.connector.endpoint_count();
             pause = error.retry_after.unwrap_or_else(|| backoff.next(count));
             let summary = self.connector.summary().unwrap_or(error);
-            complaint.say(since.elapsed(), &summary);
+            complain(&mut complaint, &summary);
             self.shared.on_attempt_failed(summary);
         }
     }
@@ -171,7 +163,10 @@ impl SessionTask {
                 AttachError::Ended(SessionEnd { reason, detail: error.message.clone() }, error)
             }
             Refusal::Everywhere => refused(EndReason::Refused, error),
-            // Nodes that cannot be reached are not waited for: those that can be have said that they never will.
+            // This node may take smaller frames than the one before.
+            Refusal::Here if error.kind == ErrorKind::Protocol && self.shared.shrink_attach() => {
+                AttachError::Failed(error)
+            }
             Refusal::Here if self.was_everywhere(tries) && self.all_refuse() => {
                 let is_other = |error: &Error| error.kind == ErrorKind::OtherLineage;
                 let reason = match self.connector.failures().any(is_other) {
@@ -190,7 +185,14 @@ impl SessionTask {
         self.connector.failures().count() >= count || tries >= 2 * count
     }
 
+    /// Whether every node refuses. A node that cannot be reached may still hold the session, so it is waited
+    /// for, for as long as the session timeout. A session that was never opened has nothing to lose, and
+    /// waits for none.
     fn all_refuse(&self) -> bool {
+        let is_waiting = self.shared.suspended_for().is_some_and(|silence| silence <= self.shared.timeout());
+        if is_waiting && self.connector.is_any_out_of_reach() {
+            return false;
+        }
         let mut failures = self.connector.failures();
         failures.all(|error| error.kind == ErrorKind::ConnectionLoss || Refusal::of(error) == Refusal::Here)
     }
@@ -263,18 +265,10 @@ impl Drop for SessionTask {
     }
 }
 
-impl Complaint {
-    /// Says why no node takes the session, if that is so for some time; not again before a minute has passed.
-    fn say(&mut self, waiting: Duration, error: &Error) {
-        if waiting < COMPLAIN_AFTER || self.last.is_some_and(|last| last.elapsed() < COMPLAIN_AGAIN) {
-            return;
-        }
-        self.last = Some(Instant::now());
-        let reasons = error.message.replace("\n  ", "; ");
-        tracing::warn!(
-            waiting_ms = waiting.as_millis() as u64,
-            reasons,
-            "no node takes the session; still trying"
-        );
-    }
+/// Logs why no node takes the session, so that nobody waits in silence.
+fn complain(complaint: &mut Complaint, error: &Error) {
+    let Some(waiting) = complaint.on_failure() else { return };
+    let reasons = error.message.replace("\n  ", "; ");
+    let waiting_ms = waiting.as_millis() as u64;
+    tracing::warn!(waiting_ms, reasons, "no node takes the session; still trying");
 }

@@ -166,6 +166,11 @@ impl WatchTable {
         (resumed, !self.to_resume.is_empty())
     }
 
+    /// Returns how many bytes of a frame these watches take.
+    pub(crate) fn bytes_of(watches: &[v1::ResumeWatch]) -> usize {
+        watches.iter().map(|watch| watch.path.len() + RESUMED_BYTES).sum()
+    }
+
     /// The node has taken no more than the first frame of the attach. What it does not know is to be armed
     /// again, and events of it have been missed. Returns what arms the lasting ones; the others are told at
     /// once, which consumes them.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use coordd_client::recipes::{Counter, SharedValue};
 use coordd_client::{ConnectOptions, ErrorKind, Outcome, ReadLevel};
 
 use crate::fake::{Fake, Fault};
@@ -88,4 +89,19 @@ async fn an_answer_beats_the_deadline() {
     let call = client.set("/a", "", None).timeout(Duration::ZERO);
     client.sync().await.unwrap();
     call.await.unwrap();
+}
+
+/// Recipes wait for their answers, whatever the options of the session say about calls.
+#[tokio::test]
+async fn recipes_have_no_deadline() {
+    let fake = Fake::start(1).await;
+    let options = ConnectOptions::new().session_timeout(Duration::from_secs(3));
+    let client = fake.connect_with(options.call_timeout(SHORT).fail_fast(true)).await.unwrap();
+    let (counter, value) = (Counter::new(&client, "/n"), SharedValue::new(&client, "/v"));
+    fake.fault(Fault::Silence);
+    // Unanswered for longer than the deadline, and under way when the connection is given up.
+    let (counted, written) = tokio::join!(counter.set(7), value.set("x"));
+    assert_eq!(counted, Ok(()));
+    written.unwrap();
+    assert_eq!(fake.world().applied.len(), 2);
 }

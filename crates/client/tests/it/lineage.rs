@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use coordd_client::recipes::Sessions;
-use coordd_client::{ConnectOptions, EndReason, ErrorKind, Lineage, SessionState};
+use coordd_client::{Client, ConnectOptions, EndReason, ErrorKind, Lineage, SessionState};
 
 use crate::fake::Fake;
 
@@ -54,6 +54,45 @@ async fn one_foreign_endpoint_is_passed_over() {
         client.sync().await.unwrap();
         assert_eq!(fake.world().attached_node(client.session_id()), Some(stays));
     }
+}
+
+/// A client whose own nodes cannot be reached, while another endpoint is of another ensemble. Returns it with
+/// its own node.
+async fn meet_only_a_foreign_node(fake: &Fake, timeout: Duration) -> (Client, u64) {
+    let client = fake.connect_with(ConnectOptions::new().session_timeout(timeout)).await.unwrap();
+    let own = fake.world().attached_node(client.session_id()).unwrap();
+    let mut world = fake.world();
+    world.unreachable.insert(own);
+    world.foreign.insert(3 - own);
+    world.cut();
+    drop(world);
+    (client, own)
+}
+
+/// Own nodes that cannot be reached for a moment may still hold the session, whatever a stale endpoint says.
+#[tokio::test]
+async fn unreachable_nodes_are_waited_for() {
+    let fake = Fake::start(2).await;
+    let (client, own) = meet_only_a_foreign_node(&fake, Duration::from_secs(30)).await;
+    let attaches = fake.world().attaches.len();
+    fake.until("some rounds", |world| world.attaches.len() >= attaches + 8).await;
+    assert_eq!(client.state(), SessionState::Suspended);
+    fake.world().unreachable.clear();
+    client.sync().await.unwrap();
+    assert_eq!(fake.world().attached_node(client.session_id()), Some(own));
+}
+
+/// They are waited for as long as the session may be alive.
+#[tokio::test]
+async fn foreign_nodes_end_an_expired_session() {
+    let fake = Fake::start(2).await;
+    let timeout = Duration::from_secs(1);
+    let since = Instant::now();
+    let (client, _) = meet_only_a_foreign_node(&fake, timeout).await;
+    let ended = tokio::time::timeout(Duration::from_secs(10), client.ended()).await.expect("it ends");
+    let SessionState::Expired(end) = ended else { panic!("{ended:?}") };
+    assert_eq!(end.reason, EndReason::OtherEnsemble);
+    assert!(since.elapsed() >= timeout, "{:?}", since.elapsed());
 }
 
 /// A node of a version that does not compare is compared by the client.

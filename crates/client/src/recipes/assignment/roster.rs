@@ -7,6 +7,7 @@ use super::records::{ItemRecord, ListRecord, OwnerRecord, PlanRecord, WorkerReco
 use super::worker::NUMBER_MAX;
 use super::{AssignmentSettings, Distribution, PlanItem, PlanWorker, Planner};
 use crate::Stat;
+use crate::recipes::parents::is_ownerless;
 use crate::recipes::{CacheChange, CachedZnode};
 
 /// A group as its znodes say, and what is to be done about it. It knows no clock and asks nobody.
@@ -61,7 +62,10 @@ impl Roster {
                 put(&mut self.items, name, after.map(|znode| read(znode)));
                 put(&mut self.epochs, name, after.map(|znode| znode.stat.czxid));
             }
-            (WORKERS, false) => put(&mut self.workers, name, after.map(|znode| read(znode))),
+            (WORKERS, false) => {
+                let worker = after.filter(|znode| !is_ownerless(&znode.stat));
+                put(&mut self.workers, name, worker.map(|znode| read(znode)));
+            }
             (ASSIGNED, false) => {
                 put(&mut self.lists, name, after.map(|znode| read::<ListRecord>(znode).items));
             }
@@ -70,7 +74,7 @@ impl Roster {
                 let record = after.map(|znode| read::<OwnerRecord>(znode));
                 let told = record.as_ref().map(|record| record.item).filter(|epoch| *epoch != 0);
                 put(&mut self.told, name, told);
-                let is_foreign = |stat: &Stat| stat.ephemeral_owner == 0 || stat.version != 0;
+                let is_foreign = |stat: &Stat| is_ownerless(stat) || stat.version != 0;
                 let foreign = after.map(|znode| znode.stat).filter(is_foreign);
                 put(&mut self.foreign, name, foreign.map(|stat| stat.czxid));
                 let owner = after
@@ -240,7 +244,10 @@ mod tests {
 
         fn znode(&mut self, path: &str, data: &str) -> Arc<CachedZnode> {
             self.zxid += 1;
-            let stat = Stat { czxid: self.zxid, ..Stat::default() };
+            // Workers and owners are ephemerals.
+            let is_ephemeral = path.starts_with("/g/workers/") || path.starts_with("/g/owners/");
+            let ephemeral_owner = u64::from(is_ephemeral);
+            let stat = Stat { czxid: self.zxid, ephemeral_owner, ..Stat::default() };
             let data = Bytes::copy_from_slice(data.as_bytes());
             Arc::new(CachedZnode { path: path.into(), data, stat })
         }
@@ -315,6 +322,29 @@ mod tests {
         assert_eq!(group.roster.plan(true, 0), None);
         group.worker("a");
         assert_eq!(group.roster.plan(true, 0), None);
+    }
+
+    /// A copied directory of workers gets no items. An id whose znode is replaced by such a copy is no worker
+    /// any more.
+    #[test]
+    fn ownerless_workers_get_nothing() {
+        let mut group = Group::new(Strategy::LeastLoaded);
+        group.items(4);
+        let copy = |group: &mut Group, name: &str| {
+            let znode = group.znode(&format!("/g/workers/{name}"), "{}");
+            let stat = Stat { ephemeral_owner: 0, ..znode.stat };
+            Arc::new(CachedZnode { stat, ..CachedZnode::clone(&znode) })
+        };
+        let copied = copy(&mut group, "copy");
+        group.roster.apply(&group.layout, &CacheChange::Added(copied));
+        assert_eq!(group.roster.plan(true, 0), None, "nobody is there");
+        group.worker("a");
+        assert_eq!(group.carry_out(true), 4);
+        assert_eq!(group.counts(), [("a", 4)]);
+
+        let (old, new) = (group.znode("/g/workers/a", "{}"), copy(&mut group, "a"));
+        group.roster.apply(&group.layout, &CacheChange::Updated { old, new });
+        assert!(!group.roster.has_worker("a"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::layout::Layout;
 use super::roster::{ItemOwner, Roster};
 use super::{AssignmentSettings, Distribution};
+use crate::recipes::parents::is_ownerless;
 use crate::recipes::{CacheView, LeaderElection};
 
 /// A group at one moment.
@@ -46,7 +47,8 @@ impl AssignmentStatus {
             let owner = roster.owners.get(id).cloned();
             (id.clone(), ItemStatus { cost: record.cost, assigned_to: assigned.remove(id), owner })
         });
-        let leader = view.get(&election.leader_path()).map(|znode| {
+        let leader = view.get(&election.leader_path());
+        let leader = leader.filter(|znode| !is_ownerless(&znode.stat)).map(|znode| {
             let json: Value = serde_json::from_slice(&znode.data).unwrap_or_default();
             json["id"].as_str().unwrap_or_default().to_owned()
         });

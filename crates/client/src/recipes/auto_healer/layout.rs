@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::spec::HealerSpec;
 use super::status::CopyState;
 use crate::Stat;
+use crate::recipes::parents::is_ownerless;
 use crate::recipes::znode::name_of;
 use crate::recipes::{CacheView, CachedZnode};
 
@@ -82,7 +83,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// What somebody else wrote is as if it were not there, but for agents: who has a znode there takes copies.
+    /// Returns what the view says. Records that cannot be read are left out; an agent without one takes any
+    /// number of copies. Agents and running copies that are not ephemeral are left out, too.
     pub(super) fn of(view: &CacheView, root: &str) -> Self {
         let copies = |path: String| -> Vec<(u32, std::sync::Arc<CachedZnode>)> {
             let numbered = |znode: &std::sync::Arc<CachedZnode>| {
@@ -93,7 +95,8 @@ impl Layout {
             view.children(&path).filter_map(numbered).collect()
         };
         let agents = agents(root);
-        let agents = view.children(&agents).map(|znode| {
+        let is_owned = |znode: &&std::sync::Arc<CachedZnode>| !is_ownerless(&znode.stat);
+        let agents = view.children(&agents).filter(is_owned).map(|znode| {
             let record = serde_json::from_slice(&znode.data).unwrap_or_default();
             (name_of(&znode.path).to_owned(), (record, znode.stat))
         });
@@ -102,7 +105,7 @@ impl Layout {
             (copy, (serde_json::from_slice(&znode.data).unwrap_or_default(), znode.stat))
         });
         let running = copies(running(root)).into_iter();
-        let running = running.filter_map(|(copy, znode)| {
+        let running = running.filter(|(_, znode)| is_owned(&znode)).filter_map(|(copy, znode)| {
             Some((copy, (serde_json::from_slice(&znode.data).ok()?, znode.stat)))
         });
         let spec = view.get(&spec(root));

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::{Layout, election};
 use super::spec::HealerSpec;
 use crate::recipes::CacheView;
+use crate::recipes::parents::is_ownerless;
 
 /// What a healer keeps running, where, and how that goes: one state of the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,7 +86,8 @@ impl HealerStatus {
 
     pub(super) fn of(view: &CacheView, root: &str) -> Self {
         let layout = Layout::of(view, root);
-        let leader = view.get(&format!("{}/leader", election(root))).and_then(|znode| {
+        let leader = view.get(&format!("{}/leader", election(root)));
+        let leader = leader.filter(|znode| !is_ownerless(&znode.stat)).and_then(|znode| {
             let leader: serde_json::Value = serde_json::from_slice(&znode.data).ok()?;
             Some(leader["id"].as_str()?.to_owned())
         });

@@ -12,7 +12,9 @@ use super::snapshot::Config;
 use crate::recipes::replace_if::BackOff;
 use crate::recipes::znode::found;
 use crate::recipes::{SharedValue, Versioned};
-use crate::{Check, Client, CreateMode, CreateOptions, Error, ErrorKind, MultiResult, ReadLevel, Stat};
+use crate::{
+    Check, Client, CreateMode, CreateOptions, Error, ErrorKind, Lineage, MultiResult, ReadLevel, Stat,
+};
 
 const HISTORY: &str = "history";
 
@@ -125,8 +127,9 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
         .await
     }
 
-    /// Replaces the configuration if it is still what was [read](Self::get), which may be the default because there was none.
-    /// `None`: it is not, and nothing was changed. One that was deleted and made again counts as changed.
+    /// Replaces the configuration if it is still what was [read](Self::get), which may be the default because
+    /// there was none. `None`: it is not, and nothing was changed. One that was deleted and made again counts
+    /// as changed, and so does the configuration of another ensemble ([`Lineage`]).
     ///
     /// # Errors
     ///
@@ -160,8 +163,9 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
 
     async fn replace_seen(&self, seen: &Config<T>, json: String) -> Result<Option<Config<T>>, Error> {
         let change = Change::from(json);
-        let stat = self.replace(seen.stat.as_ref(), &change).await?;
-        stat.map(|stat| self.options.read(&self.path, Some((&change.json, stat)))).transpose()
+        let known = seen.stat.as_ref().map(|stat| (stat, seen.lineage().cloned()));
+        let stat = self.replace(known, &change).await?;
+        stat.map(|stat| self.config(Some((&change.json, stat)))).transpose()
     }
 
     /// Sets the value of one key ([`ConfigKey`]), and leaves the others byte for byte as they are, also those that `T` does not
@@ -277,7 +281,13 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
     }
 
     fn parse(&self, found: Option<&Versioned<Bytes>>) -> Result<Config<T>, Error> {
-        self.options.read(&self.path, found.map(|found| (&found.value, found.stat)))
+        self.config(found.map(|found| (&found.value, found.stat)))
+    }
+
+    /// The configuration as this session has read or written it.
+    fn config(&self, found: Option<(&Bytes, Stat)>) -> Result<Config<T>, Error> {
+        let config = self.options.read(&self.path, found)?;
+        Ok(config.in_lineage(self.client.lineage()))
     }
 
     /// Writes what `decide` makes of what is stored, until nobody else was faster. `decide` has seen everything that was
@@ -292,24 +302,34 @@ impl<T: Serialize + DeserializeOwned + Clone> ConfigDocument<T> {
             let change = decide(found.as_ref())?;
             let stat = match &found {
                 Some(found) if found.value == change.json => Some(found.stat),
-                _ => self.replace(found.as_ref().map(|found| &found.stat), &change).await?,
+                _ => {
+                    let seen = found.as_ref().map(|found| (&found.stat, self.client.lineage()));
+                    self.replace(seen, &change).await?
+                }
             };
             match stat {
-                Some(stat) => return self.options.read(&self.path, Some((&change.json, stat))),
+                Some(stat) => return self.config(Some((&change.json, stat))),
                 None => back_off.pause().await,
             }
         }
     }
 
-    /// Writes document and history in one step, if the document is as it was seen. `None`: it is not.
-    async fn replace(&self, seen: Option<&Stat>, change: &Change) -> Result<Option<Stat>, Error> {
+    /// Writes document and history in one step, if the document is as it was seen. `None`: it is not. `seen`
+    /// is the stat of the document, with the lineage that its zxids belong to.
+    async fn replace(
+        &self,
+        seen: Option<(&Stat, Option<Lineage>)>,
+        change: &Change,
+    ) -> Result<Option<Stat>, Error> {
         let data = change.json.clone();
         let persistent = CreateOptions::new(CreateMode::Persistent).parents(true);
         let (mut multi, version) = match seen {
             None => (self.client.multi().create(&*self.path, data, persistent.clone()), 0),
-            Some(seen) => {
-                // The version alone would take a znode that was deleted and created again for the same.
-                let multi = self.client.multi().check(Check::epoch(&*self.path, seen.czxid));
+            Some((seen, lineage)) => {
+                // The version alone would take a znode that was deleted and created again for the same. Both
+                // together would take a znode of another ensemble that had the same writes for the same.
+                let epoch = Check::epoch(&*self.path, seen.czxid).in_lineage(lineage);
+                let multi = self.client.multi().check(epoch);
                 (multi.set(&*self.path, data, Some(seen.version)), seen.version.wrapping_add(1))
             }
         };

@@ -76,7 +76,8 @@ pub(super) async fn follow<T: Serialize + DeserializeOwned + Clone>(
         let is_news = published.borrow().is_news(&path, &view);
         let read = is_news.then(|| {
             let znode = view.get(&path);
-            options.read(&path, znode.map(|znode| (&znode.data, znode.stat)))
+            let read = options.read(&path, znode.map(|znode| (&znode.data, znode.stat)));
+            read.map(|config| config.in_lineage(view.lineage().cloned()))
         });
         published.send_modify(|published| published.take(&path, &view, read));
     }

@@ -261,8 +261,9 @@ impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> ConfigMana
         }
     }
 
-    /// Replaces the configuration if it is still what was [seen](Self::snapshot). `false`: it is not, and nothing was changed;
-    /// [`snapshot`](Self::snapshot) shows what it is.
+    /// Replaces the configuration if it is still what was [seen](Self::snapshot). `false`: it is not, and
+    /// nothing was changed; [`snapshot`](Self::snapshot) shows what it is. The configuration of another
+    /// ensemble is never what was seen.
     ///
     /// # Errors
     ///

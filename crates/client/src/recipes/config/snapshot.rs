@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::Stat;
+use crate::{Lineage, Stat};
 
 /// A configuration as it is, or was, at one time. It does not change; clones are cheap.
 #[derive(Debug)]
@@ -13,18 +13,30 @@ pub struct Config<T> {
     pub stat: Option<Stat>,
     document: Arc<Value>,
     json: Option<Arc<str>>,
+    /// The lineage that the zxids of the stat belong to.
+    lineage: Option<Lineage>,
 }
 
 impl<T> Clone for Config<T> {
     fn clone(&self) -> Self {
-        let Self { value, stat, document, json } = self;
-        Self { value: value.clone(), stat: *stat, document: document.clone(), json: json.clone() }
+        let Self { value, stat, document, json, lineage } = self;
+        let (document, json, lineage) = (document.clone(), json.clone(), lineage.clone());
+        Self { value: value.clone(), stat: *stat, document, json, lineage }
     }
 }
 
 impl<T> Config<T> {
     pub(super) fn new(value: T, document: Value, stat: Option<Stat>) -> Self {
-        Self { value: Arc::new(value), stat, document: Arc::new(document), json: None }
+        let document = Arc::new(document);
+        Self { value: Arc::new(value), stat, document, json: None, lineage: None }
+    }
+
+    pub(super) fn in_lineage(self, lineage: Option<Lineage>) -> Self {
+        Self { lineage, ..self }
+    }
+
+    pub(super) fn lineage(&self) -> Option<&Lineage> {
+        self.lineage.as_ref()
     }
 
     pub(super) fn stored_as(mut self, json: Option<&str>) -> Self {

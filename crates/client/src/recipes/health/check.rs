@@ -96,7 +96,7 @@ impl HealthCheck {
         let elapsed = start.elapsed();
         let why = match result {
             Ok(Ok(())) => return CheckOutcome::Passed { latency: elapsed },
-            _ if elapsed > within + STALL => return CheckOutcome::Inconclusive,
+            _ if elapsed > within.saturating_add(STALL) => return CheckOutcome::Inconclusive,
             Ok(Err(why)) => why,
             Err(_) => format!("no answer within {within:?}"),
         };
@@ -237,6 +237,8 @@ mod tests {
             panic!("it passed")
         };
         assert!(why.contains("refused"), "{why}");
+        let longest = check.run(Duration::MAX).await;
+        assert!(matches!(longest, CheckOutcome::Failed { .. }), "{longest:?}");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use tokio::time::{sleep, sleep_until};
 use super::instance::check_load;
 use super::layout::Layout;
 use super::{InstanceStatus, ServiceInstance};
+use crate::complaint::Complaint;
 use crate::far::after;
 use crate::recipes::Sessions;
 use crate::recipes::parents::{is_ownerless, make_container, parent_of};
@@ -42,7 +43,7 @@ struct Standing {
     epoch: Option<u64>,
     /// The newest revision that was written.
     revision: u64,
-    /// Why the last attempt to register was refused.
+    /// Why the last attempt to register, or the last heartbeat, was refused. `None` once one has succeeded.
     refusal: Option<Error>,
 }
 
@@ -83,6 +84,13 @@ impl Registration {
     /// session has ended and the next is not there yet, or because another session holds the id.
     pub fn epoch(&self) -> Option<u64> {
         self.standing.borrow().epoch
+    }
+
+    /// Returns why the last attempt to register, or the last heartbeat, was refused: `NoAuth`,
+    /// `QuotaExceeded` and the like, and `NodeExists` for a znode in the way that is not ephemeral. `None`
+    /// once one has succeeded. It is tried again until the handle is dropped.
+    pub fn refusal(&self) -> Option<Error> {
+        self.standing.borrow().refusal.clone()
     }
 
     /// Waits until the instance is registered; returns its epoch.
@@ -286,6 +294,7 @@ impl Task {
             Ok(epoch) => epoch,
             Err(end) => return end,
         };
+        let mut complaint = Complaint::default();
         loop {
             // Instances that started together should not write together.
             let pause = self.registrar.heartbeat.mul_f64(rand::rng().random_range(0.8..1.0));
@@ -298,13 +307,14 @@ impl Task {
                 () = sleep_until(due) => {}
                 _ = client.ended() => return End::SessionEnded,
             }
-            if let Err(end) = self.write(client, epoch).await {
+            if let Err(end) = self.write(client, epoch, &mut complaint).await {
                 return end;
             }
         }
     }
 
     async fn register(&mut self, client: &Client) -> Result<u64, End> {
+        let mut complaint = Complaint::begin();
         loop {
             let (json, revision) = self.record();
             let multi = self
@@ -333,7 +343,10 @@ impl Task {
                 _ if error.is_terminal() => return Err(End::SessionEnded),
                 ErrorKind::NodeExists => self.wait_for_the_other(client).await?,
                 _ => {
-                    tracing::warn!(id = self.id(), %error, "the registration was refused; trying again");
+                    if let Some(waiting) = complaint.on_failure() {
+                        let (id, waiting_ms) = (self.id(), waiting.as_millis() as u64);
+                        tracing::warn!(id, %error, waiting_ms, "the registration is refused; still trying");
+                    }
                     self.standing.send_modify(|standing| standing.refusal = Some(error));
                     self.unless_unwanted(client, sleep(PAUSE)).await?;
                 }
@@ -389,14 +402,18 @@ impl Task {
     }
 
     /// A heartbeat: record and announcements in one step, if they are still those we made.
-    async fn write(&mut self, client: &Client, epoch: u64) -> Result<(), End> {
+    async fn write(&mut self, client: &Client, epoch: u64, complaint: &mut Complaint) -> Result<(), End> {
         let (json, revision) = self.record();
         let paths = self.paths();
         let checked = client.multi().check(Check::epoch(paths[0].clone(), epoch));
         let multi = paths.into_iter().fold(checked, |multi, path| multi.set(path, json.clone(), None));
         match multi.commit().await {
             Ok(_) => {
-                self.standing.send_modify(|standing| standing.revision = revision);
+                complaint.on_success();
+                self.standing.send_modify(|standing| {
+                    standing.revision = revision;
+                    standing.refusal = None;
+                });
                 Ok(())
             }
             Err(error) if error.is_terminal() => Err(End::SessionEnded),
@@ -405,7 +422,11 @@ impl Task {
                 Err(End::Disturbed)
             }
             Err(error) => {
-                tracing::warn!(id = self.id(), %error, "a heartbeat was refused");
+                if let Some(waiting) = complaint.on_failure() {
+                    let (id, waiting_ms) = (self.id(), waiting.as_millis() as u64);
+                    tracing::warn!(id, %error, waiting_ms, "heartbeats are refused; still trying");
+                }
+                self.standing.send_modify(|standing| standing.refusal = Some(error));
                 Ok(())
             }
         }

@@ -290,8 +290,8 @@ impl CacheTask {
     /// showed is outlived.
     fn enter(&self, lineage: Option<Lineage>) {
         self.published.send_if_modified(|published| {
-            let before = published.lineage.replace(lineage.clone().unwrap_or_default());
-            let is_other = before.is_some() && before != lineage;
+            let before = published.lineage.replace(Arc::new(lineage.clone().unwrap_or_default()));
+            let is_other = before.is_some() && before.as_deref() != lineage.as_ref();
             if is_other {
                 tracing::warn!(top = %self.scope.top, "the ensemble is another one; a cache reads again");
                 published.view = published.view.outlived();
@@ -309,7 +309,7 @@ impl CacheTask {
     fn publish(&self, mirror: &mut Mirror) {
         let Some(view) = mirror.state() else { return };
         self.published.send_if_modified(|published| {
-            let view = view.in_era(published.view.era());
+            let view = view.in_era(published.view.era()).in_lineage(published.lineage.clone());
             let is_newer = view.zxid() > published.view.zxid();
             if is_newer {
                 published.view = view;

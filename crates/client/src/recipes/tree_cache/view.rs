@@ -7,7 +7,7 @@ use equivalent::{Comparable, Equivalent};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use crate::Stat;
+use crate::{Lineage, Stat};
 
 /// A znode as a cache has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,8 @@ impl CacheChange {
 pub struct CacheView {
     /// Counts the lineages that the cache has met: zxids of two of them say nothing about each other.
     era: u32,
+    /// The lineage of the znodes; `None` if it is not known.
+    lineage: Option<Arc<Lineage>>,
     zxid: u64,
     znodes: Znodes,
 }
@@ -78,17 +80,26 @@ pub(super) type Znodes = OrdMap<PathKey, Arc<CachedZnode>>;
 
 impl CacheView {
     pub(super) fn new(zxid: u64, znodes: Znodes) -> Self {
-        Self { era: 0, zxid, znodes }
+        Self { era: 0, lineage: None, zxid, znodes }
     }
 
     pub(super) fn in_era(self, era: u32) -> Self {
         Self { era, ..self }
     }
 
+    pub(super) fn in_lineage(self, lineage: Option<Arc<Lineage>>) -> Self {
+        Self { lineage, ..self }
+    }
+
+    /// Returns the lineage that the stats of the znodes belong to.
+    pub(crate) fn lineage(&self) -> Option<&Lineage> {
+        self.lineage.as_deref()
+    }
+
     /// What is shown when another lineage begins, until a state of that is complete: the same znodes, at no
     /// zxid.
     pub(super) fn outlived(&self) -> Self {
-        Self { era: self.era + 1, zxid: 0, znodes: self.znodes.clone() }
+        Self { era: self.era + 1, lineage: self.lineage.clone(), zxid: 0, znodes: self.znodes.clone() }
     }
 
     pub(super) fn era(&self) -> u32 {

@@ -60,6 +60,8 @@ pub(crate) struct World {
     last_stream_id: u64,
     changed_tx: watch::Sender<()>,
     pub(crate) faults: VecDeque<Fault>,
+    /// Nodes to which every connection breaks.
+    pub(crate) unreachable: HashSet<u64>,
     /// Nodes that refuse to serve.
     pub(crate) refusing: HashSet<u64>,
     /// What attaches are refused with, by all nodes.
@@ -96,6 +98,7 @@ impl Default for World {
             last_stream_id: 0,
             changed_tx: watch::Sender::new(()),
             faults: VecDeque::new(),
+            unreachable: HashSet::new(),
             refusing: HashSet::new(),
             refusal: None,
             limits: Some(v1::Limits::default()),
@@ -220,6 +223,9 @@ impl World {
         let refuse = |code, message: &str| Err(coordd_proto::status::into_status(refusal(code, message)));
         self.attaches.push(attach.clone());
         self.changed_tx.send_replace(());
+        if self.unreachable.contains(&node_id) {
+            return Err(Status::unavailable("told to be out of reach"));
+        }
         if self.refusing.contains(&node_id) {
             return refuse(v1::ErrorCode::NotServing, "told to refuse");
         }
