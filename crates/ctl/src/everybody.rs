@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use coordd_client::{Admin, Error, ErrorKind, MemberInfo, NodeStatus};
+use coordd_process::plain;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::printable::plain;
 
 /// At most so long each is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -16,7 +16,6 @@ mod notes;
 mod output;
 mod owner;
 mod path_completion;
-mod printable;
 mod progress;
 mod session_id;
 mod supervised;

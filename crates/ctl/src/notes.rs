@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use crate::printable::plain;
+use coordd_process::plain;
 
 /// Says something on the standard error, after the name of the program and in one line.
 macro_rules! note {

@@ -3,13 +3,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use coordd_client::{CreateMode, CreateOptions, Error, ErrorKind, SessionState};
+use coordd_process::plain;
 use serde::Serialize;
 
 use super::acl::AclArg;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::StatOutput;
-use crate::printable::plain;
 use crate::value::Value;
 
 /// Creates a znode and prints its path.

@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::Args;
 use coordd_client::recipes::{self, Grant, Json, Participant, ReadWriteLock, Semaphore, Sessions};
 use coordd_client::{Client, Error, ErrorKind};
+use coordd_process::plain;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -12,7 +13,6 @@ use crate::exit::{Failure, exit_with};
 use crate::notes::note;
 use crate::output::time;
 use crate::owner::{OwnerArgs, write_owner};
-use crate::printable::plain;
 use crate::session_id::SessionId;
 use crate::supervised::{CommandLine, ENVIRONMENT, Ending, Signals, hold};
 

@@ -3,13 +3,13 @@ use std::fmt;
 use clap::Args;
 use coordd_client::Client;
 use coordd_client::recipes::{GroupMembership, Member, MemberChange};
+use coordd_process::plain;
 use futures::StreamExt as _;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::{ValueOutput, time};
-use crate::printable::plain;
 use crate::session_id::SessionId;
 
 /// Prints the members of a group: who is there, and with --watch who comes and goes; or joins it.

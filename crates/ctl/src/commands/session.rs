@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use coordd_client::{Admin, EndReason, SessionInfo, SessionRecord};
+use coordd_process::plain;
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
@@ -11,7 +12,6 @@ use crate::context::Context;
 use crate::everybody::{Everybody, ask_all, nobody};
 use crate::exit::Failure;
 use crate::output::time;
-use crate::printable::plain;
 use crate::session_id::SessionId;
 use crate::table::Table;
 

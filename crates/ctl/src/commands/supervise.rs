@@ -6,6 +6,7 @@ use coordd_client::recipes::Sessions;
 use coordd_client::recipes::auto_healer::{
     Agent, AgentOptions, AutoHealer, CopyStatus, Exit, HealerSpec, HealerStatus, Job, Runner,
 };
+use coordd_process::plain;
 use rustix::process::Signal;
 use serde::Serialize;
 
@@ -13,7 +14,6 @@ use crate::context::{Context, GlobalOptions};
 use crate::exit::Failure;
 use crate::notes::note;
 use crate::owner::machine_name;
-use crate::printable::plain;
 use crate::supervised::{CommandLine, Ending, Signals, run_beside};
 
 /// After so long it is told what is waited for.

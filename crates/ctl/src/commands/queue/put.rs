@@ -3,11 +3,11 @@ use std::time::Duration;
 
 use clap::Args;
 use coordd_client::recipes::{TaskOptions, TaskQueue, TaskQueueOptions};
+use coordd_process::plain;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::printable::plain;
 use crate::value::Value;
 
 /// Adds a task and prints its id.

@@ -1,12 +1,12 @@
-//! Text of others on its way to a terminal. Names, values and messages come from anybody who can reach the ensemble, and from any
-//! server: what a terminal would obey instead of show is escaped.
+//! Text of others on its way to a terminal. Names, values and messages come from anybody who can reach the
+//! ensemble, and from any server: what a terminal would obey instead of show is escaped.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// Whether a terminal, or a person who reads it, takes this character for something else than text: controls (C0, DEL, C1), breaks of
 /// lines and paragraphs, and what changes the direction of the text around it or does not show at all.
-pub(crate) fn is_printable(c: char) -> bool {
+pub fn is_printable(c: char) -> bool {
     !c.is_control()
         && !matches!(
             c,
@@ -18,18 +18,18 @@ pub(crate) fn is_printable(c: char) -> bool {
         )
 }
 
-/// A field in one line: every character that is not printable is escaped, newlines too.
-pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+/// Returns a field in one line: every character that is not printable is escaped, newlines too.
+pub fn plain(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false)
 }
 
-/// Several lines that were made here: newlines stay, everything else is escaped as in [`plain`].
-pub(crate) fn plain_lines(text: &str) -> Cow<'_, str> {
+/// Returns several lines that were made here: newlines stay, everything else is escaped as in [`plain`].
+pub fn plain_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c == '\n')
 }
 
-/// A value for a terminal: newlines and tabs stay, and what is not UTF-8 shows as `\xNN`.
-pub(crate) fn plain_value(bytes: &[u8]) -> String {
+/// Returns a value for a terminal: newlines and tabs stay, and what is not UTF-8 shows as `\xNN`.
+pub fn plain_value(bytes: &[u8]) -> String {
     let mut shown = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         shown += &escaped(chunk.valid(), |c| matches!(c, '\n' | '\t'));
@@ -40,6 +40,17 @@ pub(crate) fn plain_value(bytes: &[u8]) -> String {
     }
     shown
 }
+
+/// Returns the text of an error in one line, except that each endpoint has a line of its own where the SDK
+/// lists several.
+pub fn plain_error(text: &str) -> String {
+    let Some((before, lines)) = text.split_once(ENDPOINTS) else { return plain(text).into_owned() };
+    let lines: Vec<_> = lines.split("\n  ").map(plain).collect();
+    format!("{}{ENDPOINTS}{}", plain(before), lines.join("\n  "))
+}
+
+/// Behind it the SDK's errors have a line for each endpoint.
+const ENDPOINTS: &str = " endpoints could be used:";
 
 fn escaped(text: &str, keeps: impl Fn(char) -> bool) -> Cow<'_, str> {
     let is_kept = |c: char| is_printable(c) || keeps(c);
@@ -76,6 +87,16 @@ mod tests {
             assert_eq!(plain(text), shown);
         }
         assert_eq!(plain_lines("a\u{1b}\nb\r\n"), "a\\u{1b}\nb\\r\n");
+    }
+
+    /// B6 and C5: of what others say nothing but the lines of the endpoints breaks a line.
+    #[test]
+    fn errors_are_printable() {
+        assert_eq!(plain_error("NotServing: no\nroom\u{1b}[2J"), "NotServing: no\\nroom\\u{1b}[2J");
+        assert_eq!(
+            plain_error("none of 2 endpoints could be used:\n  a:1: refused\n  b:1: no \u{202e}leader"),
+            "none of 2 endpoints could be used:\n  a:1: refused\n  b:1: no \\u{202e}leader"
+        );
     }
 
     /// A value on a terminal keeps its lines and tabs, and nothing else that a terminal obeys.
