@@ -4,16 +4,23 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Whether a terminal, or a person who reads it, takes this character for something else than text: controls (C0, DEL, C1), breaks of
-/// lines and paragraphs, and what changes the direction of the text around it or does not show at all.
+/// Whether a terminal shows this character, as a person expects it.
+///
+/// Controls (C0, DEL, C1), breaks of lines and paragraphs, what changes the direction of the text around it,
+/// and what does not show at all are not printable. Combining characters and variation selectors are: they
+/// belong to the character before them.
 pub fn is_printable(c: char) -> bool {
     !c.is_control()
         && !matches!(
             c,
             '\u{61c}' | '\u{200e}' | '\u{200f}' // Marks of direction.
             | '\u{2028}' | '\u{2029}'
-            | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}' // Embeddings, overrides and isolates.
+            | '\u{202a}'..='\u{202e}' // Embeddings and overrides.
+            | '\u{ad}' | '\u{34f}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{feff}' // Of no width.
+            | '\u{2060}'..='\u{206f}' // Joiners and operators of no width, isolates.
+            | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' // Fillers.
             | '\u{fff9}'..='\u{fffb}'
+            | '\u{1d173}'..='\u{1d17a}' // Beams and slurs of music.
             | '\u{e0000}'..='\u{e007f}' // Tags.
         )
 }
@@ -85,6 +92,9 @@ mod tests {
             ("\u{202e}gpj\u{2066}\u{200f}\u{2028}", r"\u{202e}gpj\u{2066}\u{200f}\u{2028}"),
         ] {
             assert_eq!(plain(text), shown);
+        }
+        for c in "\u{ad}\u{34f}\u{200b}\u{200c}\u{200d}\u{2060}\u{2064}\u{feff}\u{3164}\u{e0041}".chars() {
+            assert_eq!(plain(&c.to_string()), c.escape_default().to_string());
         }
         assert_eq!(plain_lines("a\u{1b}\nb\r\n"), "a\\u{1b}\nb\\r\n");
     }
