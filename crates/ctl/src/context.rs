@@ -8,6 +8,7 @@ use coordd_client::{Admin, Check, Client, ConnectOptions, Credential, Endpoints,
 use tokio::sync::OnceCell;
 
 use crate::cli::Command;
+use crate::durations::duration;
 use crate::exit::Failure;
 use crate::guard::GuardArg;
 use crate::interrupt::Interrupts;
@@ -40,11 +41,11 @@ pub(crate) struct GlobalOptions {
     pub(crate) output: Format,
 
     /// How long to look for a node that answers.
-    #[arg(long, global = true, default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
 
     /// The timeout of the session that the command opens.
-    #[arg(long, global = true, default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, default_value = "10s", value_parser = duration)]
     pub(crate) session_timeout: Duration,
 
     /// An identity of the digest scheme. May be repeated; in the environment several stand on lines of their own.

@@ -6,6 +6,7 @@
 mod cli;
 mod commands;
 mod context;
+mod durations;
 mod everybody;
 mod exit;
 mod guard;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::context::{Context, GOODBYE};
+use crate::durations::duration;
 use crate::exit::{Failure, exit_with};
 use crate::notes::note;
 use crate::output::time;
@@ -50,7 +51,7 @@ pub(crate) struct Lock {
     at_once: bool,
 
     /// Wait for so long, and then end with exit code 12. What is free is taken, also with 0s.
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
     wait: Option<Duration>,
 
     /// Print who has the lock or a permit, and who waits, instead.

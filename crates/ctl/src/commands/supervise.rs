@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 
 use crate::context::{Context, GlobalOptions};
+use crate::durations::duration;
 use crate::exit::Failure;
 use crate::notes::note;
 use crate::owner::machine_name;
@@ -57,7 +58,7 @@ pub(crate) struct Supervise {
     #[arg(
         long,
         requires = "command",
-        value_parser = humantime::parse_duration,
+        value_parser = duration,
         default_value = "500ms",
         value_name = "DURATION"
     )]
