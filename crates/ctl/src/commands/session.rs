@@ -9,7 +9,7 @@ use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::everybody::{Everybody, ask_all, nobody};
+use crate::everybody::{Everybody, Heard, Inquiry, nobody};
 use crate::exit::Failure;
 use crate::output::time;
 use crate::session_id::SessionId;
@@ -213,9 +213,13 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// The live sessions, as the nodes say that they are attached to.
 async fn live(context: &Context) -> Result<BTreeMap<u64, SessionInfo>, Failure> {
-    let everybody = Everybody::ask(context, Some(GRACE)).await?;
-    let list = async |admin: Admin| admin.sessions().try_collect::<Vec<_>>().await;
-    let answers = ask_all(context, everybody.endpoints(), Some(GRACE), list).await;
+    let inquiry = Inquiry::new(context, Some(GRACE));
+    let everybody = Everybody::ask(&inquiry).await?;
+    let list = async |admin: Admin, heard: &Heard| {
+        let sessions = admin.sessions().inspect_ok(|_| heard.now());
+        sessions.try_collect::<Vec<_>>().await
+    };
+    let answers = inquiry.ask(everybody.endpoints(), list).await;
     let mut failures = everybody.failures();
     let (mut sessions, mut has_answer) = (BTreeMap::<u64, SessionInfo>::new(), false);
     for node in &answers {
@@ -242,9 +246,10 @@ async fn why(context: &Context, session_id: SessionId) -> Result<SessionRecord, 
     if info.attached_here {
         return Ok(record);
     }
-    let everybody = Everybody::ask(context, Some(GRACE)).await?;
-    let ask = async |admin: Admin| admin.session(session_id.0).await;
-    let answers = ask_all(context, everybody.endpoints(), Some(GRACE), ask).await;
+    let inquiry = Inquiry::new(context, Some(GRACE));
+    let everybody = Everybody::ask(&inquiry).await?;
+    let ask = async |admin: Admin, _: &Heard| admin.session(session_id.0).await;
+    let answers = inquiry.ask(everybody.endpoints(), ask).await;
     let attached = answers.into_iter().find_map(|node| match node.answer {
         Ok(SessionRecord::Live(info)) if info.attached_here => Some(SessionRecord::Live(info)),
         _ => None,
