@@ -77,7 +77,7 @@ class Session:
         self.ref = pb.SessionRef(session_id=opened.session_id, password=opened.password)
         self.lineage = opened.lineage  # Of every zxid and epoch here.
         self.timeout = opened.timeout_ms / 1000
-        self.closed = threading.Event()
+        self.closed, self.ended = threading.Event(), threading.Event()
         threading.Thread(target=self.keep_alive, daemon=True).start()
 
     def keep_alive(self):
@@ -94,6 +94,7 @@ class Session:
             except grpc.RpcError as failure:
                 error = refusal_of(failure)
                 if error and error.code in (pb.ERROR_CODE_SESSION_EXPIRED, pb.ERROR_CODE_NO_SESSION):
+                    self.ended.set()
                     return
                 keeper.node += 1
             self.closed.wait(self.timeout / 6)
@@ -205,7 +206,9 @@ def main(endpoints, path, seconds):
     print("waiting", flush=True)
     epoch = lock.acquire()
     while not lock.is_held():  # Until the first confirmation has come.
-        time.sleep(0.01)
+        if session.ended.wait(0.01):
+            print("lost", flush=True)
+            return 1
     print(f"locked with epoch {epoch}", flush=True)
     end = time.monotonic() + float(seconds)
     while time.monotonic() < end:

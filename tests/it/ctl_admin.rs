@@ -82,6 +82,20 @@ async fn session_list_says_who_and_where() {
         );
     }
 
+    // `attached_here` is what the first endpoint says, `attached` what any node says.
+    let first = ensemble.endpoint(1);
+    let listed =
+        ensemble.coordctl_at(&first, &["session", "list", "--output", "json"]).await.expect("a list");
+    let listed: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for (client, is_first) in clients.iter().zip([true, false, false]) {
+        let id = format!("{:#x}", client.session_id());
+        let attached = |session: &Value| (session["attached_here"].as_bool(), session["attached"].as_bool());
+        let session = listed.iter().find(|session| session["session_id"] == *id).expect("it is listed");
+        assert_eq!(attached(session), (Some(is_first), Some(true)), "{session}");
+        let why = json(&ensemble, &first, &["session", "why", &id]).await;
+        assert_eq!(attached(&why), (Some(is_first), Some(true)), "{why}");
+    }
+
     let stopped = ensemble.follower().await;
     let others = ensemble.ids_but(stopped).into_iter();
     let endpoints: Vec<_> = [stopped].into_iter().chain(others).map(|id| ensemble.endpoint(id)).collect();

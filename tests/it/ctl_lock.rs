@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use coordd_client::{Bytes, ReadLevel};
-use coordd_tests::{Contender, Ensemble, coordctl, eventually};
+use coordd_tests::{Contender, Ensemble, EnsembleOptions, coordctl, eventually};
 use rustix::process::{Pid, Signal, test_kill_process};
 
 const SOON: Duration = Duration::from_secs(15);
@@ -185,6 +185,23 @@ async fn no_patience_takes_what_is_free() {
         let mut vain = lock(&ensemble, &[other, &["--wait", "0s"]].concat(), "exit 7").await;
         assert_eq!(code(&mut vain).await, Some(12), "{kind:?} is taken");
         holder.terminate().await;
+    }
+}
+
+/// A lock of which no node says whether it is free is not "not free": nobody may have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_is_not_a_holder() {
+    let options = EnsembleOptions::new(1).env("COORDD_DISK_RESERVE_BYTES", "1000PiB");
+    let ensemble = options.start().await;
+    eventually(SOON, "growth is refused", async || ensemble.status_of(1).await.growth_refused).await;
+    for options in [&["--wait", "100ms"][..], &["--try"]] {
+        let args = [&["lock", "/job", "--timeout", "2s"][..], options, &["--", "true"]].concat();
+        let mut program = tokio::process::Command::new(coordctl());
+        program.env_remove("COORDCTL_AUTH").args(["--endpoints", &ensemble.endpoint(1)]).args(&args);
+        let output = program.output().await.expect("coordctl starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(9), "{options:?}: {said}");
+        assert!(said.lines().last().is_some_and(|line| line.starts_with("coordctl: NoSpace: ")), "{said}");
     }
 }
 

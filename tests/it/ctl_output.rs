@@ -4,7 +4,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use coordd_client::{ConnectOptions, CreateMode};
-use coordd_tests::{Ensemble, coordctl, eventually};
+use coordd_tests::{Ensemble, coordbench, coordctl, eventually};
 use futures::TryStreamExt as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -105,6 +105,31 @@ async fn hostile_text_is_escaped() {
     // A value for a pipe is the value.
     assert_eq!(run(&ensemble, &["get", "/dir"]).await.stdout, evil.as_bytes());
     drop(holder);
+}
+
+/// B6: what another program says of a session's end reaches no terminal through `coordbench`, either.
+#[tokio::test(flavor = "multi_thread")]
+async fn bench_escapes_end_reasons() {
+    let ensemble = Ensemble::start(1).await;
+    let mut bench = Command::new(coordbench());
+    bench.args(["--endpoints", &ensemble.endpoint(1), "--connections", "1", "--depth", "1", "--keys", "1"]);
+    bench.args(["--duration", "60s"]).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let bench = bench.spawn().expect("coordbench starts");
+    let admin = ensemble.admin(1).await.expect("an operator");
+    let mut session_id = None;
+    eventually(SOON, "its connection has a session", async || {
+        let sessions: Vec<_> = admin.sessions().try_collect().await.expect("the sessions");
+        let found = sessions.into_iter().find(|info| info.client_name == "coordbench-0");
+        session_id = found.map(|info| info.session_id);
+        session_id.is_some()
+    })
+    .await;
+    let evil = "evil\u{1b}[2J\nforged\u{202e}";
+    admin.kill_session(session_id.expect("it was found"), evil.to_owned()).await.expect("killed");
+    let output =
+        tokio::time::timeout(SOON, bench.wait_with_output()).await.expect("it ends").expect("a process");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(said.contains("evil\\u{1b}[2J\\nforged\\u{202e}") && !said.contains(is_obeyed), "{said:?}");
 }
 
 /// E1: a full disk or a closed descriptor in the place of output keeps no command from running.

@@ -23,6 +23,7 @@ mod ctl_lock;
 mod ctl_output;
 mod ctl_queue;
 mod ctl_register;
+mod ctl_waiting;
 mod ctl_watch;
 mod delete_in_batches;
 mod discovery;

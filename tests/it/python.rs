@@ -48,6 +48,23 @@ struct Script {
 }
 
 impl Script {
+    async fn new(python: String, ensemble: &Ensemble) -> Self {
+        let generated = ensemble.scratch();
+        let mut protoc = Command::new(&python);
+        protoc.args(["-m", "grpc_tools.protoc", "-I"]).arg(root().join("proto"));
+        protoc.args(["--python_out=.", "--grpc_python_out=.", "coordd/v1/coordd.proto"]);
+        assert!(protoc.current_dir(&generated).status().await.expect("a protoc").success());
+        Script { python, generated, endpoints: ensemble.endpoints().join(",") }
+    }
+
+    /// Python code that runs in the place of the script.
+    fn code(&self, code: &str) -> Command {
+        let mut command = Command::new(&self.python);
+        command.env("PYTHONPATH", root().join("docs/python")).args(["-c", code, &self.endpoints]);
+        command.current_dir(&self.generated).stdout(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
     /// A process that takes the lock and holds it for so many seconds.
     fn lock(&self, path: &str, seconds: &str) -> Command {
         let mut command = Command::new(&self.python);
@@ -67,12 +84,7 @@ async fn lock_in_python() {
     let Some(python) = python().await else { return };
     let mut ensemble = Ensemble::start(3).await;
     let client = ensemble.client(TIMEOUT).await;
-    let generated = ensemble.scratch();
-    let mut protoc = Command::new(&python);
-    protoc.args(["-m", "grpc_tools.protoc", "-I"]).arg(root().join("proto"));
-    protoc.args(["--python_out=.", "--grpc_python_out=.", "coordd/v1/coordd.proto"]).current_dir(&generated);
-    assert!(protoc.status().await.expect("a protoc").success());
-    let script = Script { python, generated, endpoints: ensemble.endpoints().join(",") };
+    let script = Script::new(python, &ensemble).await;
 
     // It waits for a lock in Rust, and Rust waits for it.
     let lock = Lock::new(&client, "/app/lock");
@@ -109,4 +121,39 @@ async fn lock_in_python() {
     let refused = "refused with ERROR_CODE_NODE_EXISTS: ";
     assert!(printed.iter().any(|line| line.starts_with(refused)), "{printed:?}");
     assert_eq!(printed.last().map(String::as_str), Some("released"));
+}
+
+/// The script ends if its session has ended after it acquired the lock, before the first confirmation that
+/// the session is alive. Skipped where the packages are missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn lock_is_lost_before_the_first_confirmation() {
+    const EARLY_END: &str = r#"
+import sys, threading
+sys.path.insert(0, "")
+import lock
+from coordd.v1 import coordd_pb2 as pb
+
+acquired = threading.Event()
+keep_alive, acquire = lock.Session.keep_alive, lock.Lock.acquire
+
+def keep_alive_late(session):
+    acquired.wait()
+    session.write("CloseSession", pb.CloseSessionRequest())
+    keep_alive(session)
+
+def acquire_and_tell(self):
+    epoch = acquire(self)
+    acquired.set()
+    return epoch
+
+lock.Session.keep_alive, lock.Lock.acquire = keep_alive_late, acquire_and_tell
+sys.exit(lock.main(sys.argv[1], "/app/lock", "1"))
+"#;
+    let Some(python) = python().await else { return };
+    let ensemble = Ensemble::start(1).await;
+    let script = Script::new(python, &ensemble).await;
+    let output = script.code(EARLY_END).output();
+    let output = tokio::time::timeout(IN_TIME, output).await.expect("it ends").expect("a process");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(lines(&output), ["waiting", "lost"]);
 }

@@ -50,6 +50,11 @@ pub fn coordctl() -> PathBuf {
     directory().join("coordctl")
 }
 
+/// The path of `coordbench`.
+pub fn coordbench() -> PathBuf {
+    directory().join("coordbench")
+}
+
 /// The path of an example of the SDK. They are built once per test run, also where the programs are not.
 pub fn example(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();

@@ -25,7 +25,7 @@ mod seed;
 mod unread;
 
 pub use attached_to::attached_to;
-pub use binaries::{contender, coordctl, coordd, example};
+pub use binaries::{contender, coordbench, coordctl, coordd, example};
 pub use black_hole::BlackHole;
 pub use contender::{Contender, Line};
 pub use dns_server::{DnsRecord, DnsServer};

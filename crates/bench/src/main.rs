@@ -6,10 +6,10 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-/// Says something on the standard error; what cannot be written is lost.
+/// Says something on the standard error, without what a terminal would obey; what cannot be written is lost.
 macro_rules! note {
     ($($text:tt)*) => {{
-        let line = format!("coordbench: {}\n", format_args!($($text)*));
+        let line = format!("coordbench: {}\n", coordd_process::plain_error(&format!($($text)*)));
         let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
     }};
 }

@@ -260,7 +260,8 @@ impl From<tonic::Status> for Error {
             }
             tonic::Code::Unimplemented => Error::new(
                 ErrorKind::ConnectionLoss,
-                "this is a peer port, or no coordd: clients connect to the port of --listen",
+                "this node does not know the call: it is of an older version, or this is no client port of \
+                 coordd (--listen)",
             ),
             code => {
                 let cause = innermost(&status).unwrap_or_else(|| status.message().to_owned());
@@ -378,6 +379,21 @@ impl From<v1::SessionEnd> for SessionRecord {
             last_write_seq: end.last_write_seq,
             silence: expired.then(|| (Duration::from_millis(end.silent_ms), end.last_node)),
             end: end.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that does not know a call may be an older one, or the port may be another one: both are said.
+    #[test]
+    fn unknown_calls_are_explained() {
+        let error = Error::from(tonic::Status::unimplemented("unknown method"));
+        assert_eq!(error.kind, ErrorKind::ConnectionLoss);
+        for says in ["does not know the call", "older version", "--listen"] {
+            assert!(error.message.contains(says), "{error}");
         }
     }
 }

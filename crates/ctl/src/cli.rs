@@ -3,7 +3,7 @@ use std::io::Write as _;
 
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use coordd_process::unknown_variable;
+use coordd_process::{plain_lines, unknown_variable};
 
 use crate::commands::{
     acl, completions, config, create, delete, elect, get, health, lock, ls, man, members, multi, outcome,
@@ -11,7 +11,6 @@ use crate::commands::{
 };
 use crate::context::{Context, GlobalOptions};
 use crate::exit::{EXIT_CODES, Failure};
-use crate::printable::plain_lines;
 
 /// The command line of coordd.
 #[derive(Parser, Debug)]

@@ -8,6 +8,7 @@ use coordd_client::{Admin, Check, Client, ConnectOptions, Credential, Endpoints,
 use tokio::sync::OnceCell;
 
 use crate::cli::Command;
+use crate::durations::duration;
 use crate::exit::Failure;
 use crate::guard::GuardArg;
 use crate::interrupt::Interrupts;
@@ -40,11 +41,11 @@ pub(crate) struct GlobalOptions {
     pub(crate) output: Format,
 
     /// How long to look for a node that answers.
-    #[arg(long, global = true, default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
 
     /// The timeout of the session that the command opens.
-    #[arg(long, global = true, default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, default_value = "10s", value_parser = duration)]
     pub(crate) session_timeout: Duration,
 
     /// An identity of the digest scheme. May be repeated; in the environment several stand on lines of their own.
@@ -226,13 +227,7 @@ impl Context {
             answer = call => Ok(answer?),
             () = cut_off => {
                 let message = format!("no node was in reach for {:?}", self.options.timeout);
-                let error = client.connection_failure();
-                let error = error.unwrap_or_else(|| Error::new(ErrorKind::ConnectionLoss, ""));
-                let message = match error.message.is_empty() {
-                    true => message,
-                    false => format!("{message}: {}", error.message),
-                };
-                Err(Error { message, ..error }.into())
+                Err(out_of_reach(client, message).into())
             }
         }
     }
@@ -276,6 +271,18 @@ impl Context {
         let closing = futures::future::join_all(sessions.iter().map(Sessions::close));
         let _ = tokio::time::timeout(self.options.timeout.min(GOODBYE), closing).await;
     }
+}
+
+/// The error of a call that no node has answered: `message`, and why no node takes the session if that is
+/// known.
+pub(crate) fn out_of_reach(client: &Client, message: String) -> Error {
+    let error = client.connection_failure();
+    let error = error.unwrap_or_else(|| Error::new(ErrorKind::ConnectionLoss, ""));
+    let message = match error.message.is_empty() {
+        true => message,
+        false => format!("{message}: {}", error.message),
+    };
+    Error { message, ..error }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,24 +1,123 @@
 //! Questions to all nodes of an ensemble at once: those of the endpoints, and the members that they name.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use coordd_client::{Admin, Error, ErrorKind, MemberInfo, NodeStatus};
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
+use coordd_process::plain;
+use futures::future::join_all;
 use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::printable::plain;
 
-/// At most so long each is waited for.
+/// A node that says nothing for so long is skipped.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often the limits are looked at.
+const TICK: Duration = Duration::from_millis(50);
 
 /// What a node said, or why it did not.
 pub(crate) struct Answer<T> {
     pub(crate) endpoint: String,
     pub(crate) answer: Result<T, Error>,
+}
+
+/// When a node said something last; `None`: it has said nothing so far.
+#[derive(Default)]
+pub(crate) struct Heard(Cell<Option<Instant>>);
+
+impl Heard {
+    /// The node has said something, a page of its answer for example.
+    pub(crate) fn now(&self) {
+        self.0.set(Some(Instant::now()));
+    }
+}
+
+/// Asks all nodes the same at once. A node that is silent is skipped; one that goes on answering has until
+/// the deadline.
+pub(crate) struct Inquiry<'a> {
+    context: &'a Context,
+    /// How long a node may be silent.
+    patience: Duration,
+    /// How long a node may be silent once another one has answered.
+    grace: Duration,
+    /// When everything that is asked is given up.
+    deadline: Instant,
+}
+
+impl<'a> Inquiry<'a> {
+    /// Begins an inquiry: all that it asks may take as long as `--timeout` says. `grace`: how long a node may
+    /// be silent once another one has answered, if `--timeout` leaves so much; `None`: as long as before.
+    pub(crate) fn new(context: &'a Context, grace: Option<Duration>) -> Self {
+        let timeout = context.options.timeout;
+        Self {
+            context,
+            patience: timeout.min(PATIENCE),
+            // Some time has to be left for the nodes that the first ones name.
+            grace: grace.unwrap_or(PATIENCE).min(timeout / 2),
+            deadline: Instant::now() + timeout,
+        }
+    }
+
+    /// Asks the nodes at these endpoints; the answers are in their order. The question tells `Heard` of each
+    /// part of an answer.
+    pub(crate) async fn ask<T>(
+        &self,
+        endpoints: Vec<String>,
+        question: impl AsyncFn(Admin, &Heard) -> Result<T, Error>,
+    ) -> Vec<Answer<T>> {
+        let first_answer = Cell::new(None);
+        let (question, first_answer) = (&question, &first_answer);
+        let asking = endpoints.into_iter().map(|endpoint| async move {
+            let heard = Heard::default();
+            let asking = async {
+                // The limits of the inquiry decide, in the same words each time: that of each call comes
+                // later.
+                question(Admin::connect(endpoint.as_str(), self.patience * 2).await?, &heard).await
+            };
+            let answer = tokio::select! {
+                biased;
+                answer = asking => answer,
+                why = self.given_up(&heard, first_answer) => {
+                    Err(Error::new(ErrorKind::ConnectionLoss, format!("{endpoint} {why}")))
+                }
+            };
+            if answer.is_ok() && first_answer.get().is_none() {
+                first_answer.set(Some(Instant::now()));
+            }
+            Answer { endpoint, answer }
+        });
+        join_all(asking).await
+    }
+
+    /// Waits until a node has been silent for too long, or the deadline has come. Returns what is to be said
+    /// of the node.
+    async fn given_up(&self, heard: &Heard, first_answer: &Cell<Option<Instant>>) -> String {
+        let begun = Instant::now();
+        loop {
+            let (last, now) = (heard.0.get().unwrap_or(begun), Instant::now());
+            let since_first = first_answer.get().map(|first| last.max(first) + self.grace);
+            let silent_at = last + self.patience;
+            let limit = since_first.map_or(silent_at, |at| at.min(silent_at)).min(self.deadline);
+            if now < limit {
+                // The limit may have moved by then.
+                tokio::time::sleep_until(limit.min(now + TICK)).await;
+                continue;
+            }
+            let patience = self.patience;
+            return match heard.0.get() {
+                Some(_) if now >= self.deadline => {
+                    format!("did not answer in full within {:?}", self.context.options.timeout)
+                }
+                Some(_) => format!("stopped answering for {:.1?}", now - last),
+                None if since_first.is_some_and(|at| at < silent_at) => {
+                    format!("did not answer within {:?} of the first answer", self.grace)
+                }
+                None => format!("did not answer within {patience:?}"),
+            };
+        }
+    }
 }
 
 /// The state of an ensemble, as its nodes say.
@@ -30,14 +129,14 @@ pub(crate) struct Everybody {
 }
 
 impl Everybody {
-    /// Asks for the state of all. `grace`: how long the others are waited for once one has answered; `None`: as long as that one.
+    /// Asks for the state of all.
     ///
     /// # Errors
     ///
     /// An endpoint that is none, or a source of endpoints that names no node.
-    pub(crate) async fn ask(context: &Context, grace: Option<Duration>) -> Result<Self, Failure> {
-        let status = async |admin: Admin| admin.status().await;
-        let mut nodes = ask_all(context, context.nodes().await?, grace, status).await;
+    pub(crate) async fn ask(inquiry: &Inquiry<'_>) -> Result<Self, Failure> {
+        let status = async |admin: Admin, _: &Heard| admin.status().await;
+        let mut nodes = inquiry.ask(inquiry.context.nodes().await?, status).await;
         let mut asked = BTreeSet::new();
         nodes.retain(|Answer { answer, .. }| match answer {
             // Two endpoints may be names of one node.
@@ -59,7 +158,7 @@ impl Everybody {
         let has_been_asked = |address: &String| nodes.iter().any(|node| node.endpoint == *address);
         let others =
             others.into_iter().map(|(_, address)| address).filter(|address| !has_been_asked(address));
-        nodes.extend(ask_all(context, others.collect(), grace, status).await);
+        nodes.extend(inquiry.ask(others.collect(), status).await);
         Ok(Self { nodes, unknown })
     }
 
@@ -72,43 +171,6 @@ impl Everybody {
     pub(crate) fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().filter(|node| node.answer.is_ok()).map(|node| node.endpoint.clone()).collect()
     }
-}
-
-/// Asks all of them the same at once; the answers are in the order of the endpoints.
-pub(crate) async fn ask_all<T>(
-    context: &Context,
-    endpoints: Vec<String>,
-    grace: Option<Duration>,
-    question: impl AsyncFn(Admin) -> Result<T, Error>,
-) -> Vec<Answer<T>> {
-    let patience = context.options.timeout.min(PATIENCE);
-    let question = &question;
-    let mut asking: FuturesUnordered<_> = (endpoints.iter().enumerate())
-        .map(|(index, endpoint)| async move {
-            // The limit below is the one that decides, also over several calls: that of each call comes
-            // later.
-            let asking = async { question(Admin::connect(endpoint.as_str(), patience * 2).await?).await };
-            (index, asking.await)
-        })
-        .collect();
-    let mut deadline = Instant::now() + patience;
-    let mut answers: Vec<Option<Result<T, Error>>> = endpoints.iter().map(|_| None).collect();
-    while let Ok(Some((index, answer))) = tokio::time::timeout_at(deadline, asking.next()).await {
-        if let (Ok(_), Some(grace)) = (&answer, grace) {
-            deadline = deadline.min(Instant::now() + grace);
-        }
-        answers[index] = Some(answer);
-    }
-    drop(asking);
-    let answer = |(endpoint, answer): (String, Option<Result<T, Error>>)| {
-        let answer = answer.unwrap_or_else(|| Err(silent(&endpoint, patience)));
-        Answer { endpoint, answer }
-    };
-    endpoints.into_iter().zip(answers).map(answer).collect()
-}
-
-fn silent(endpoint: &str, patience: Duration) -> Error {
-    Error::new(ErrorKind::ConnectionLoss, format!("{endpoint} did not answer within {patience:?}"))
 }
 
 /// No node answered: a line for each. The nodes that answered at all say more than those that did not.
@@ -132,16 +194,51 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
 
+    fn context(timeout: &str) -> Context {
+        Context::new(Cli::try_parse_from(["coordctl", "--timeout", timeout, "status"]).unwrap().global)
+    }
+
+    /// What comes of a node that answers in so many pages, each 100 ms after the one before.
+    async fn answer_in_pages(pages: u32, patience: u64, timeout: u64) -> Result<u32, String> {
+        let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = node.local_addr().unwrap().to_string();
+        let (context, millis) = (context("60s"), Duration::from_millis);
+        let (patience, deadline) = (millis(patience), Instant::now() + millis(timeout));
+        let inquiry = Inquiry { context: &context, patience, grace: patience, deadline };
+        let question = async |_: Admin, heard: &Heard| {
+            for _ in 0..pages {
+                tokio::time::sleep(millis(100)).await;
+                heard.now();
+            }
+            match pages {
+                1 => std::future::pending().await,
+                _ => Ok(pages),
+            }
+        };
+        let answers = inquiry.ask(vec![endpoint], question).await;
+        answers.into_iter().next().unwrap().answer.map_err(|error| error.message)
+    }
+
+    /// A node that goes on sending pages is given up when the whole time has passed; one that stops, after
+    /// the limit for a page.
+    #[tokio::test]
+    async fn each_page_has_its_limit() {
+        assert_eq!(answer_in_pages(20, 1000, 30_000).await, Ok(20));
+        let late = answer_in_pages(20, 1000, 1200).await.unwrap_err();
+        assert!(late.ends_with("did not answer in full within 60s"), "{late}");
+        let stopped = answer_in_pages(1, 1000, 30_000).await.unwrap_err();
+        assert!(stopped.contains(" stopped answering for 1"), "{stopped}");
+    }
+
     /// A node that takes the connection and says nothing is told by one limit, in the same words each time.
     #[tokio::test]
     async fn one_limit_decides() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = silent.local_addr().unwrap().to_string();
-        let options = Cli::try_parse_from(["coordctl", "--timeout", "50ms", "status"]).unwrap().global;
-        let context = Context::new(options);
+        let context = context("50ms");
         for _ in 0..20 {
-            let status = async |admin: Admin| admin.status().await;
-            let answers = ask_all(&context, vec![endpoint.clone()], None, status).await;
+            let status = async |admin: Admin, _: &Heard| admin.status().await;
+            let answers = Inquiry::new(&context, None).ask(vec![endpoint.clone()], status).await;
             let error = answers.into_iter().next().unwrap().answer.unwrap_err();
             assert_eq!(error.message, format!("{endpoint} did not answer within 50ms"));
         }

@@ -1,8 +1,7 @@
 use std::fmt;
 
 use coordd_client::{Error, ErrorKind};
-
-use crate::printable::plain;
+use coordd_process::{plain, plain_error};
 
 /// The exit codes, as `--help` and the manual page list them.
 pub(crate) const EXIT_CODES: &str = "\
@@ -125,7 +124,7 @@ impl From<Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Operation(error) => write_error(f, error),
+            Failure::Operation(error) => f.write_str(&plain_error(&error.to_string())),
             Failure::Usage(message) | Failure::NotStarted { message, .. } => f.write_str(message),
             Failure::NotFree(path) => write!(f, "NotFree: {} was not to be had in time", plain(path)),
             Failure::Exit(code) => write!(f, "exit code {code}"),
@@ -133,24 +132,6 @@ impl fmt::Display for Failure {
         }
     }
 }
-
-/// In one line, except that where several endpoints were tried each has a line of its own.
-fn write_error(f: &mut fmt::Formatter<'_>, error: &Error) -> fmt::Result {
-    let text = error.to_string();
-    match text.split_once(ENDPOINTS) {
-        Some((before, lines)) => {
-            write!(f, "{}{ENDPOINTS}", plain(before))?;
-            lines.split("\n  ").enumerate().try_for_each(|(index, line)| {
-                let break_before = if index == 0 { "" } else { "\n  " };
-                write!(f, "{break_before}{}", plain(line))
-            })
-        }
-        None => f.write_str(&plain(&text)),
-    }
-}
-
-/// Behind it the SDK's errors have a line for each endpoint.
-const ENDPOINTS: &str = " endpoints could be used:";
 
 #[cfg(test)]
 mod tests {

@@ -4,11 +4,10 @@ use std::io;
 use std::str::FromStr;
 
 use coordd_client::recipes::Json;
+use coordd_process::is_printable;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
-
-use crate::printable::is_printable;
 
 /// In one line.
 pub(crate) fn compact<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String> {

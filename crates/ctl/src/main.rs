@@ -6,6 +6,7 @@
 mod cli;
 mod commands;
 mod context;
+mod durations;
 mod everybody;
 mod exit;
 mod guard;
@@ -16,12 +17,12 @@ mod notes;
 mod output;
 mod owner;
 mod path_completion;
-mod printable;
 mod progress;
 mod session_id;
 mod supervised;
 mod table;
 mod value;
+mod warnings;
 mod words;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         return supervised::keeper::main();
     }
     let cli = Cli::read();
+    warnings::show();
     let context = Arc::new(Context::new(cli.global));
     // One worker keeps the session alive while the shell waits for a line on the main thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use crate::printable::plain;
+use coordd_process::plain;
 
 /// Says something on the standard error, after the name of the program and in one line.
 macro_rules! note {
@@ -27,14 +27,26 @@ type Line = (String, SyncSender<()>);
 
 /// See [`note!`].
 pub(crate) fn say(text: fmt::Arguments<'_>) {
-    let line = format!("coordctl: {}\n", plain(&text.to_string()));
-    static WRITER: OnceLock<Option<SyncSender<Line>>> = OnceLock::new();
-    let Some(lines) = WRITER.get_or_init(start_writer) else { return };
-    let (written_tx, written) = sync_channel(1);
-    if lines.try_send((line, written_tx)).is_ok() {
+    if let Some(written) = submit(text) {
         // A reader of the standard error that stands still must not hold up a lock or its command.
         let _ = written.recv_timeout(PATIENCE);
     }
+}
+
+/// Says the same without waiting until it is written.
+pub(crate) fn say_without_waiting(text: fmt::Arguments<'_>) {
+    drop(submit(text));
+}
+
+/// Hands a line to the thread that writes. Returns where that thread says that it is written; `None` if the
+/// line is lost.
+fn submit(text: fmt::Arguments<'_>) -> Option<Receiver<()>> {
+    static WRITER: OnceLock<Option<SyncSender<Line>>> = OnceLock::new();
+    let line = format!("coordctl: {}\n", plain(&text.to_string()));
+    let lines = WRITER.get_or_init(start_writer).as_ref()?;
+    let (written_tx, written) = sync_channel(1);
+    lines.try_send((line, written_tx)).ok()?;
+    Some(written)
 }
 
 fn start_writer() -> Option<SyncSender<Line>> {

@@ -4,12 +4,12 @@ use std::io::{IsTerminal as _, Write as _};
 use base64::Engine as _;
 use clap::ValueEnum;
 use coordd_client::{Bytes, Stat};
+use coordd_process::{plain, plain_lines, plain_value};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::exit::Failure;
 use crate::json_text;
-use crate::printable::{plain, plain_lines, plain_value};
 use crate::session_id::SessionId;
 
 /// For whom the output is.

@@ -3,9 +3,9 @@ use std::fmt;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use coordd_client::recipes::{Json, Owner};
+use coordd_process::plain;
 
 use crate::json_text::{self, JsonArg};
-use crate::printable::plain;
 
 /// Who asks for a leadership or a lock, as others see it.
 #[derive(Args, Clone, Debug)]

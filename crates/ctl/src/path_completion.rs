@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use clap::CommandFactory as _;
 use coordd_client::{Client, ListOptions, ReadLevel};
+use coordd_process::is_printable;
 use rustyline::completion::{Completer, Pair};
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
@@ -10,7 +11,6 @@ use rustyline::{Context, Helper};
 use tokio::runtime::Handle;
 
 use crate::cli::Cli;
-use crate::printable::is_printable;
 
 /// Completes the first word of a line to a command and every word that begins with "/" to a path that exists.
 pub(crate) struct PathCompletion {

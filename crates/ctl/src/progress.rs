@@ -1,9 +1,8 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use coordd_process::plain;
 use tokio::time::Instant;
-
-use crate::printable::plain;
 
 /// Tells a person at a terminal that long work goes on: a line on the standard error that is rewritten. Says nothing
 /// elsewhere, and nothing about work that is done within a second.

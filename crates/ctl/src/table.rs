@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::printable::plain;
+use coordd_process::plain;
 
 /// Rows under headings, for people. The columns are as wide as what is in them.
 pub(crate) struct Table<const COLUMNS: usize> {

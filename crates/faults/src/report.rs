@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::ensure;
-use coordd_process::{print, say};
+use coordd_process::{plain_lines, print, say};
 
 use crate::checkers::{self, Verdict};
 use crate::coverage::Coverage;
@@ -66,7 +66,7 @@ pub(crate) fn check_again(dir: &Path) -> anyhow::Result<bool> {
         verdict.violations.len()
     ))?;
     for violation in &verdict.violations {
-        print(format_args!("{}: {}\n", violation.checker, violation.text))?;
+        print(format_args!("{}: {}\n", violation.checker, plain_lines(&violation.text)))?;
     }
     let file = dir.join("timeline.html");
     timeline::draw(&history, &verdict, &file)?;

@@ -1,4 +1,5 @@
-//! What a program shares with its surroundings: the standard streams, log lines, and the environment.
+//! What a program shares with its surroundings: the standard streams, log lines, text for a terminal, and the
+//! environment.
 //!
 //! Output never ends a process. A line that cannot be written is lost, and the program goes on: on a full disk, with a closed
 //! pipe, or without a standard error. So no program uses `println!` and `eprintln!`, which panic then, and a lint says so.
@@ -9,9 +10,11 @@
 mod environment;
 mod log;
 mod output;
+mod printable;
 mod repeats;
 mod sink;
 
 pub use environment::{UnknownVariable, nearest, unknown_variable};
 pub use log::{Log, LogForm, check_filter};
 pub use output::{print, say};
+pub use printable::{is_printable, plain, plain_error, plain_lines, plain_value};

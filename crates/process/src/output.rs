@@ -2,17 +2,19 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
+use crate::printable::plain_lines;
 use crate::sink::{Sink as _, StandardError};
 
 /// How long a line waits for somebody who reads.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Writes a line for a person to the standard error. The line is lost if it cannot be written: the disk is full, nobody reads, or
-/// whoever reads stands still.
+/// Writes a line for a person to the standard error, with what a terminal would obey escaped, except
+/// newlines. The line is lost if it cannot be written: the disk is full, nobody reads, or whoever reads
+/// stands still.
 pub fn say(line: impl Display) {
     if StandardError.is_ready(PATIENCE) {
         // In one piece, so that the lines of several processes do not mix.
-        let _ = StandardError.write(format!("{line}\n").as_bytes());
+        let _ = StandardError.write(format!("{}\n", plain_lines(&line.to_string())).as_bytes());
     }
 }
 

@@ -3,13 +3,13 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use coordd_client::{AclEntry, Perms};
+use coordd_process::plain;
 use serde::Serialize;
 
 use super::Freshness;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::StatOutput;
-use crate::printable::plain;
 
 /// Prints or replaces the ACL of a znode.
 #[derive(Args, Debug)]

@@ -7,6 +7,7 @@ use coordd_client::recipes::config::{
     KeyChange,
 };
 use coordd_client::{Error, ErrorKind, ReadLevel};
+use coordd_process::plain;
 use futures::StreamExt as _;
 use serde::Serialize;
 use serde_json::Value;
@@ -18,7 +19,6 @@ use crate::exit::Failure;
 use crate::json_text::{self, JsonArg};
 use crate::notes::note;
 use crate::output::time;
-use crate::printable::plain;
 
 /// Reads, changes and follows a configuration: a JSON document with a history.
 ///

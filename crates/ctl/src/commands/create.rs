@@ -3,13 +3,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use coordd_client::{CreateMode, CreateOptions, Error, ErrorKind, SessionState};
+use coordd_process::plain;
 use serde::Serialize;
 
 use super::acl::AclArg;
 use crate::context::Context;
+use crate::durations::duration;
 use crate::exit::Failure;
 use crate::output::StatOutput;
-use crate::printable::plain;
 use crate::value::Value;
 
 /// Creates a znode and prints its path.
@@ -36,7 +37,7 @@ pub(crate) struct Create {
     acl: Vec<AclArg>,
 
     /// How long to keep the session of an ephemeral znode.
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
     hold: Option<Duration>,
 }
 
@@ -48,7 +49,7 @@ pub(crate) struct Kind {
     mode: Mode,
 
     /// For the TTL modes: how long the znode may be childless and unmodified.
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
     ttl: Option<Duration>,
 }
 

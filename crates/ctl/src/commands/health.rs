@@ -2,11 +2,11 @@ use std::fmt;
 
 use clap::Args;
 use coordd_client::{Admin, Error, ErrorKind};
+use coordd_process::plain;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::printable::plain;
 
 /// Asks the first endpoint whether it takes clients: exit code 0 if so, 9 if not. For health checks of containers.
 #[derive(Args, Debug)]

@@ -1,24 +1,29 @@
+use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
 use clap::Args;
 use coordd_client::recipes::{self, Grant, Json, Participant, ReadWriteLock, Semaphore, Sessions};
 use coordd_client::{Client, Error, ErrorKind};
+use coordd_process::plain;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::context::{Context, GOODBYE};
+use crate::context::{Context, GOODBYE, out_of_reach};
+use crate::durations::duration;
 use crate::exit::{Failure, exit_with};
 use crate::notes::note;
 use crate::output::time;
 use crate::owner::{OwnerArgs, write_owner};
-use crate::printable::plain;
 use crate::session_id::SessionId;
 use crate::supervised::{CommandLine, ENVIRONMENT, Ending, Signals, hold};
 
 const PAUSE: Duration = Duration::from_secs(1);
 /// The list does not depend on it.
 const ANY_PERMITS: u32 = 1;
+
+/// Why the ensemble did not answer, if it has said so.
+type Refusal = RefCell<Option<Error>>;
 
 /// Takes a lock, and runs a command only while it has it.
 ///
@@ -45,12 +50,15 @@ pub(crate) struct Lock {
     #[command(flatten)]
     owner: OwnerArgs,
 
-    /// Take it at once, or end with exit code 12.
+    /// Take it at once, or end with exit code 12 if somebody else has it. Ends with exit code 9 if no node says
+    /// within the time of --timeout who has it.
     #[arg(long = "try", conflicts_with = "wait")]
     at_once: bool,
 
-    /// Wait for so long, and then end with exit code 12. What is free is taken, also with 0s.
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    /// Wait for so long, and then end with exit code 12 if somebody else has it. What is free is taken, also
+    /// with 0s. Ends with exit code 9 if no node says who has it, within this time or --timeout, whichever is
+    /// longer.
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
     wait: Option<Duration>,
 
     /// Print who has the lock or a permit, and who waits, instead.
@@ -152,29 +160,56 @@ impl Lock {
         context: &Context,
         sessions: &Sessions,
     ) -> Result<(Client, Grant), Failure> {
+        let timeout = context.options.timeout;
+        if self.at_once {
+            return self.try_in_time(sessions, timeout).await?.ok_or_else(|| self.not_free());
+        }
         let Some(wait) = self.wait else {
-            let acquired = self.acquire(sessions, self.at_once).await?;
+            let acquired = self.acquire(sessions, false, &Refusal::default()).await?;
             return acquired.ok_or_else(|| self.not_free());
         };
         // What is free is taken however short the time is: it says how long others are waited for, and not how long an answer takes.
         let since = Instant::now();
-        let at_once =
-            tokio::time::timeout(wait.max(context.options.timeout), self.acquire(sessions, true)).await;
-        if let Some(acquired) = at_once.unwrap_or(Ok(None))? {
+        if let Some(acquired) = self.try_in_time(sessions, wait.max(timeout)).await? {
             return Ok(acquired);
         }
-        // A time that no clock reaches is one without an end.
         let left = wait.saturating_sub(since.elapsed());
-        let acquired = tokio::time::timeout(left, self.acquire(sessions, false)).await;
+        let acquired = tokio::time::timeout(left, self.acquire(sessions, false, &Refusal::default())).await;
         acquired.unwrap_or(Ok(None))?.ok_or_else(|| self.not_free())
+    }
+
+    /// Takes what is free. `None`: somebody else has it.
+    ///
+    /// # Errors
+    ///
+    /// That the ensemble did not say in this time whether it is free: nobody may have it.
+    async fn try_in_time(
+        &self,
+        sessions: &Sessions,
+        bound: Duration,
+    ) -> Result<Option<(Client, Grant)>, Error> {
+        let refusal = Refusal::default();
+        if let Ok(answer) = tokio::time::timeout(bound, self.acquire(sessions, true, &refusal)).await {
+            return answer;
+        }
+        if let Some(error) = refusal.into_inner() {
+            return Err(error);
+        }
+        let message = format!("no answer whether {} is free within {bound:?}", self.path);
+        Err(out_of_reach(&sessions.newest()?, message))
     }
 
     fn not_free(&self) -> Failure {
         Failure::NotFree(self.path.clone())
     }
 
-    /// In this session or in a later one.
-    async fn acquire(&self, sessions: &Sessions, at_once: bool) -> Result<Option<(Client, Grant)>, Error> {
+    /// Acquires it in this session or in a later one. `refusal` is the last refusal that will pass.
+    async fn acquire(
+        &self,
+        sessions: &Sessions,
+        at_once: bool,
+        refusal: &Refusal,
+    ) -> Result<Option<(Client, Grant)>, Error> {
         loop {
             let client = sessions.live().await?;
             match self.ask(&client, at_once).await {
@@ -184,7 +219,11 @@ impl Lock {
                     if error.is_terminal() || error.is_retryable() || error.kind == ErrorKind::GrantLost =>
                 {
                     note!("asking again: {error}");
-                    tokio::time::sleep(error.retry_after.unwrap_or(PAUSE)).await;
+                    let pause = error.retry_after.unwrap_or(PAUSE);
+                    if error.is_retryable() {
+                        refusal.replace(Some(error));
+                    }
+                    tokio::time::sleep(pause).await;
                 }
                 Err(error) => return Err(error),
             }

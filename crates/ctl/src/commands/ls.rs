@@ -1,5 +1,6 @@
 use clap::Args;
 use coordd_client::{Child, ListOptions};
+use coordd_process::plain;
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
@@ -7,7 +8,6 @@ use super::Freshness;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::{StatOutput, time};
-use crate::printable::plain;
 
 /// Lists the children of a znode, one a line, in byte order.
 #[derive(Args, Debug)]

@@ -1,16 +1,21 @@
 use std::fmt;
+use std::time::Duration;
 
 use clap::Args;
 use coordd_client::Client;
 use coordd_client::recipes::{GroupMembership, Member, MemberChange};
+use coordd_process::plain;
 use futures::StreamExt as _;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::notes::note;
 use crate::output::{ValueOutput, time};
-use crate::printable::plain;
 use crate::session_id::SessionId;
+
+/// How long joining may take before the user is told what it waits for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Prints the members of a group: who is there, and with --watch who comes and goes; or joins it.
 #[derive(Args, Debug)]
@@ -123,7 +128,15 @@ impl Members {
     /// Until the program is ended. The session that is closed then takes the member along.
     async fn join(&self, context: &Context, group: &GroupMembership, name: &str) -> Result<(), Failure> {
         context.interrupts.are_the_end();
-        let membership = group.join(name, self.data.clone()).await?;
+        let mut joining = std::pin::pin!(group.join(name, self.data.clone()));
+        let membership = match tokio::time::timeout(PATIENCE, &mut joining).await {
+            Ok(joined) => joined?,
+            Err(_) => {
+                let path = &self.path;
+                note!("{name} is not a member of {path} yet; waiting for a node, or for the name");
+                joining.await?
+            }
+        };
         // The member is there, also if nobody could be told so.
         if let Err(failure) = context.output().result(&Joined { path: membership.path().to_owned() }) {
             context.output().failure(&failure);

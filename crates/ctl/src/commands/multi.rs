@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser};
 use coordd_client::{Check, CreateOptions, MultiResult};
+use coordd_process::plain;
 use serde::Serialize;
 
 use super::create::Kind;
@@ -12,7 +13,6 @@ use crate::context::Context;
 use crate::exit::Failure;
 use crate::guard::EpochArg;
 use crate::output::StatOutput;
-use crate::printable::plain;
 use crate::words;
 
 const FORMAT: &str = "\

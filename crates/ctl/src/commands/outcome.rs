@@ -2,11 +2,11 @@ use std::fmt;
 
 use clap::Args;
 use coordd_client::{Bytes, Outcome, SessionToken};
+use coordd_process::plain;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::printable::plain;
 use crate::session_id::SessionId;
 
 /// Asks for the fate of a numbered write, also after its session has ended (for an hour).

@@ -2,12 +2,12 @@ use std::fmt;
 
 use clap::{Args, Subcommand};
 use coordd_client::{Credential, Quota as Limits, QuotaUsage, ReadLevel};
+use coordd_process::plain;
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::printable::plain;
 
 /// Prints, lists, sets or removes quotas of subtrees.
 #[derive(Args, Debug)]

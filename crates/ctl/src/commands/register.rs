@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::context::{Context, GOODBYE};
+use crate::durations::{duration, positive_duration};
 use crate::exit::Failure;
 use crate::notes::note;
 use crate::supervised::{FreeCommand, Signals};
@@ -92,7 +93,7 @@ pub(crate) struct Register {
     #[arg(
         long,
         requires = "command",
-        value_parser = humantime::parse_duration,
+        value_parser = duration,
         default_value = "5s",
         value_name = "DURATION"
     )]
@@ -107,14 +108,6 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("it is not of the form KEY=VALUE".to_owned()),
-    }
-}
-
-fn positive_duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("it has to be more than 0".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -4,11 +4,11 @@ use std::fmt;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use coordd_client::recipes::registry::{InstanceStatus, RegistryOptions, ServiceProvider, ServiceRegistry};
+use coordd_process::plain;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::printable::plain;
 use crate::table::Table;
 
 /// Prints the services, or the instances of one, and how they are called.

@@ -1,17 +1,18 @@
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use coordd_client::{Admin, EndReason, SessionInfo, SessionRecord};
+use coordd_process::plain;
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::everybody::{Everybody, ask_all, nobody};
+use crate::everybody::{Everybody, Heard, Inquiry, nobody};
 use crate::exit::Failure;
 use crate::output::time;
-use crate::printable::plain;
 use crate::session_id::SessionId;
 use crate::table::Table;
 
@@ -53,14 +54,18 @@ struct LiveOutput {
     last_write_seq: u64,
     ephemerals: u64,
     unacknowledged: u64,
-    /// To one of the nodes that were asked.
+    /// To the first node that answered.
+    attached_here: bool,
+    /// To any node that answered.
     attached: bool,
     client_address: Option<String>,
     age_ms: u64,
 }
 
-impl From<SessionInfo> for LiveOutput {
-    fn from(info: SessionInfo) -> Self {
+impl LiveOutput {
+    /// What the node says that the session is attached to; any node, if none says so. `attached_here`:
+    /// whether the first node that answered said so.
+    fn new(info: SessionInfo, attached_here: bool) -> Self {
         Self {
             session_id: SessionId(info.session_id),
             state: "live",
@@ -71,6 +76,7 @@ impl From<SessionInfo> for LiveOutput {
             last_write_seq: info.last_write_seq,
             ephemerals: info.ephemerals,
             unacknowledged: info.unacknowledged,
+            attached_here,
             attached: info.attached_here,
             client_address: info.client_address,
             age_ms: unix_ms().saturating_sub(info.opened_ms),
@@ -177,7 +183,7 @@ impl Session {
         let output = context.output();
         match self.command {
             SessionCommand::List => {
-                let sessions: Vec<_> = live(context).await?.into_values().map(LiveOutput::from).collect();
+                let sessions = live(context).await?;
                 match output.is_json() {
                     true => sessions.iter().try_for_each(|session| output.json(session)),
                     false => output.line(Listed(sessions).to_string().trim_end()),
@@ -188,10 +194,15 @@ impl Session {
                 output.result(&KillOutput { session_id, ephemerals })
             }
             SessionCommand::Why { session_id } => match why(context, session_id).await? {
-                SessionRecord::Live(info) => output.result(&LiveOutput::from(info)),
-                SessionRecord::Ended {
-                    client_name, end, zxid, ended_ms, last_write_seq, silence, ..
-                } => output.result(&EndedOutput {
+                (SessionRecord::Live(info), attached_here) => {
+                    output.result(&LiveOutput::new(info, attached_here))
+                }
+                (
+                    SessionRecord::Ended {
+                        client_name, end, zxid, ended_ms, last_write_seq, silence, ..
+                    },
+                    _,
+                ) => output.result(&EndedOutput {
                     session_id,
                     state: "ended",
                     client_name,
@@ -211,45 +222,58 @@ impl Session {
 /// Once one node has said which sessions there are, the others only add where clients are.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The live sessions, as the nodes say that they are attached to.
-async fn live(context: &Context) -> Result<BTreeMap<u64, SessionInfo>, Failure> {
-    let everybody = Everybody::ask(context, Some(GRACE)).await?;
-    let list = async |admin: Admin| admin.sessions().try_collect::<Vec<_>>().await;
-    let answers = ask_all(context, everybody.endpoints(), Some(GRACE), list).await;
+/// The live sessions, as the nodes say that they are attached to, in the order of their ids.
+async fn live(context: &Context) -> Result<Vec<LiveOutput>, Failure> {
+    let inquiry = Inquiry::new(context, Some(GRACE));
+    let everybody = Everybody::ask(&inquiry).await?;
+    let list = async |admin: Admin, heard: &Heard| {
+        let sessions = admin.sessions().inspect_ok(|_| heard.now());
+        sessions.try_collect::<Vec<_>>().await
+    };
+    let answers = inquiry.ask(everybody.endpoints(), list).await;
     let mut failures = everybody.failures();
-    let (mut sessions, mut has_answer) = (BTreeMap::<u64, SessionInfo>::new(), false);
-    for node in &answers {
-        match &node.answer {
+    let (mut sessions, mut has_answer) = (BTreeMap::<u64, (SessionInfo, bool)>::new(), false);
+    for node in answers {
+        match node.answer {
             Ok(listed) => {
-                has_answer = true;
                 for info in listed {
-                    let known = sessions.entry(info.session_id).or_insert_with(|| info.clone());
-                    if info.attached_here {
-                        known.clone_from(info);
+                    let attached_here = info.attached_here && !has_answer;
+                    match sessions.entry(info.session_id) {
+                        Entry::Vacant(entry) => {
+                            entry.insert((info, attached_here));
+                        }
+                        Entry::Occupied(mut entry) if info.attached_here => entry.get_mut().0 = info,
+                        Entry::Occupied(_) => {}
                     }
                 }
+                has_answer = true;
             }
-            Err(error) => failures.push(error.clone()),
+            Err(error) => failures.push(error),
         }
     }
-    if has_answer { Ok(sessions) } else { Err(nobody(failures)) }
+    match has_answer {
+        true => Ok(sessions.into_values().map(|(info, here)| LiveOutput::new(info, here)).collect()),
+        false => Err(nobody(failures)),
+    }
 }
 
-/// What is known of a session; of a live one, by the node that it is attached to.
-async fn why(context: &Context, session_id: SessionId) -> Result<SessionRecord, Failure> {
+/// What is known of a session, and whether it is attached to the first node that answered; of a live one, by
+/// the node that it is attached to.
+async fn why(context: &Context, session_id: SessionId) -> Result<(SessionRecord, bool), Failure> {
     let record = context.admin().await?.session(session_id.0).await?;
-    let SessionRecord::Live(info) = &record else { return Ok(record) };
-    if info.attached_here {
-        return Ok(record);
+    match &record {
+        SessionRecord::Live(info) if !info.attached_here => {}
+        _ => return Ok((record, true)),
     }
-    let everybody = Everybody::ask(context, Some(GRACE)).await?;
-    let ask = async |admin: Admin| admin.session(session_id.0).await;
-    let answers = ask_all(context, everybody.endpoints(), Some(GRACE), ask).await;
+    let inquiry = Inquiry::new(context, Some(GRACE));
+    let everybody = Everybody::ask(&inquiry).await?;
+    let ask = async |admin: Admin, _: &Heard| admin.session(session_id.0).await;
+    let answers = inquiry.ask(everybody.endpoints(), ask).await;
     let attached = answers.into_iter().find_map(|node| match node.answer {
         Ok(SessionRecord::Live(info)) if info.attached_here => Some(SessionRecord::Live(info)),
         _ => None,
     });
-    Ok(attached.unwrap_or(record))
+    Ok((attached.unwrap_or(record), false))
 }
 
 fn reason(reason: EndReason) -> &'static str {

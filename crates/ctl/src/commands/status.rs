@@ -6,7 +6,7 @@ use coordd_client::NodeStatus;
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::everybody::{Answer, Everybody, nobody};
+use crate::everybody::{Answer, Everybody, Inquiry, nobody};
 use crate::exit::Failure;
 use crate::table::Table;
 
@@ -86,7 +86,7 @@ struct StatusOutput {
 
 impl Status {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
-        let everybody = Everybody::ask(context, None).await?;
+        let everybody = Everybody::ask(&Inquiry::new(context, None)).await?;
         let states = || everybody.nodes.iter().filter_map(|node| node.answer.as_ref().ok());
         if states().next().is_none() {
             return Err(nobody(everybody.failures()));

@@ -6,14 +6,15 @@ use coordd_client::recipes::Sessions;
 use coordd_client::recipes::auto_healer::{
     Agent, AgentOptions, AutoHealer, CopyStatus, Exit, HealerSpec, HealerStatus, Job, Runner,
 };
+use coordd_process::plain;
 use rustix::process::Signal;
 use serde::Serialize;
 
 use crate::context::{Context, GlobalOptions};
+use crate::durations::duration;
 use crate::exit::Failure;
 use crate::notes::note;
 use crate::owner::machine_name;
-use crate::printable::plain;
 use crate::supervised::{CommandLine, Ending, Signals, run_beside};
 
 /// After so long it is told what is waited for.
@@ -57,7 +58,7 @@ pub(crate) struct Supervise {
     #[arg(
         long,
         requires = "command",
-        value_parser = humantime::parse_duration,
+        value_parser = duration,
         default_value = "500ms",
         value_name = "DURATION"
     )]

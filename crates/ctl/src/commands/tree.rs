@@ -1,5 +1,6 @@
 use clap::Args;
 use coordd_client::{Child, Client, ErrorKind, ListOptions, ReadLevel};
+use coordd_process::plain;
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
@@ -7,7 +8,6 @@ use super::Freshness;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::StatOutput;
-use crate::printable::plain;
 
 /// Prints a subtree, a znode a line. It is read level by level, so it is not one state of the tree if others write.
 #[derive(Args, Debug)]

@@ -2,12 +2,12 @@ use std::fmt;
 
 use clap::Args;
 use coordd_client::{Client, ErrorKind, EventType, PersistentWatcher, WatchEvent, WatchMode, WatchOptions};
+use coordd_process::plain;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::ValueOutput;
-use crate::printable::plain;
 
 /// Prints the events of a znode as they happen, one a line: zxid, type, path, and the value if it was asked for.
 ///

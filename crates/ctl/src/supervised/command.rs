@@ -14,6 +14,7 @@ use super::signals::{Signals, comes_from_terminal};
 use super::watchdog::Lease;
 use super::wire::{Order, Report};
 use crate::context::{Context, GlobalOptions};
+use crate::durations::duration;
 use crate::exit::Failure;
 use crate::guard::GuardArg;
 use crate::session_id::SessionId;
@@ -39,7 +40,7 @@ by itself, what it has left running is stopped too. SIGTERM stops it; INT, HUP, 
 pub(crate) struct CommandLine {
     /// How long the command and all it has started may take to end after SIGTERM, before SIGKILL. It never gets more than is
     /// left of the grant, which is a quarter of the session timeout when the ensemble is out of reach.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "5s", value_name = "DURATION")]
+    #[arg(long, value_parser = duration, default_value = "5s", value_name = "DURATION")]
     pub(crate) grace: Duration,
 
     /// The command and its arguments.

@@ -55,7 +55,7 @@ impl FreeCommand {
     /// Ends it, and all that it started, by SIGTERM, and by SIGKILL after that time; returns its exit code.
     pub(crate) async fn stop(&mut self, within: Duration) -> Result<u8, Failure> {
         self.handle.order(Order::Stop { within });
-        match tokio::time::timeout(within + KEEPER_SLACK, self.ended()).await {
+        match tokio::time::timeout(within.saturating_add(KEEPER_SLACK), self.ended()).await {
             Ok(ended) => ended,
             Err(_) => {
                 self.handle.kill().await;

@@ -3,6 +3,7 @@ use std::fmt;
 use clap::Args;
 use coordd_client::recipes::{TaskQueue, TaskState};
 use coordd_client::{Error, ErrorKind};
+use coordd_process::plain;
 use serde::Serialize;
 
 use super::existing;
@@ -10,7 +11,6 @@ use super::ls::print_tasks;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::notes::note;
-use crate::printable::plain;
 
 /// Lists the dead letters: tasks whose attempts are used up, or that are no tasks.
 #[derive(Args, Debug)]

@@ -1,11 +1,11 @@
 use std::fmt;
 
 use coordd_client::recipes::{Json, TaskEntry};
+use coordd_process::plain;
 use serde::Serialize;
 
 use crate::json_text;
 use crate::output::{ValueOutput, time};
-use crate::printable::plain;
 
 /// Of what was put, for people.
 const PAYLOAD_CHARS: usize = 80;

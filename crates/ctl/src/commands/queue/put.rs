@@ -3,11 +3,12 @@ use std::time::Duration;
 
 use clap::Args;
 use coordd_client::recipes::{TaskOptions, TaskQueue, TaskQueueOptions};
+use coordd_process::plain;
 use serde::Serialize;
 
 use crate::context::Context;
+use crate::durations::duration;
 use crate::exit::Failure;
-use crate::printable::plain;
 use crate::value::Value;
 
 /// Adds a task and prints its id.
@@ -24,7 +25,7 @@ pub(crate) struct Put {
     priority: u16,
 
     /// Not to be claimed before so long from now.
-    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "0s", value_parser = duration)]
     delay: Duration,
 
     /// After so many attempts that came to nothing it is a dead letter.
@@ -32,11 +33,11 @@ pub(crate) struct Put {
     max_attempts: u32,
 
     /// The pause after the first failure; it doubles each time, up to 5 minutes.
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, default_value = "1s", value_parser = duration, value_name = "DURATION")]
     backoff: Duration,
 
     /// Take the task from a worker that has not finished it in this time, and stop its command.
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
     claim_timeout: Option<Duration>,
 }
 
