@@ -12,7 +12,8 @@ use coordd_tests::{Ensemble, EnsembleOptions, UnreadConnection, eventually};
 use prost::Message as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tonic::Code;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Code, Request, Status};
 
 use crate::subscriptions::next_event;
 
@@ -398,4 +399,64 @@ async fn long_paths_are_told_in_short() {
         let bytes = refused.message().len() + refused.details().len();
         assert!(bytes <= 2500, "{bytes} bytes");
     }
+}
+
+/// Sends a message as it is, and decodes nothing.
+struct RawCodec;
+
+impl Codec for RawCodec {
+    type Encode = Vec<u8>;
+    type Decode = ();
+    type Encoder = RawCodec;
+    type Decoder = RawCodec;
+
+    fn encoder(&mut self) -> RawCodec {
+        RawCodec
+    }
+
+    fn decoder(&mut self) -> RawCodec {
+        RawCodec
+    }
+}
+
+impl Encoder for RawCodec {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, message: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        bytes::BufMut::put_slice(buffer, &message);
+        Ok(())
+    }
+}
+
+impl Decoder for RawCodec {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, _: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        Ok(Some(()))
+    }
+}
+
+/// G9: a message of millions of empty parts, of two bytes each, is refused before it is decoded into hundreds of
+/// megabytes. The limit is told, and the connection stays.
+#[tokio::test]
+async fn empty_parts_are_not_decoded() {
+    let ensemble = Ensemble::start(1).await;
+    let url = format!("http://{}", ensemble.endpoint(1));
+    let channel = tonic::transport::Endpoint::from_shared(url).expect("an address").connect().await;
+    let mut raw = tonic::client::Grpc::new(channel.expect("a connection"));
+    for (method, tag, limit) in
+        [("Session", 0x12, 24 * MIB), ("Multi", 0x0a, 4 * MIB), ("MultiRead", 0x0a, 4 * MIB)]
+    {
+        raw.ready().await.expect("a connection");
+        let path = format!("/coordd.v1.Coordd/{method}").parse().expect("a path");
+        let message = [tag, 0].repeat(2 * MIB - 100);
+        let refused = raw.unary(Request::new(message), path, RawCodec).await.expect_err("it is too large");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        let expected = format!("more than {limit} bytes of memory");
+        assert!(refused.message().contains(&expected), "{method}: {refused}");
+    }
+    let client = ensemble.client(TIMEOUT).await;
+    client.create("/a", "v", CreateMode::Persistent).await.expect("the node serves");
 }
