@@ -438,8 +438,8 @@ impl Decoder for RawCodec {
     }
 }
 
-/// G9: a message of millions of empty parts, of two bytes each, is refused before it is decoded into hundreds of
-/// megabytes. The limit is told, and the connection stays.
+/// G9: a message of millions of empty parts, of two bytes each, is refused before it is decoded into hundreds
+/// of megabytes. The limit is told, and the connection stays.
 #[tokio::test]
 async fn empty_parts_are_not_decoded() {
     let ensemble = Ensemble::start(1).await;

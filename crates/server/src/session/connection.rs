@@ -140,16 +140,24 @@ impl Connection {
         };
         connection.say(v1::server_item::Item::Attached(attached), 64);
         tokio::spawn(async move {
-            let end = connection.serve(requests, first, missed).await;
-            connection.service.hub().detach(&connection.outbox);
-            match end {
-                // Nothing of what waits may stay: that is what the stream ends for.
-                Some(status) if connection.outbox.is_overflown() => connection.frames.cut(status),
-                end => connection.frames.end(end),
-            }
-            connection.outbox.release(connection.kept_bytes);
+            let (end, outbox, frames) = connection.run(requests, first, missed).await;
+            frames.finish(end, &outbox).await;
         });
         receiver
+    }
+
+    /// Serves the stream to its end. What is left then are the frames that the client has not taken, and
+    /// their outbox.
+    async fn run(
+        mut self,
+        requests: Streaming<v1::ClientFrame>,
+        first: v1::ClientFrame,
+        missed: Option<Missed>,
+    ) -> (End, Arc<Outbox>, FrameSender<v1::ServerFrame>) {
+        let end = self.serve(requests, first, missed).await;
+        self.service.hub().detach(&self.outbox);
+        self.outbox.release(self.kept_bytes);
+        (end, self.outbox, self.frames)
     }
 
     async fn serve(
