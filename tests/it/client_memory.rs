@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use coordd_client::{Admin, Client, CreateMode, ErrorKind, NodeStatus, Perms, ReadLevel};
 use coordd_proto::v1::coordd_client::CoorddClient;
 use coordd_proto::v1::{
-    GetEphemeralsRequest, GetRequest, ListRequest, MultiReadRequest, ReadOp, SubscribePath, SubscribeRequest,
-    read_op,
+    ExistsRequest, GetEphemeralsRequest, GetRequest, ListRequest, MultiReadRequest, ReadOp, SubscribePath,
+    SubscribeRequest, read_op,
 };
 use coordd_tests::{Ensemble, EnsembleOptions, UnreadConnection, eventually};
 use prost::Message as _;
@@ -173,6 +173,42 @@ async fn silent_connections_are_closed() {
     }
     assert!(counted(&status(&ensemble).await, "silent_connections_closed") > 0);
     client.create("/a", "", CreateMode::Persistent).await.expect("it is not silent");
+}
+
+/// G9: a call whose message is never complete is ended, whether a message is missing or a part of it, and so is a
+/// connection on which there are only such calls. Its headers have a limit.
+#[tokio::test]
+async fn half_open_calls_are_ended() {
+    let ensemble = EnsembleOptions::new(1).env("COORDD_FIRST_REQUEST_TIMEOUT", "1s").start().await;
+    let endpoint = ensemble.endpoint(1);
+    let mut silent = UnreadConnection::connect(&endpoint, 65_535).await;
+    let mut asking = UnreadConnection::connect(&endpoint, 65_535).await;
+    let exists = ExistsRequest { path: "/".into(), ..Default::default() }.encode_to_vec();
+    assert!(asking.call("Exists", exists.len(), &exists, true).await);
+    for method in ["Get", "Session", "Subscribe"] {
+        for connection in [&mut silent, &mut asking] {
+            for part in [&b""[..], &[0; 50]] {
+                assert!(connection.call(method, 100, part, false).await, "{method}");
+            }
+        }
+    }
+    eventually(TIMEOUT, "the calls are ended", async || {
+        let status = status(&ensemble).await;
+        status.streams <= 1 && silent.is_closed()
+    })
+    .await;
+    assert!(!asking.is_closed(), "something was asked on it");
+
+    let url = format!("http://{endpoint}");
+    let mut client = CoorddClient::connect(url).await.expect("a connection");
+    let mut asks = async |bytes: usize| {
+        let mut request = Request::new(ExistsRequest { path: "/".into(), ..Default::default() });
+        let value = "x".repeat(bytes).parse().expect("a header");
+        request.metadata_mut().insert("padding", value);
+        client.exists(request).await
+    };
+    asks(8 << 10).await.expect("headers that some clients send");
+    asks(32 << 10).await.expect_err("headers that no client needs");
 }
 
 /// G9: the deadline counts from the connection, also on a node that waits for the others to form an ensemble.

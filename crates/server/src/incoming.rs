@@ -25,6 +25,8 @@ const CONNECTION_BYTES: usize = 16 << 10;
 pub(crate) const CONNECTION_WINDOW: u32 = 512 << 10;
 /// Likewise of one call.
 pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
+/// Bytes of the headers of one call, as HTTP/2 counts them; a call with more is refused.
+pub(crate) const HEADER_BYTES: u32 = 16 << 10;
 /// A connection without a call for so long gives way to a new one when there is no place left.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often the deadlines are looked at.
@@ -41,7 +43,7 @@ pub(crate) struct ConnectionLimits {
     pub(crate) connections: usize,
     /// From one address; 0: any number.
     pub(crate) per_address: usize,
-    /// When a connection has to have asked for something.
+    /// When a connection has to have asked for something, and a call to have its first message.
     pub(crate) first_request: Duration,
 }
 
@@ -51,6 +53,8 @@ pub(crate) struct Client {
     /// Without its port.
     address: Option<IpAddr>,
     opened: Instant,
+    /// How soon the first message of a call has to be complete.
+    first_request: Duration,
     memory: Arc<ClientMemory>,
     /// Bytes that are kept for it: requests that are not complete, small replies, itself.
     kept: AtomicUsize,
@@ -62,7 +66,7 @@ pub(crate) struct Client {
     /// How much of the difference is counted.
     unread: AtomicUsize,
     calls: AtomicUsize,
-    has_called: AtomicBool,
+    has_asked: AtomicBool,
     /// When the last call ended, in milliseconds after `opened`.
     idle_since_ms: AtomicU64,
     is_closed: AtomicBool,
@@ -71,12 +75,17 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn new(from: Option<SocketAddr>, memory: &Arc<ClientMemory>) -> Arc<Self> {
+    pub(crate) fn new(
+        from: Option<SocketAddr>,
+        first_request: Duration,
+        memory: &Arc<ClientMemory>,
+    ) -> Arc<Self> {
         memory.add(CONNECTION_BYTES);
         Arc::new_cyclic(|client: &Weak<Client>| Client {
             from,
             address: from.map(|from| from.ip().to_canonical()),
             opened: Instant::now(),
+            first_request,
             memory: memory.clone(),
             kept: AtomicUsize::new(CONNECTION_BYTES),
             sending: AtomicUsize::new(0),
@@ -84,7 +93,7 @@ impl Client {
             taken: AtomicU64::new(0),
             unread: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
-            has_called: AtomicBool::new(false),
+            has_asked: AtomicBool::new(false),
             idle_since_ms: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             closing: AtomicWaker::new(),
@@ -101,9 +110,17 @@ impl Client {
         &self.memory
     }
 
+    pub(crate) fn first_request(&self) -> Duration {
+        self.first_request
+    }
+
+    /// A message has come, or a call was answered without one: the connection is not silent.
+    pub(crate) fn asks(&self) {
+        self.has_asked.store(true, Ordering::Relaxed);
+    }
+
     /// A call begins.
     pub(crate) fn call_begins(&self) {
-        self.has_called.store(true, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -170,7 +187,7 @@ impl Client {
 
     /// Nothing was asked for yet.
     fn is_silent(&self) -> bool {
-        !self.has_called.load(Ordering::Relaxed)
+        !self.has_asked.load(Ordering::Relaxed)
     }
 
     /// How long there has been no call.
@@ -395,7 +412,7 @@ impl Door {
             // Small frames must not wait for more of them.
             let _ = stream.set_nodelay(true);
             let id = self.clients.next_id.fetch_add(1, Ordering::Relaxed);
-            let client = Client::new(Some(from), &self.clients.memory);
+            let client = Client::new(Some(from), self.clients.limits.first_request, &self.clients.memory);
             self.clients.lock().insert(id, client.clone());
             return Connection {
                 stream,

@@ -22,7 +22,9 @@ use crate::duties::{
 };
 use crate::grpc::{AdminApi, CoorddApi, MeterLayer};
 use crate::hub::Hub;
-use crate::incoming::{CONNECTION_WINDOW, Clients, ConnectionLimits, STREAM_WINDOW, accept, run_clients};
+use crate::incoming::{
+    CONNECTION_WINDOW, Clients, ConnectionLimits, HEADER_BYTES, STREAM_WINDOW, accept, run_clients,
+};
 use crate::memory::usable_bytes;
 use crate::options::Options;
 use crate::service::Service;
@@ -137,6 +139,7 @@ impl Node {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .http2_max_header_list_size(HEADER_BYTES)
             .layer(MeterLayer)
             .add_service(health_service)
             .add_service(reflection)

@@ -14,6 +14,7 @@ use bytes::{Buf as _, Bytes};
 use coordd_proto::status::into_status;
 use coordd_proto::v1::{self, ErrorCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 use tonic::Status;
 use tower::{Layer, Service};
 
@@ -22,8 +23,12 @@ use crate::convert::error;
 use crate::frames::MessageCounter;
 use crate::incoming::{Client, ClientInfo};
 
-/// What a call takes in memory beside its messages, about.
+/// What a call takes in memory beside its headers and messages, about.
 const CALL_BYTES: usize = 2 << 10;
+/// What a header takes beside its bytes, as HTTP/2 counts it.
+const HEADER_BYTES: usize = 32;
+/// A first message of which so much comes within each period of its deadline is on its way, on a slow line.
+const PROGRESS: usize = 64 << 10;
 /// Messages below this are not worth counting beside the call itself.
 const SMALL: usize = 2 << 10;
 /// A reply of a unary call above this can be dropped.
@@ -72,19 +77,19 @@ where
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         let call = request.extensions().get::<ClientInfo>().map(|client| {
             client.0.call_begins();
-            client.0.keep(CALL_BYTES);
+            let headers = request.headers().iter();
+            let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
+            let bytes = CALL_BYTES + headers.sum::<usize>();
+            client.0.keep(bytes);
             let is_stream =
                 matches!(request.uri().path(), "/coordd.v1.Coordd/Session" | "/coordd.v1.Coordd/Subscribe");
-            let (request_bytes, is_answered) = Default::default();
-            Arc::new(Call { client: client.0.clone(), is_stream, request_bytes, is_answered })
+            let (request_bytes, is_answered, is_late) = Default::default();
+            Arc::new(Call { client: client.0.clone(), bytes, is_stream, request_bytes, is_answered, is_late })
         });
         let request = match &call {
             Some(call) => {
                 let call = call.clone();
-                request.map(|inner| {
-                    let messages = MessageCounter::default();
-                    tonic::body::Body::new(RequestBody { inner, call, messages, pending: 0, counted: 0 })
-                })
+                request.map(|inner| tonic::body::Body::new(RequestBody::new(inner, call)))
             }
             None => request,
         };
@@ -95,15 +100,23 @@ where
 /// One call.
 struct Call {
     client: Arc<Client>,
+    /// What is counted for the call itself.
+    bytes: usize,
     is_stream: bool,
     /// Complete messages of a request that is not answered yet.
     request_bytes: AtomicUsize,
     is_answered: AtomicBool,
+    /// Its first message did not come in time.
+    is_late: AtomicBool,
 }
 
 impl Call {
     /// The request was carried out, or its stream has begun.
     fn answered(&self) {
+        // It may be answered without a look at its message.
+        if !self.is_late.load(Ordering::Relaxed) {
+            self.client.asks();
+        }
         self.is_answered.store(true, Ordering::Relaxed);
         self.client.release(self.request_bytes.swap(0, Ordering::Relaxed));
     }
@@ -111,13 +124,13 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.client.release(CALL_BYTES + *self.request_bytes.get_mut());
+        self.client.release(self.bytes + *self.request_bytes.get_mut());
         self.client.call_ends();
     }
 }
 
-/// The body of a request. What has come of a message that is not complete is counted, and until the call is answered the
-/// complete ones too.
+/// The body of a request. What has come of a message that is not complete is counted, and until the call is
+/// answered the complete ones too. The first message has a deadline.
 struct RequestBody {
     inner: tonic::body::Body,
     call: Arc<Call>,
@@ -125,6 +138,54 @@ struct RequestBody {
     /// Bytes of messages that are not complete, and how many of them are counted.
     pending: usize,
     counted: usize,
+    /// A message was complete.
+    has_message: bool,
+    /// When the first message has to be complete; set when it is waited for.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes that have come in the present period of the deadline.
+    came: usize,
+}
+
+impl RequestBody {
+    fn new(inner: tonic::body::Body, call: Arc<Call>) -> Self {
+        let messages = MessageCounter::default();
+        let (pending, counted, came) = Default::default();
+        RequestBody { inner, call, messages, pending, counted, has_message: false, deadline: None, came }
+    }
+
+    /// Fails when the first message is late.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if self.has_message {
+            return Poll::Pending;
+        }
+        let period = self.call.client.first_request();
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(period)));
+        loop {
+            ready!(deadline.as_mut().poll(cx));
+            if self.came < PROGRESS {
+                self.call.is_late.store(true, Ordering::Relaxed);
+                let message = format!(
+                    "no complete request came within {} ms (--first-request-timeout)",
+                    period.as_millis()
+                );
+                return Poll::Ready(into_status(error(ErrorCode::NotServing, message)));
+            }
+            self.came = 0;
+            deadline.as_mut().reset(tokio::time::Instant::now() + period);
+        }
+    }
+
+    /// Notes that the first message is there, or on its way.
+    fn note_first(&mut self, came: usize, complete: usize) {
+        self.came += came;
+        if complete > 0 {
+            self.has_message = true;
+            self.deadline = None;
+        }
+        if complete > 0 || self.came >= PROGRESS {
+            self.call.client.asks();
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -133,14 +194,19 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
+            return this.poll_deadline(cx).map(|late| Some(Err(late)));
+        };
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
-            let client = &this.call.client;
-            client.took(data.len());
             this.pending += data.len();
             let complete = this.messages.count(data);
+            if !this.has_message {
+                this.note_first(data.len(), complete);
+            }
+            let client = &this.call.client;
+            client.took(data.len());
             this.pending -= complete;
             if complete >= SMALL && !this.call.is_answered.load(Ordering::Relaxed) {
                 this.call.request_bytes.fetch_add(complete, Ordering::Relaxed);
