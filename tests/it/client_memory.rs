@@ -314,7 +314,12 @@ async fn clients_leave_descriptors_to_the_disk() {
     let admin = Admin::connect(ensemble.endpoint(1), TIMEOUT).await.expect("a new connection has its turn");
     let now = admin.status().await.expect("the node answers");
     assert_eq!((now.connections_max, now.open_files_max), (50, 100));
-    assert!(now.connections <= 50 && now.open_files < 100, "{} of {}", now.connections, now.open_files);
+    assert!(
+        now.connections <= 50 && (10..100).contains(&now.open_files),
+        "{} of {}",
+        now.connections,
+        now.open_files
+    );
     let said = std::fs::read_to_string(&log).expect("a log");
     assert!(said.contains("ulimit -n"), "{said}");
     assert!(said.lines().count() < 100, "the log is flooded: {} lines", said.lines().count());

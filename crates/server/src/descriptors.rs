@@ -33,7 +33,7 @@ pub(crate) fn limit() -> usize {
     rlimit::Resource::NOFILE.get_soft().map_or(1024, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// How many files this process has open; 0 where the system does not tell.
+/// How many files this process has open; 0 where the system does not tell. Blocks: the system lists them one by one.
 pub(crate) fn open() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1))
 }
