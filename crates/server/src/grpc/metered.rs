@@ -2,7 +2,8 @@
 //!
 //! The transport takes a part of a reply from here only when the client has a window for the part before it. So what was
 //! handed over with nothing taken after it may stay in memory for as long as the client likes: it is counted. A large reply is
-//! handed over in parts, and the rest can be dropped when the node needs the memory, or when nobody takes it.
+//! handed over in parts, and the rest can be dropped when the node needs the memory, or when nobody takes it. The parts
+//! that were handed over stay in the transport then: they count for the connection, which can be ended for them.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -261,7 +262,7 @@ where
         if let Some(call) = &call {
             call.answered();
         }
-        let wrap = |inner| ReplyBody { inner, call, held: 0, state: State::Between };
+        let wrap = |inner| ReplyBody::new(inner, call);
         Poll::Ready(answer.map(|response| response.map(wrap)))
     }
 }
@@ -274,6 +275,8 @@ pin_project_lite::pin_project! {
         call: Option<Arc<Call>>,
         // Bytes of the present message that are counted here.
         held: usize,
+        // The parts handed over last, which are counted here: the transport may have both.
+        parts: [usize; 2],
         state: State,
     }
 
@@ -281,10 +284,31 @@ pin_project_lite::pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let Some(call) = this.call {
-                call.client.release(*this.held);
+                call.client.release(*this.held + this.parts.iter().sum::<usize>());
             }
         }
     }
+}
+
+impl<B> ReplyBody<B> {
+    fn new(inner: B, call: Option<Arc<Call>>) -> Self {
+        ReplyBody { inner, call, held: 0, parts: [0; 2], state: State::Between }
+    }
+}
+
+/// Counts a part that is handed over. The transport asks for the next part when the client has a window for a byte
+/// more than it was sent, so it may keep this part and the one before it.
+fn hand_over(client: &Client, parts: &mut [usize; 2], bytes: usize) {
+    client.keep(bytes);
+    client.release(parts[0]);
+    *parts = [parts[1], bytes];
+}
+
+/// No more parts come; returns what those took that the transport may have.
+fn release_parts(client: &Client, parts: &mut [usize; 2]) -> usize {
+    let bytes = std::mem::take(parts).iter().sum();
+    client.release(bytes);
+    bytes
 }
 
 /// What is left of the present message.
@@ -317,11 +341,16 @@ where
             State::Last(last) => return Poll::Ready(Some(Ok(Frame::data(last)))),
             State::Parts(rest) => match rest.next(PART) {
                 Part::Data(data) => {
+                    hand_over(&call.client, this.parts, data.len());
                     *this.state = State::Parts(rest);
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Part::AllTaken(bytes) => call.client.sends(bytes.min(SOCKET_BYTES)),
+                Part::AllTaken(bytes) => {
+                    release_parts(&call.client, this.parts);
+                    call.client.sends(bytes.min(SOCKET_BYTES));
+                }
                 Part::Dropped(why) => {
+                    call.client.sends(release_parts(&call.client, this.parts));
                     *this.state = State::Ended;
                     return Poll::Ready(Some(Ok(dropped(why))));
                 }
@@ -348,6 +377,7 @@ where
             let rest = Rest::new(data, call.is_stream, call.client.memory().clone());
             return Poll::Ready(match rest.next(FIRST_PART) {
                 Part::Data(first) => {
+                    hand_over(&call.client, this.parts, first.len());
                     *this.state = State::Parts(rest);
                     Some(Ok(Frame::data(first)))
                 }
@@ -541,5 +571,60 @@ mod tests {
         assert!(matches!(rest.next(PART), Part::Dropped(why) if why.code() == ErrorCode::Throttled));
         let frames = Rest::new(vec![0; 100_000].into(), true, memory.clone());
         assert!(!frames.is_stale(now + UNTAKEN * 2), "a stream may be idle for as long as it likes");
+    }
+
+    /// A reply of one message.
+    struct OneMessage(Option<Bytes>);
+
+    impl Body for OneMessage {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.take().map(|message| Ok(Frame::data(message))))
+        }
+    }
+
+    fn call(client: &Arc<Client>) -> Arc<Call> {
+        client.call_begins();
+        let (bytes, is_stream, request_bytes, is_answered, is_late) = Default::default();
+        Arc::new(Call { client: client.clone(), bytes, is_stream, request_bytes, is_answered, is_late })
+    }
+
+    /// The next frame of a body that has one; the bytes of its data.
+    fn next<B: Body<Data = Bytes, Error = Status> + Unpin>(body: &mut B) -> Option<usize> {
+        let polled = Pin::new(body).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
+        let Poll::Ready(frame) = polled else { panic!("a frame is there") };
+        frame.map(|frame| frame.expect("no error").data_ref().map_or(0, Bytes::len))
+    }
+
+    /// What the transport has of a reply counts for its connection, also when the rest of the reply was dropped.
+    #[test]
+    fn handed_over_parts_count() {
+        let memory = ClientMemory::unlimited();
+        let client = Client::new(None, Duration::ZERO, &memory);
+        let idle = memory.used();
+        let message = || OneMessage(Some(vec![0; 300_000].into()));
+        let mut body = ReplyBody::new(message(), Some(call(&client)));
+        assert_eq!(
+            (next(&mut body), next(&mut body), next(&mut body)),
+            (Some(FIRST_PART), Some(PART), Some(PART))
+        );
+        assert_eq!((client.held(), memory.used() - idle), (2 * PART, 300_000 + 2 * PART));
+        let State::Parts(rest) = &body.state else { panic!("there are more parts") };
+        rest.end();
+        assert_eq!((client.held(), memory.used() - idle), (2 * PART, 2 * PART));
+        drop(body);
+        assert_eq!(memory.used(), idle);
+
+        let mut body = ReplyBody::new(message(), Some(call(&client)));
+        let mut bytes = 0;
+        while let Some(part) = next(&mut body) {
+            bytes += part;
+        }
+        assert_eq!((bytes, client.held()), (300_000, 300_000), "all of it waits for the socket");
     }
 }
