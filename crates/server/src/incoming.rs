@@ -31,6 +31,8 @@ pub(crate) const HEADER_BYTES: u32 = 16 << 10;
 const IDLE: Duration = Duration::from_secs(60);
 /// How often the deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// Connections that are looked at in one step.
+const STEP_CONNECTIONS: usize = 1000;
 /// A line that would be logged more often is counted instead.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the listener waits when a connection could not be accepted.
@@ -270,6 +272,11 @@ impl Clients {
         (open.len(), open.values().map(|client| client.calls()).sum())
     }
 
+    /// Open connections.
+    fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     /// How many connections were closed because nothing was asked on them, and how many were refused.
     pub(crate) fn turned_away(&self) -> (u64, u64) {
         (self.silent_closed.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
@@ -280,18 +287,24 @@ impl Clients {
         self.silent_closed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Closes the connections on which nothing was asked in time, and counts what waits unread.
-    fn tick(&self) {
-        let open: Vec<Arc<Client>> = self.lock().values().cloned().collect();
-        for client in open {
+    /// Closes those of the connections after `after` on which nothing was asked in time, and counts what waits unread,
+    /// for a limited number of them. Returns the last one, or `None` if there were no more.
+    fn tick_step(&self, after: u64) -> Option<u64> {
+        let next = |open: &BTreeMap<u64, Arc<Client>>| -> Vec<(u64, Arc<Client>)> {
+            let next = open.range(after + 1..).take(STEP_CONNECTIONS);
+            next.map(|(id, client)| (*id, client.clone())).collect()
+        };
+        let open = next(&self.lock());
+        for (_, client) in &open {
             client.count_unread();
             if client.is_silent()
                 && client.opened.elapsed() > self.limits.first_request
                 && !client.is_closed()
             {
-                self.close(&client);
+                self.close(client);
             }
         }
+        open.last().map(|(id, _)| *id)
     }
 
     /// Closes one that nobody misses: the oldest on which nothing was asked for, or the one that has been without a call
@@ -331,7 +344,11 @@ pub(crate) async fn run_clients(clients: Arc<Clients>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        clients.tick();
+        let mut next = Some(0);
+        while let Some(after) = next {
+            next = clients.tick_step(after);
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -428,7 +445,7 @@ impl Door {
 
     async fn wait_for_room(&mut self) {
         let connections = self.clients.limits.connections;
-        while self.clients.count().0 >= connections {
+        while self.clients.len() >= connections {
             // A connection that is being closed gives its place back: no other one has to give way as well.
             if self.clients.count_kept() >= connections
                 && !self.clients.make_room(None)
@@ -554,5 +571,33 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many connections there are, a step looks at a bounded number of them, and all have their turn.
+    #[test]
+    fn connections_are_looked_at_in_steps() {
+        let limits = ConnectionLimits { connections: 10_000, per_address: 0, first_request: Duration::ZERO };
+        let memory = ClientMemory::unlimited();
+        let clients = Clients::new(limits, memory.clone());
+        for id in 1..=2500 {
+            let client = Client::new(None, limits.first_request, &memory);
+            if id % 2 == 0 {
+                client.asks();
+            }
+            clients.lock().insert(id, client);
+        }
+        assert_eq!(clients.len(), 2500);
+        let (mut steps, mut next) = (Vec::new(), Some(0));
+        while let Some(after) = next {
+            next = clients.tick_step(after);
+            steps.push(clients.turned_away().0);
+        }
+        assert_eq!(steps, [500, 1000, 1250, 1250]);
+        assert_eq!(clients.count_kept(), 1250, "those on which something was asked stay");
     }
 }
