@@ -19,8 +19,8 @@ use tonic::transport::server::Connected;
 use crate::client_memory::{ClientMemory, Holder, Registered};
 use crate::frames::DataCounter;
 
-/// What a connection takes in memory while nothing is asked on it, about.
-const CONNECTION_BYTES: usize = 16 << 10;
+/// What a connection takes in memory while nothing is asked on it, as measured, about.
+pub(crate) const CONNECTION_BYTES: usize = 22 << 10;
 /// The window of a connection: so much of what a client has sent, and nobody has taken yet, is in memory at most.
 pub(crate) const CONNECTION_WINDOW: u32 = 512 << 10;
 /// Likewise of one call.

@@ -101,7 +101,7 @@ impl Node {
         let client_memory = usize::try_from(limits.client_memory(usable)).unwrap_or(usize::MAX);
         let memory = ClientMemory::new(client_memory);
         let connections = ConnectionLimits {
-            connections: fit_connections(limits.connections, options.members.len()),
+            connections: fit_connections(limits.connections, options.members.len(), client_memory),
             per_address: limits.connections_per_address,
             first_request: limits.first_request,
         };
