@@ -21,7 +21,11 @@ pub mod peer {
     tonic::include_proto!("coordd.peer.v1");
 }
 
+mod codec;
+mod shape;
 pub mod status;
 mod wrong_port;
 
+pub use codec::{BoundedCodec, BoundedDecoder};
+pub use shape::{FRAME_BYTES_MAX, REQUEST_BYTES_MAX, Received, Refused, Shape, check, measure};
 pub use wrong_port::WrongPort;

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 /// How often stale replies are looked for, without any need.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
-/// What was ended needs a moment until its memory is free; nothing more is ended before.
+/// What was ended needs a moment until its memory is free; nothing is looked for before.
 const SETTLE: Duration = Duration::from_millis(30);
 /// Ending what holds less than this frees nothing.
 const WORTH_ENDING: usize = 8 << 10;
@@ -162,24 +162,27 @@ pub(crate) async fn run_client_memory(memory: Arc<ClientMemory>) {
     let mut swept = Instant::now();
     loop {
         let _ = tokio::time::timeout(SWEEP_INTERVAL, memory.exceeded.notified()).await;
-        // It looks at all holders, which may be many.
-        let ended = match memory.used() > memory.max() {
-            true => on_own_thread(&memory, ClientMemory::relieve).await,
-            false => 0,
-        };
-        if ended > 0 {
-            tracing::warn!(
-                ended,
-                used_bytes = memory.used(),
-                max_bytes = memory.max(),
-                "the memory for clients is used up (--client-memory-max): the streams and replies that held most were ended"
-            );
+        if memory.used() > memory.max() {
+            relieve(&memory).await;
+            // Also where nothing was worth ending: the scan looks at all holders, which may be many.
             tokio::time::sleep(SETTLE).await;
         }
         if swept.elapsed() >= SWEEP_INTERVAL {
             swept = Instant::now();
             on_own_thread(&memory, move |memory| memory.sweep(swept)).await;
         }
+    }
+}
+
+async fn relieve(memory: &Arc<ClientMemory>) {
+    let ended = on_own_thread(memory, ClientMemory::relieve).await;
+    if ended > 0 {
+        tracing::warn!(
+            ended,
+            used_bytes = memory.used(),
+            max_bytes = memory.max(),
+            "the memory for clients is used up (--client-memory-max): the streams and replies that held most were ended"
+        );
     }
 }
 

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
-use coordd_proto::v1;
 use coordd_proto::v1::request::Op;
+use coordd_proto::{Received, Refused, measure, v1};
 use coordd_raft::Timing;
 use coordd_tree::{
     Acl, AclEntry, Applied, Auth, Batch, Command, Create, CreateMode, Data, Entry, Limits, OpenSession,
@@ -106,8 +106,14 @@ impl Node {
         node
     }
 
-    fn decoded<M: Message + Default>(&mut self, bytes: Bytes, use_it: impl FnOnce(&mut Node, M)) {
-        if let Ok(message) = M::decode(bytes) {
+    fn decoded<M: Message + Default + Received>(&mut self, bytes: Bytes, use_it: impl FnOnce(&mut Node, M)) {
+        let measured = measure::<M>(&bytes);
+        if matches!(measured, Err(Refused::TooLarge(_))) {
+            return;
+        }
+        let message = M::decode(bytes);
+        assert!(measured.is_ok() || message.is_err(), "{measured:?}: what is refused could be decoded");
+        if let Ok(message) = message {
             use_it(self, message);
         }
     }

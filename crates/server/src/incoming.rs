@@ -19,16 +19,20 @@ use tonic::transport::server::Connected;
 use crate::client_memory::{ClientMemory, Holder, Registered};
 use crate::frames::DataCounter;
 
-/// What a connection takes in memory while nothing is asked on it, about.
-const CONNECTION_BYTES: usize = 16 << 10;
+/// What a connection takes in memory while nothing is asked on it, as measured, about.
+pub(crate) const CONNECTION_BYTES: usize = 22 << 10;
 /// The window of a connection: so much of what a client has sent, and nobody has taken yet, is in memory at most.
 pub(crate) const CONNECTION_WINDOW: u32 = 512 << 10;
 /// Likewise of one call.
 pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
+/// Bytes of the headers of one call, as HTTP/2 counts them; a call with more is refused.
+pub(crate) const HEADER_BYTES: u32 = 16 << 10;
 /// A connection without a call for so long gives way to a new one when there is no place left.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often the deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// Connections that are looked at in one step.
+const STEP_CONNECTIONS: usize = 1000;
 /// A line that would be logged more often is counted instead.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the listener waits when a connection could not be accepted.
@@ -41,7 +45,7 @@ pub(crate) struct ConnectionLimits {
     pub(crate) connections: usize,
     /// From one address; 0: any number.
     pub(crate) per_address: usize,
-    /// When a connection has to have asked for something.
+    /// When a connection has to have asked for something, and a call to have its first message.
     pub(crate) first_request: Duration,
 }
 
@@ -51,6 +55,8 @@ pub(crate) struct Client {
     /// Without its port.
     address: Option<IpAddr>,
     opened: Instant,
+    /// How soon the first message of a call has to be complete.
+    first_request: Duration,
     memory: Arc<ClientMemory>,
     /// Bytes that are kept for it: requests that are not complete, small replies, itself.
     kept: AtomicUsize,
@@ -62,7 +68,7 @@ pub(crate) struct Client {
     /// How much of the difference is counted.
     unread: AtomicUsize,
     calls: AtomicUsize,
-    has_called: AtomicBool,
+    has_asked: AtomicBool,
     /// When the last call ended, in milliseconds after `opened`.
     idle_since_ms: AtomicU64,
     is_closed: AtomicBool,
@@ -71,12 +77,17 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn new(from: Option<SocketAddr>, memory: &Arc<ClientMemory>) -> Arc<Self> {
+    pub(crate) fn new(
+        from: Option<SocketAddr>,
+        first_request: Duration,
+        memory: &Arc<ClientMemory>,
+    ) -> Arc<Self> {
         memory.add(CONNECTION_BYTES);
         Arc::new_cyclic(|client: &Weak<Client>| Client {
             from,
             address: from.map(|from| from.ip().to_canonical()),
             opened: Instant::now(),
+            first_request,
             memory: memory.clone(),
             kept: AtomicUsize::new(CONNECTION_BYTES),
             sending: AtomicUsize::new(0),
@@ -84,7 +95,7 @@ impl Client {
             taken: AtomicU64::new(0),
             unread: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
-            has_called: AtomicBool::new(false),
+            has_asked: AtomicBool::new(false),
             idle_since_ms: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             closing: AtomicWaker::new(),
@@ -101,9 +112,17 @@ impl Client {
         &self.memory
     }
 
+    pub(crate) fn first_request(&self) -> Duration {
+        self.first_request
+    }
+
+    /// A message has come, or a call was answered without one: the connection is not silent.
+    pub(crate) fn asks(&self) {
+        self.has_asked.store(true, Ordering::Relaxed);
+    }
+
     /// A call begins.
     pub(crate) fn call_begins(&self) {
-        self.has_called.store(true, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -170,7 +189,7 @@ impl Client {
 
     /// Nothing was asked for yet.
     fn is_silent(&self) -> bool {
-        !self.has_called.load(Ordering::Relaxed)
+        !self.has_asked.load(Ordering::Relaxed)
     }
 
     /// How long there has been no call.
@@ -253,6 +272,11 @@ impl Clients {
         (open.len(), open.values().map(|client| client.calls()).sum())
     }
 
+    /// Open connections.
+    fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     /// How many connections were closed because nothing was asked on them, and how many were refused.
     pub(crate) fn turned_away(&self) -> (u64, u64) {
         (self.silent_closed.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
@@ -263,18 +287,24 @@ impl Clients {
         self.silent_closed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Closes the connections on which nothing was asked in time, and counts what waits unread.
-    fn tick(&self) {
-        let open: Vec<Arc<Client>> = self.lock().values().cloned().collect();
-        for client in open {
+    /// Closes those of the connections after `after` on which nothing was asked in time, and counts what waits unread,
+    /// for a limited number of them. Returns the last one, or `None` if there were no more.
+    fn tick_step(&self, after: u64) -> Option<u64> {
+        let next = |open: &BTreeMap<u64, Arc<Client>>| -> Vec<(u64, Arc<Client>)> {
+            let next = open.range(after + 1..).take(STEP_CONNECTIONS);
+            next.map(|(id, client)| (*id, client.clone())).collect()
+        };
+        let open = next(&self.lock());
+        for (_, client) in &open {
             client.count_unread();
             if client.is_silent()
                 && client.opened.elapsed() > self.limits.first_request
                 && !client.is_closed()
             {
-                self.close(&client);
+                self.close(client);
             }
         }
+        open.last().map(|(id, _)| *id)
     }
 
     /// Closes one that nobody misses: the oldest on which nothing was asked for, or the one that has been without a call
@@ -314,7 +344,11 @@ pub(crate) async fn run_clients(clients: Arc<Clients>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        clients.tick();
+        let mut next = Some(0);
+        while let Some(after) = next {
+            next = clients.tick_step(after);
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -395,7 +429,7 @@ impl Door {
             // Small frames must not wait for more of them.
             let _ = stream.set_nodelay(true);
             let id = self.clients.next_id.fetch_add(1, Ordering::Relaxed);
-            let client = Client::new(Some(from), &self.clients.memory);
+            let client = Client::new(Some(from), self.clients.limits.first_request, &self.clients.memory);
             self.clients.lock().insert(id, client.clone());
             return Connection {
                 stream,
@@ -411,7 +445,7 @@ impl Door {
 
     async fn wait_for_room(&mut self) {
         let connections = self.clients.limits.connections;
-        while self.clients.count().0 >= connections {
+        while self.clients.len() >= connections {
             // A connection that is being closed gives its place back: no other one has to give way as well.
             if self.clients.count_kept() >= connections
                 && !self.clients.make_room(None)
@@ -537,5 +571,33 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many connections there are, a step looks at a bounded number of them, and all have their turn.
+    #[test]
+    fn connections_are_looked_at_in_steps() {
+        let limits = ConnectionLimits { connections: 10_000, per_address: 0, first_request: Duration::ZERO };
+        let memory = ClientMemory::unlimited();
+        let clients = Clients::new(limits, memory.clone());
+        for id in 1..=2500 {
+            let client = Client::new(None, limits.first_request, &memory);
+            if id % 2 == 0 {
+                client.asks();
+            }
+            clients.lock().insert(id, client);
+        }
+        assert_eq!(clients.len(), 2500);
+        let (mut steps, mut next) = (Vec::new(), Some(0));
+        while let Some(after) = next {
+            next = clients.tick_step(after);
+            steps.push(clients.turned_away().0);
+        }
+        assert_eq!(steps, [500, 1000, 1250, 1250]);
+        assert_eq!(clients.count_kept(), 1250, "those on which something was asked stay");
     }
 }

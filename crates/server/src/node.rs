@@ -22,7 +22,9 @@ use crate::duties::{
 };
 use crate::grpc::{AdminApi, CoorddApi, MeterLayer};
 use crate::hub::Hub;
-use crate::incoming::{CONNECTION_WINDOW, Clients, ConnectionLimits, STREAM_WINDOW, accept, run_clients};
+use crate::incoming::{
+    CONNECTION_WINDOW, Clients, ConnectionLimits, HEADER_BYTES, STREAM_WINDOW, accept, run_clients,
+};
 use crate::memory::usable_bytes;
 use crate::options::Options;
 use crate::service::Service;
@@ -99,7 +101,7 @@ impl Node {
         let client_memory = usize::try_from(limits.client_memory(usable)).unwrap_or(usize::MAX);
         let memory = ClientMemory::new(client_memory);
         let connections = ConnectionLimits {
-            connections: fit_connections(limits.connections, options.members.len()),
+            connections: fit_connections(limits.connections, options.members.len(), client_memory),
             per_address: limits.connections_per_address,
             first_request: limits.first_request,
         };
@@ -137,6 +139,7 @@ impl Node {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .http2_max_header_list_size(HEADER_BYTES)
             .layer(MeterLayer)
             .add_service(health_service)
             .add_service(reflection)

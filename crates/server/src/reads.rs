@@ -62,6 +62,14 @@ impl Read {
         }
     }
 
+    /// Refuses what is not worth keeping until it has its turn.
+    pub(crate) fn check(&self) -> Result<(), v1::Error> {
+        match self {
+            Read::MultiRead(request) => check_count(request),
+            _ => Ok(()),
+        }
+    }
+
     /// What it takes in memory beside itself, about.
     pub(crate) fn bytes(&self) -> usize {
         let credentials = |all: &[v1::Credential]| -> usize {
@@ -235,6 +243,14 @@ fn ephemerals(
     reply
 }
 
+/// Refuses a multi-read of too many reads.
+fn check_count(request: &v1::MultiReadRequest) -> Result<(), v1::Error> {
+    match request.ops.len() {
+        count if count <= READS_MAX => Ok(()),
+        count => Err(bad_arguments(format!("a multi-read of {count} reads; at most {READS_MAX}"))),
+    }
+}
+
 /// Reads several; `None` if more children than `children_max` are listed.
 fn multi_read(
     tree: &Tree,
@@ -244,10 +260,7 @@ fn multi_read(
 ) -> Result<Option<v1::MultiReadReply>, v1::Error> {
     use v1::read_op::Op;
     use v1::read_op_reply::Result as Wire;
-    if request.ops.len() > READS_MAX {
-        let message = format!("a multi-read of {} reads; at most {READS_MAX}", request.ops.len());
-        return Err(bad_arguments(message));
-    }
+    check_count(request)?;
     let mut results = Vec::with_capacity(request.ops.len());
     let (mut bytes, mut children) = (0, 0);
     for op in &request.ops {

@@ -56,6 +56,8 @@ pub(crate) struct Service {
     stalls: Arc<Stalls>,
     /// Bytes from which on nothing may grow.
     memory_limit: AtomicU64,
+    /// Open files, as last counted.
+    open_files: AtomicU64,
 }
 
 impl Service {
@@ -71,6 +73,7 @@ impl Service {
             long_reads: LongReads::new(),
             stalls: Stalls::new(),
             memory_limit: AtomicU64::new(u64::MAX),
+            open_files: AtomicU64::new(0),
         })
     }
 
@@ -92,6 +95,16 @@ impl Service {
     /// Bytes of the process from which on nothing may grow.
     pub(crate) fn memory_limit(&self) -> u64 {
         self.memory_limit.load(Ordering::Relaxed)
+    }
+
+    /// Open files of the process, as they were counted some seconds ago.
+    pub(crate) fn open_files(&self) -> u64 {
+        self.open_files.load(Ordering::Relaxed)
+    }
+
+    /// The process has so many open files.
+    pub(crate) fn set_open_files(&self, count: usize) {
+        self.open_files.store(count as u64, Ordering::Relaxed);
     }
 
     /// The process may use so many bytes: fits what is not configured.

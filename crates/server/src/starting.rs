@@ -14,7 +14,7 @@ use tonic::Status;
 
 use crate::convert::error;
 use crate::grpc::MeterLayer;
-use crate::incoming::{Clients, accept};
+use crate::incoming::{Clients, HEADER_BYTES, accept};
 use crate::options::Options;
 
 /// The answer to a peer that takes the client port for the peers'.
@@ -40,6 +40,7 @@ pub(crate) fn answer_while_starting(
     let starting = || into_status(error(v1::ErrorCode::NotServing, "this node is starting"));
     // The layer notes that something was asked on a connection: it is not silent.
     let server = tonic::transport::Server::builder()
+        .http2_max_header_list_size(HEADER_BYTES)
         .layer(MeterLayer)
         .add_service(WrongPort::<CoorddServer<()>>::new(starting()))
         .add_service(WrongPort::<AdminServer<()>>::new(starting()))

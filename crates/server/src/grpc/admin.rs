@@ -82,7 +82,7 @@ impl Admin for AdminApi {
             let table = self.service.hub().watches();
             (table.len() as u64, table.bytes() as u64)
         };
-        let (open_files, resident_bytes) = (descriptors::open() as u64, resident_bytes());
+        let resident_bytes = resident_bytes();
         let tree = replica.tree();
         let (applied_index, digest) = tree.applied();
         Ok(Response::new(v1::StatusReply {
@@ -127,7 +127,7 @@ impl Admin for AdminApi {
             connections_max: clients.limits().connections as u64,
             streams: streams as u64,
             watch_bytes,
-            open_files,
+            open_files: self.service.open_files(),
             open_files_max: descriptors::limit() as u64,
             lineage_number: self.service.lineage().number,
         }))

@@ -14,7 +14,7 @@ use crate::convert::{bad_arguments, error};
 use crate::hub::{Missed, STEP_WATCHES};
 use crate::reads::authenticate;
 use crate::service::{Service, from_address};
-use crate::session::connection::{Connection, Frames};
+use crate::session::connection::{Connection, Frames, check_count};
 use crate::watch::Registration;
 
 /// How long the next frame of an attach of several may take.
@@ -31,6 +31,8 @@ pub(super) async fn attach(
     let mut attach = first.attach.take().ok_or_else(|| {
         refuse(error(ErrorCode::Protocol, "the first frame of a session stream must attach"))
     })?;
+    // Before anything that may have to wait: its requests are kept meanwhile.
+    check_count(&first).map_err(refuse)?;
     // Before anything that may have to wait: a client of another ensemble is not to wait for this one.
     service.check_lineage(attach.lineage.as_ref()).map_err(refuse)?;
     service.check_serving().map_err(refuse)?;

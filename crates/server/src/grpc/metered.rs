@@ -2,7 +2,8 @@
 //!
 //! The transport takes a part of a reply from here only when the client has a window for the part before it. So what was
 //! handed over with nothing taken after it may stay in memory for as long as the client likes: it is counted. A large reply is
-//! handed over in parts, and the rest can be dropped when the node needs the memory, or when nobody takes it.
+//! handed over in parts, and the rest can be dropped when the node needs the memory, or when nobody takes it. The parts
+//! that were handed over stay in the transport then: they count for the connection, which can be ended for them.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,6 +15,7 @@ use bytes::{Buf as _, Bytes};
 use coordd_proto::status::into_status;
 use coordd_proto::v1::{self, ErrorCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 use tonic::Status;
 use tower::{Layer, Service};
 
@@ -22,8 +24,12 @@ use crate::convert::error;
 use crate::frames::MessageCounter;
 use crate::incoming::{Client, ClientInfo};
 
-/// What a call takes in memory beside its messages, about.
+/// What a call takes in memory beside its headers and messages, about.
 const CALL_BYTES: usize = 2 << 10;
+/// What a header takes beside its bytes, as HTTP/2 counts it.
+const HEADER_BYTES: usize = 32;
+/// A first message of which so much comes within each period of its deadline is on its way, on a slow line.
+const PROGRESS: usize = 64 << 10;
 /// Messages below this are not worth counting beside the call itself.
 const SMALL: usize = 2 << 10;
 /// A reply of a unary call above this can be dropped.
@@ -72,19 +78,19 @@ where
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         let call = request.extensions().get::<ClientInfo>().map(|client| {
             client.0.call_begins();
-            client.0.keep(CALL_BYTES);
+            let headers = request.headers().iter();
+            let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
+            let bytes = CALL_BYTES + headers.sum::<usize>();
+            client.0.keep(bytes);
             let is_stream =
                 matches!(request.uri().path(), "/coordd.v1.Coordd/Session" | "/coordd.v1.Coordd/Subscribe");
-            let (request_bytes, is_answered) = Default::default();
-            Arc::new(Call { client: client.0.clone(), is_stream, request_bytes, is_answered })
+            let (request_bytes, is_answered, is_late) = Default::default();
+            Arc::new(Call { client: client.0.clone(), bytes, is_stream, request_bytes, is_answered, is_late })
         });
         let request = match &call {
             Some(call) => {
                 let call = call.clone();
-                request.map(|inner| {
-                    let messages = MessageCounter::default();
-                    tonic::body::Body::new(RequestBody { inner, call, messages, pending: 0, counted: 0 })
-                })
+                request.map(|inner| tonic::body::Body::new(RequestBody::new(inner, call)))
             }
             None => request,
         };
@@ -95,15 +101,23 @@ where
 /// One call.
 struct Call {
     client: Arc<Client>,
+    /// What is counted for the call itself.
+    bytes: usize,
     is_stream: bool,
     /// Complete messages of a request that is not answered yet.
     request_bytes: AtomicUsize,
     is_answered: AtomicBool,
+    /// Its first message did not come in time.
+    is_late: AtomicBool,
 }
 
 impl Call {
     /// The request was carried out, or its stream has begun.
     fn answered(&self) {
+        // It may be answered without a look at its message.
+        if !self.is_late.load(Ordering::Relaxed) {
+            self.client.asks();
+        }
         self.is_answered.store(true, Ordering::Relaxed);
         self.client.release(self.request_bytes.swap(0, Ordering::Relaxed));
     }
@@ -111,13 +125,13 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.client.release(CALL_BYTES + *self.request_bytes.get_mut());
+        self.client.release(self.bytes + *self.request_bytes.get_mut());
         self.client.call_ends();
     }
 }
 
-/// The body of a request. What has come of a message that is not complete is counted, and until the call is answered the
-/// complete ones too.
+/// The body of a request. What has come of a message that is not complete is counted, and until the call is
+/// answered the complete ones too. The first message has a deadline.
 struct RequestBody {
     inner: tonic::body::Body,
     call: Arc<Call>,
@@ -125,6 +139,54 @@ struct RequestBody {
     /// Bytes of messages that are not complete, and how many of them are counted.
     pending: usize,
     counted: usize,
+    /// A message was complete.
+    has_message: bool,
+    /// When the first message has to be complete; set when it is waited for.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes that have come in the present period of the deadline.
+    came: usize,
+}
+
+impl RequestBody {
+    fn new(inner: tonic::body::Body, call: Arc<Call>) -> Self {
+        let messages = MessageCounter::default();
+        let (pending, counted, came) = Default::default();
+        RequestBody { inner, call, messages, pending, counted, has_message: false, deadline: None, came }
+    }
+
+    /// Fails when the first message is late.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if self.has_message {
+            return Poll::Pending;
+        }
+        let period = self.call.client.first_request();
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(period)));
+        loop {
+            ready!(deadline.as_mut().poll(cx));
+            if self.came < PROGRESS {
+                self.call.is_late.store(true, Ordering::Relaxed);
+                let message = format!(
+                    "no complete request came within {} ms (--first-request-timeout)",
+                    period.as_millis()
+                );
+                return Poll::Ready(into_status(error(ErrorCode::NotServing, message)));
+            }
+            self.came = 0;
+            deadline.as_mut().reset(tokio::time::Instant::now() + period);
+        }
+    }
+
+    /// Notes that the first message is there, or on its way.
+    fn note_first(&mut self, came: usize, complete: usize) {
+        self.came += came;
+        if complete > 0 {
+            self.has_message = true;
+            self.deadline = None;
+        }
+        if complete > 0 || self.came >= PROGRESS {
+            self.call.client.asks();
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -133,14 +195,19 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
+            return this.poll_deadline(cx).map(|late| Some(Err(late)));
+        };
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
-            let client = &this.call.client;
-            client.took(data.len());
             this.pending += data.len();
             let complete = this.messages.count(data);
+            if !this.has_message {
+                this.note_first(data.len(), complete);
+            }
+            let client = &this.call.client;
+            client.took(data.len());
             this.pending -= complete;
             if complete >= SMALL && !this.call.is_answered.load(Ordering::Relaxed) {
                 this.call.request_bytes.fetch_add(complete, Ordering::Relaxed);
@@ -195,7 +262,7 @@ where
         if let Some(call) = &call {
             call.answered();
         }
-        let wrap = |inner| ReplyBody { inner, call, held: 0, state: State::Between };
+        let wrap = |inner| ReplyBody::new(inner, call);
         Poll::Ready(answer.map(|response| response.map(wrap)))
     }
 }
@@ -208,6 +275,8 @@ pin_project_lite::pin_project! {
         call: Option<Arc<Call>>,
         // Bytes of the present message that are counted here.
         held: usize,
+        // The parts handed over last, which are counted here: the transport may have both.
+        parts: [usize; 2],
         state: State,
     }
 
@@ -215,10 +284,31 @@ pin_project_lite::pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let Some(call) = this.call {
-                call.client.release(*this.held);
+                call.client.release(*this.held + this.parts.iter().sum::<usize>());
             }
         }
     }
+}
+
+impl<B> ReplyBody<B> {
+    fn new(inner: B, call: Option<Arc<Call>>) -> Self {
+        ReplyBody { inner, call, held: 0, parts: [0; 2], state: State::Between }
+    }
+}
+
+/// Counts a part that is handed over. The transport asks for the next part when the client has a window for a byte
+/// more than it was sent, so it may keep this part and the one before it.
+fn hand_over(client: &Client, parts: &mut [usize; 2], bytes: usize) {
+    client.keep(bytes);
+    client.release(parts[0]);
+    *parts = [parts[1], bytes];
+}
+
+/// No more parts come; returns what those took that the transport may have.
+fn release_parts(client: &Client, parts: &mut [usize; 2]) -> usize {
+    let bytes = std::mem::take(parts).iter().sum();
+    client.release(bytes);
+    bytes
 }
 
 /// What is left of the present message.
@@ -251,11 +341,16 @@ where
             State::Last(last) => return Poll::Ready(Some(Ok(Frame::data(last)))),
             State::Parts(rest) => match rest.next(PART) {
                 Part::Data(data) => {
+                    hand_over(&call.client, this.parts, data.len());
                     *this.state = State::Parts(rest);
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Part::AllTaken(bytes) => call.client.sends(bytes.min(SOCKET_BYTES)),
+                Part::AllTaken(bytes) => {
+                    release_parts(&call.client, this.parts);
+                    call.client.sends(bytes.min(SOCKET_BYTES));
+                }
                 Part::Dropped(why) => {
+                    call.client.sends(release_parts(&call.client, this.parts));
                     *this.state = State::Ended;
                     return Poll::Ready(Some(Ok(dropped(why))));
                 }
@@ -282,6 +377,7 @@ where
             let rest = Rest::new(data, call.is_stream, call.client.memory().clone());
             return Poll::Ready(match rest.next(FIRST_PART) {
                 Part::Data(first) => {
+                    hand_over(&call.client, this.parts, first.len());
                     *this.state = State::Parts(rest);
                     Some(Ok(Frame::data(first)))
                 }
@@ -475,5 +571,60 @@ mod tests {
         assert!(matches!(rest.next(PART), Part::Dropped(why) if why.code() == ErrorCode::Throttled));
         let frames = Rest::new(vec![0; 100_000].into(), true, memory.clone());
         assert!(!frames.is_stale(now + UNTAKEN * 2), "a stream may be idle for as long as it likes");
+    }
+
+    /// A reply of one message.
+    struct OneMessage(Option<Bytes>);
+
+    impl Body for OneMessage {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.take().map(|message| Ok(Frame::data(message))))
+        }
+    }
+
+    fn call(client: &Arc<Client>) -> Arc<Call> {
+        client.call_begins();
+        let (bytes, is_stream, request_bytes, is_answered, is_late) = Default::default();
+        Arc::new(Call { client: client.clone(), bytes, is_stream, request_bytes, is_answered, is_late })
+    }
+
+    /// The next frame of a body that has one; the bytes of its data.
+    fn next<B: Body<Data = Bytes, Error = Status> + Unpin>(body: &mut B) -> Option<usize> {
+        let polled = Pin::new(body).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
+        let Poll::Ready(frame) = polled else { panic!("a frame is there") };
+        frame.map(|frame| frame.expect("no error").data_ref().map_or(0, Bytes::len))
+    }
+
+    /// What the transport has of a reply counts for its connection, also when the rest of the reply was dropped.
+    #[test]
+    fn handed_over_parts_count() {
+        let memory = ClientMemory::unlimited();
+        let client = Client::new(None, Duration::ZERO, &memory);
+        let idle = memory.used();
+        let message = || OneMessage(Some(vec![0; 300_000].into()));
+        let mut body = ReplyBody::new(message(), Some(call(&client)));
+        assert_eq!(
+            (next(&mut body), next(&mut body), next(&mut body)),
+            (Some(FIRST_PART), Some(PART), Some(PART))
+        );
+        assert_eq!((client.held(), memory.used() - idle), (2 * PART, 300_000 + 2 * PART));
+        let State::Parts(rest) = &body.state else { panic!("there are more parts") };
+        rest.end();
+        assert_eq!((client.held(), memory.used() - idle), (2 * PART, 2 * PART));
+        drop(body);
+        assert_eq!(memory.used(), idle);
+
+        let mut body = ReplyBody::new(message(), Some(call(&client)));
+        let mut bytes = 0;
+        while let Some(part) = next(&mut body) {
+            bytes += part;
+        }
+        assert_eq!((bytes, client.held()), (300_000, 300_000), "all of it waits for the socket");
     }
 }

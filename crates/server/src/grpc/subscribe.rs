@@ -49,10 +49,7 @@ pub(super) async fn subscribe(
         let mut feed = Feed { service, outbox, replies };
         let end = feed.run(from, missed).await;
         feed.service.hub().detach(&feed.outbox);
-        match end {
-            Some(status) if feed.outbox.is_overflown() => feed.replies.cut(status),
-            end => feed.replies.end(end),
-        }
+        feed.replies.finish(end, &feed.outbox).await;
     });
     Ok(receiver)
 }

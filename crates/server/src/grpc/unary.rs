@@ -58,6 +58,7 @@ macro_rules! write {
 impl CoorddApi {
     async fn read(&self, auth: Auth, read: Read, min_zxid: u64) -> Result<(reply::Result, u64), Status> {
         self.service.check_serving().map_err(refuse)?;
+        read.check().map_err(refuse)?;
         let credentials: &[v1::Credential] = match &read {
             Read::Get(request) => &request.credentials,
             Read::List(request) => &request.credentials,

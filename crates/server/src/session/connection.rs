@@ -32,7 +32,8 @@ const MARK_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of one frame to the client, about; a single item may be larger. Small, because a client on a slow line takes a
 /// frame that is on its way for silence.
 const FRAME_BYTES: usize = 256 << 10;
-/// Requests of one frame: a frame of tiny ones must not become a hundred times its size in memory.
+/// Requests of one frame. What all parts of a frame take in memory is checked before it is decoded; see
+/// [`coordd_proto::check`].
 pub(crate) const FRAME_REQUESTS: usize = 10_000;
 /// Requests of a frame that are taken in one step.
 const STEP_REQUESTS: usize = 500;
@@ -139,16 +140,24 @@ impl Connection {
         };
         connection.say(v1::server_item::Item::Attached(attached), 64);
         tokio::spawn(async move {
-            let end = connection.serve(requests, first, missed).await;
-            connection.service.hub().detach(&connection.outbox);
-            match end {
-                // Nothing of what waits may stay: that is what the stream ends for.
-                Some(status) if connection.outbox.is_overflown() => connection.frames.cut(status),
-                end => connection.frames.end(end),
-            }
-            connection.outbox.release(connection.kept_bytes);
+            let (end, outbox, frames) = connection.run(requests, first, missed).await;
+            frames.finish(end, &outbox).await;
         });
         receiver
+    }
+
+    /// Serves the stream to its end. What is left then are the frames that the client has not taken, and
+    /// their outbox.
+    async fn run(
+        mut self,
+        requests: Streaming<v1::ClientFrame>,
+        first: v1::ClientFrame,
+        missed: Option<Missed>,
+    ) -> (End, Arc<Outbox>, FrameSender<v1::ServerFrame>) {
+        let end = self.serve(requests, first, missed).await;
+        self.service.hub().detach(&self.outbox);
+        self.outbox.release(self.kept_bytes);
+        (end, self.outbox, self.frames)
     }
 
     async fn serve(
@@ -205,6 +214,8 @@ impl Connection {
                     Err(status) if matches!(status.code(), Code::OutOfRange | Code::Internal) => {
                         return Some(self.service.unreadable(&status));
                     }
+                    // The frame would take too much memory; the status says how much it may take.
+                    Err(status) if status.code() == Code::InvalidArgument => return Some(status),
                     // The client has closed its half, or its connection: the session waits for it to come back.
                     Ok(None) | Err(_) => return None,
                 },
@@ -307,10 +318,7 @@ impl Connection {
         self.check_way_to_leader()?;
         self.service.replica().touch(self.outbox.sign_of_life());
         self.acked = self.acked.max(frame.acked_write_seq);
-        let count = frame.requests.len();
-        if count > FRAME_REQUESTS {
-            return self.break_protocol(format!("{count} requests in a frame; at most {FRAME_REQUESTS}"));
-        }
+        check_count(&frame).map_err(|refused| Some(into_status(refused)))?;
         let mut writes = Vec::new();
         let mut requests = frame.requests.into_iter();
         self.take_step(&mut requests, &mut writes)?;
@@ -595,6 +603,17 @@ impl Connection {
                     self.check_overflow()?;
                 }
             }
+        }
+    }
+}
+
+/// Refuses a frame of too many requests.
+pub(crate) fn check_count(frame: &v1::ClientFrame) -> Result<(), v1::Error> {
+    match frame.requests.len() {
+        count if count <= FRAME_REQUESTS => Ok(()),
+        count => {
+            let message = format!("{count} requests in a frame; at most {FRAME_REQUESTS}");
+            Err(error(ErrorCode::Protocol, message))
         }
     }
 }

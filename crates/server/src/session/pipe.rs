@@ -4,15 +4,22 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use coordd_proto::status::into_status;
+use coordd_proto::v1::{self, ErrorCode};
 use futures::Stream;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use super::outbox::Unsent;
+use super::outbox::{Outbox, Unsent};
+use crate::convert::error;
 
 /// Frames that wait.
 const FRAMES: usize = 4;
+/// How long a stream that has ended waits until its reader takes the next frame.
+const UNTAKEN: Duration = Duration::from_secs(30);
 
 /// The reader is gone.
 #[derive(Debug)]
@@ -84,16 +91,57 @@ impl<T> FrameSender<T> {
         self.0.change(|state| state.frames.push_back((frame, unsent)));
     }
 
-    /// Ends the stream after the frames that wait.
-    pub(crate) fn end(&self, status: Option<Status>) {
-        self.0.change(|state| state.finish(status));
+    /// Ends the stream after the frames that wait, and returns when they are taken or the reader has gone.
+    /// They are dropped, and the stream ends with an error, if `outbox` has overflown or is ended for the
+    /// node's memory, or if no frame is taken for 30 s.
+    pub(crate) async fn finish(self, status: Option<Status>, outbox: &Outbox) {
+        self.finish_within(UNTAKEN, status, outbox).await;
     }
 
-    /// Ends the stream at once: what waits is dropped.
-    pub(crate) fn cut(&self, status: Status) {
+    async fn finish_within(self, untaken: Duration, status: Option<Status>, outbox: &Outbox) {
+        self.end(status);
+        let mut deadline = Instant::now() + untaken;
+        loop {
+            let (is_gone, frames) = self.0.look();
+            if is_gone || frames == 0 {
+                return;
+            }
+            if let Some(refused) = outbox.overflow_error() {
+                return self.cut(into_status(refused));
+            }
+            tokio::select! {
+                biased;
+                () = self.0.room.notified() => deadline = Instant::now() + untaken,
+                () = outbox.ready() => {}
+                () = sleep_until(deadline) => {
+                    let message = format!("the client took nothing for {} s", untaken.as_secs());
+                    let refused = v1::Error { retry_after_ms: 100, ..error(ErrorCode::Throttled, message) };
+                    return self.cut(into_status(refused));
+                }
+            }
+        }
+    }
+
+    /// Ends the stream after the frames that wait.
+    fn end(&self, status: Option<Status>) {
+        self.0.change(|state| {
+            if !state.has_ended {
+                state.has_ended = true;
+                state.end = status;
+            }
+        });
+    }
+
+    /// Ends the stream at once: what waits is dropped. The status takes the place of an end that was to
+    /// follow it.
+    fn cut(&self, status: Status) {
         let dropped = self.0.change(|state| {
-            state.finish(Some(status));
-            std::mem::take(&mut state.frames)
+            let dropped = std::mem::take(&mut state.frames);
+            if !state.has_ended || !dropped.is_empty() {
+                state.has_ended = true;
+                state.end = Some(status);
+            }
+            dropped
         });
         drop(dropped);
     }
@@ -115,15 +163,6 @@ impl<T> Shared<T> {
             reader.wake();
         }
         changed
-    }
-}
-
-impl<T> State<T> {
-    fn finish(&mut self, status: Option<Status>) {
-        if !self.has_ended {
-            self.has_ended = true;
-            self.end = status;
-        }
     }
 }
 
@@ -172,9 +211,8 @@ mod tests {
     use coordd_tree::Auth;
     use futures::{FutureExt as _, StreamExt as _};
 
-    use super::super::outbox::Outbox;
     use super::*;
-    use crate::client_memory::ClientMemory;
+    use crate::client_memory::{ClientMemory, Holder as _};
 
     /// Frames come in order and the end after them; a reader that is behind leaves no room.
     #[test]
@@ -214,5 +252,49 @@ mod tests {
         drop(receiver);
         assert!(sender.room().now_or_never().expect("no wait").is_err());
         assert!(sender.closed().now_or_never().is_some());
+    }
+
+    /// The frames of a stream that has ended are dropped when the node needs their memory, or when nobody
+    /// takes them.
+    #[tokio::test]
+    async fn ended_streams_give_way() {
+        let memory = ClientMemory::unlimited();
+        let outbox = Outbox::new(1, 1, 1, 1000, Auth::default(), memory.clone());
+        let idle = memory.used();
+        let next = |mut receiver: FrameReceiver<u32>| receiver.next().now_or_never().expect("is there");
+        let (sender, receiver) = pipe();
+        sender.send(1, outbox.sending(100));
+        sender.finish_within(Duration::ZERO, None, &outbox).await;
+        assert_eq!(memory.used(), idle);
+        let said = next(receiver).expect("not the end that was to follow").unwrap_err();
+        assert!(said.message().contains("took nothing"), "{said}");
+
+        let (sender, receiver) = pipe();
+        sender.send(1, outbox.sending(100));
+        let mut finishing = Box::pin(sender.finish(None, &outbox));
+        assert!((&mut finishing).now_or_never().is_none());
+        outbox.end();
+        assert!(finishing.now_or_never().is_some());
+        assert_eq!(memory.used(), idle);
+        let said = next(receiver).expect("not the end that was to follow").unwrap_err();
+        assert!(said.message().contains("--client-memory-max"), "{said}");
+    }
+
+    /// A stream that has ended stays until its last frame is taken, or its reader has gone.
+    #[tokio::test]
+    async fn ended_streams_wait_for_readers() {
+        let outbox = Outbox::new(1, 1, 1, 1000, Auth::default(), ClientMemory::unlimited());
+        for is_read in [true, false] {
+            let (sender, mut receiver) = pipe();
+            sender.send(1, outbox.sending(100));
+            let mut finishing = Box::pin(sender.finish(None, &outbox));
+            assert!((&mut finishing).now_or_never().is_none());
+            if is_read {
+                assert!(receiver.next().await.is_some_and(|frame| frame.is_ok()));
+            } else {
+                drop(receiver);
+            }
+            assert!(finishing.now_or_never().is_some());
+        }
     }
 }
