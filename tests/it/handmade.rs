@@ -272,16 +272,15 @@ async fn copied_members_count_for_nobody() {
 
     let node = MasterWorker::new(&sessions, "/crunch", Candidate::new("host")).expect("a node");
     let (seen_tx, mut seen) = mpsc::unbounded_channel();
-    let node = tokio::spawn(async move {
-        let lead = |master: Arc<Master>| {
-            seen_tx.send(master.workers()).expect("somebody listens");
-            std::future::pending()
-        };
-        node.run(|_| std::future::pending(), lead).await
-    });
-    let seen = tokio::time::timeout(TIMEOUT, seen.recv()).await.expect("in time").expect("a master");
+    let lead = |master: Arc<Master>| {
+        seen_tx.send(master.workers()).expect("somebody listens");
+        std::future::pending()
+    };
+    let seen = tokio::select! {
+        ended = node.run(|_| std::future::pending(), lead) => panic!("it has ended: {ended:?}"),
+        seen = tokio::time::timeout(TIMEOUT, seen.recv()) => seen.expect("in time").expect("a master"),
+    };
     assert_eq!(seen, []);
-    node.abort();
 }
 
 /// Names that are in use, with the counter of their parent below them, as in a directory that was copied by Get and Create: the
