@@ -589,6 +589,22 @@ mod tests {
         assert!(zxids.is_sorted());
     }
 
+    /// G5: a stream that lost its session while it resumed is told so, also where its history is gone.
+    #[test]
+    fn resync_keeps_last_words() {
+        let (tree, before) = grown_by(130_000, 0);
+        assert!(tree.history_start() > before);
+        let hub = Hub::new(ClientMemory::unlimited());
+        let outbox = hub.new_outbox(1, 1, 1 << 20, Auth::default());
+        hub.attach(&outbox, None);
+        let mut missed = Missed::new(vec![recursive_watch()], before);
+        assert!(!hub.arm_step(&outbox, &mut missed));
+        hub.tell_moved(1, 2);
+        assert!(hub.catch_up_step(&tree, &outbox, &mut missed));
+        let items = Vec::from(outbox.take().items);
+        assert!(matches!(items[..], [Item::Moved, Item::Resync(_)]), "{items:?}");
+    }
+
     /// A command with more events than the outbox takes is a resync, and not a stream that ends again and again.
     #[test]
     fn what_was_missed_and_does_not_fit_is_a_resync_and_not_a_stream_that_ends() {

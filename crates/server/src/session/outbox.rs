@@ -120,13 +120,23 @@ impl Item {
         };
         (own, own)
     }
+
+    /// Whether it tells of watches.
+    fn is_of_watches(&self) -> bool {
+        matches!(self, Item::Event { .. } | Item::Resync(_))
+    }
+
+    /// Whether it says why the stream ends. Nothing drops such an item: it takes little, and is said once.
+    fn is_last_word(&self) -> bool {
+        matches!(self, Item::Ended(_) | Item::Moved)
+    }
 }
 
 /// The queue between what applies the log and the task that serves one stream.
 ///
 /// Pushing never waits: it happens under the tree's lock. A queue that grows beyond its limit, or is the longest when the
 /// node has no memory left for its clients, is *overflown*: it is emptied and takes nothing any more, and the task ends the
-/// stream. The client resumes from what it has seen.
+/// stream. The client resumes from what it has seen. `Ended` and `Moved` are kept and taken all the same.
 pub(crate) struct Outbox {
     /// Unique in this process.
     pub(crate) id: u64,
@@ -158,6 +168,17 @@ struct Queue {
     own_bytes: usize,
     /// With what is shared: what the stream's limit is about.
     bytes: usize,
+}
+
+impl Queue {
+    /// Adds an item; returns its own bytes.
+    fn add(&mut self, item: Item) -> usize {
+        let (own_bytes, bytes) = item.bytes();
+        self.own_bytes += own_bytes;
+        self.bytes += bytes;
+        self.items.push_back(item);
+        own_bytes
+    }
 }
 
 impl Outbox {
@@ -199,36 +220,37 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn clear(&self, queue: &mut Queue) {
-        self.memory.remove(queue.own_bytes);
-        *queue = Queue::default();
+    fn retain(&self, queue: &mut Queue, keep: impl Fn(&Item) -> bool) {
+        let before = std::mem::take(queue);
+        for item in before.items.into_iter().filter(keep) {
+            queue.add(item);
+        }
+        self.memory.remove(before.own_bytes - queue.own_bytes);
     }
 
-    /// Empties a queue that has overflown before anybody read it, to say something shorter.
+    /// Drops what the queue says of watches, so that something shorter can be said. If it has overflown by
+    /// itself, it takes items again.
     pub(crate) fn start_over(&self) {
-        self.clear(&mut self.lock());
+        self.retain(&mut self.lock(), |item| !item.is_of_watches());
         let _ = self.overflown.compare_exchange(BY_ITSELF, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Adds an item without waking the reader; see [`Outbox::wake`].
     pub(crate) fn push(&self, item: Item) {
-        let (own, bytes) = item.bytes();
         let mut queue = self.lock();
-        if self.is_overflown() {
+        if self.is_overflown() && !item.is_last_word() {
             return;
         }
-        queue.own_bytes += own;
-        queue.bytes += bytes;
-        queue.items.push_back(item);
-        self.memory.add(own);
+        let own_bytes = queue.add(item);
+        self.memory.add(own_bytes);
         if queue.bytes + self.unsent.load(Ordering::Relaxed) > self.limit_bytes {
             self.overflow(queue, BY_ITSELF);
         }
     }
 
     fn overflow(&self, mut queue: MutexGuard<'_, Queue>, why: u8) {
-        self.clear(&mut queue);
-        // Under the lock of the queue: nothing comes after this.
+        self.retain(&mut queue, Item::is_last_word);
+        // Under the lock of the queue: no event comes after this.
         let _ = self.overflown.compare_exchange(0, why, Ordering::Relaxed, Ordering::Relaxed);
         drop(queue);
         self.wake();
@@ -404,6 +426,28 @@ mod tests {
         assert!(outbox.take().items.is_empty(), "a part of the events would be a gap");
         let error = outbox.overflow_error().expect("it has overflown");
         assert!(error.message.contains("1000 bytes"), "{}", error.message);
+    }
+
+    /// G5: whatever is dropped of the events, the stream is told that it has lost its session, or that the
+    /// session has ended.
+    #[test]
+    fn last_words_are_never_dropped() {
+        let memory = ClientMemory::unlimited();
+        let outbox = outbox(1000, &memory);
+        outbox.push(event(100));
+        outbox.push(Item::Moved);
+        outbox.push(Item::Resync(v1::Resync { watch_ids: vec![1], zxid: 1 }));
+        outbox.start_over();
+        outbox.push(event(2000));
+        assert!(outbox.is_overflown());
+        outbox.push(Item::Ended(v1::SessionEnd::default()));
+        assert_eq!(memory.used(), STREAM_BYTES + 2 * ITEM_BYTES);
+        outbox.start_over();
+        assert!(!outbox.is_overflown());
+        outbox.push(Item::Resync(v1::Resync { watch_ids: vec![1], zxid: 2 }));
+        let items = Vec::from(outbox.take().items);
+        assert!(matches!(items[..], [Item::Moved, Item::Ended(_), Item::Resync(_)]), "{items:?}");
+        assert_eq!(memory.used(), STREAM_BYTES);
     }
 
     /// An answer to a multi counts with all of its parts, and against the limit until it is sent.
