@@ -481,14 +481,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what takes long, on a version of the tree, which costs little to keep, and off the threads that others need.
+    /// Reads what takes long. The reply shows the version that was read. Its events were in the outbox before.
     fn read_long(&self, id: u64, read: Read) -> LongRead {
         let (service, auth, session) = (self.service.clone(), self.auth.clone(), self.outbox.session);
         Box::pin(async move {
-            let tree = service.replica().tree().clone();
-            let zxid = tree.last_zxid();
-            let reading = service.long_reads().run(move || read.run(&tree, &auth, session));
-            let result = reading.await.unwrap_or_else(Err);
+            let reading = service.read_long(move |tree| (read.run(tree, &auth, session), tree.last_zxid()));
+            let (result, zxid) = reading.await.unwrap_or_else(|refused| (Err(refused), 0));
             v1::Reply { id, zxid, result: Some(result.unwrap_or_else(v1::reply::Result::Error)) }
         })
     }
