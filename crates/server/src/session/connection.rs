@@ -383,12 +383,16 @@ impl Connection {
                 self.say_done();
             }
             Item::Event { watch_ids, fired } => {
-                let event = fired.to_wire(watch_ids);
+                let event = fired.to_wire(watch_ids.to_vec());
                 let value = event.value.as_ref().map_or(0, |value| value.len());
                 let bytes = event.watch_ids.len() * 8 + event.path.len() + value + 64;
                 self.say(v1::server_item::Item::Event(event), bytes);
             }
-            Item::Resync(resync) => self.say(v1::server_item::Item::Resync(resync), 64),
+            Item::Resync { watch_ids, zxid } => {
+                let resync = v1::Resync { watch_ids: watch_ids.to_vec(), zxid };
+                let bytes = resync.watch_ids.len() * 8 + 64;
+                self.say(v1::server_item::Item::Resync(resync), bytes);
+            }
             Item::Renewed { nonce } => {
                 self.say(v1::server_item::Item::Renewed(v1::Renewed { nonce }), 16);
             }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::client_memory::{Charge, ClientMemory, Holder, Registered};
 use crate::convert::error;
+use crate::watch::WatchIds;
 
 /// What a stream takes in memory while nothing waits for it: tasks, buffers, tables. About.
 const STREAM_BYTES: usize = 4 << 10;
@@ -26,9 +27,9 @@ pub(crate) enum Item {
     /// The fate of a write of this stream is not known here.
     WriteLost { request_id: u64 },
     /// Watches fired.
-    Event { watch_ids: Vec<u64>, fired: Arc<Fired> },
-    /// Watches that lost their history.
-    Resync(v1::Resync),
+    Event { watch_ids: WatchIds, fired: Arc<Fired> },
+    /// Watches whose events up to `zxid` are lost.
+    Resync { watch_ids: WatchIds, zxid: Zxid },
     /// The leader has heard a ping of this stream.
     Renewed { nonce: u64 },
     /// The session has ended.
@@ -111,10 +112,13 @@ impl Item {
     fn bytes(&self) -> (usize, usize) {
         let own = match self {
             Item::Event { watch_ids, fired } => {
-                let own = ITEM_BYTES + watch_ids.len() * 8 + fired.changed.len();
-                return (own, own + fired.value_bytes());
+                let own = ITEM_BYTES + watch_ids.lists().len() * 8 + fired.changed.len();
+                return (own, own + watch_ids.len() * 8 + fired.value_bytes());
             }
-            Item::Resync(resync) => ITEM_BYTES + resync.watch_ids.len() * 8,
+            Item::Resync { watch_ids, .. } => {
+                let own = ITEM_BYTES + watch_ids.lists().len() * 8;
+                return (own, own + watch_ids.len() * 8);
+            }
             Item::Written { result, .. } => ITEM_BYTES + result_bytes(result),
             _ => ITEM_BYTES,
         };
@@ -123,7 +127,7 @@ impl Item {
 
     /// Whether it tells of watches.
     fn is_of_watches(&self) -> bool {
-        matches!(self, Item::Event { .. } | Item::Resync(_))
+        matches!(self, Item::Event { .. } | Item::Resync { .. })
     }
 
     /// Whether it says why the stream ends. Nothing drops such an item: it takes little, and is said once.
@@ -389,6 +393,7 @@ mod tests {
     use coordd_tree::Stat;
 
     use super::*;
+    use crate::watch::SharedIds;
 
     fn outbox(limit_bytes: usize, memory: &Arc<ClientMemory>) -> Arc<Outbox> {
         Outbox::new(1, 1, 1, limit_bytes, Auth::default(), memory.clone())
@@ -397,7 +402,11 @@ mod tests {
     fn event(bytes: usize) -> Item {
         let path: Arc<str> = "/".repeat(bytes).into();
         let fired = Fired::new(EventType::NodeCreated, 1, &path, &path);
-        Item::Event { watch_ids: vec![1], fired: Arc::new(fired) }
+        Item::Event { watch_ids: ids([1]), fired: Arc::new(fired) }
+    }
+
+    fn ids<const COUNT: usize>(ids: [u64; COUNT]) -> WatchIds {
+        SharedIds::new(ids.into_iter(), &ClientMemory::unlimited()).into()
     }
 
     fn written(result: OpResult) -> Item {
@@ -436,7 +445,7 @@ mod tests {
         let outbox = outbox(1000, &memory);
         outbox.push(event(100));
         outbox.push(Item::Moved);
-        outbox.push(Item::Resync(v1::Resync { watch_ids: vec![1], zxid: 1 }));
+        outbox.push(Item::Resync { watch_ids: ids([1]), zxid: 1 });
         outbox.start_over();
         outbox.push(event(2000));
         assert!(outbox.is_overflown());
@@ -444,9 +453,25 @@ mod tests {
         assert_eq!(memory.used(), STREAM_BYTES + 2 * ITEM_BYTES);
         outbox.start_over();
         assert!(!outbox.is_overflown());
-        outbox.push(Item::Resync(v1::Resync { watch_ids: vec![1], zxid: 2 }));
+        outbox.push(Item::Resync { watch_ids: ids([1]), zxid: 2 });
         let items = Vec::from(outbox.take().items);
-        assert!(matches!(items[..], [Item::Moved, Item::Ended(_), Item::Resync(_)]), "{items:?}");
+        assert!(matches!(items[..], [Item::Moved, Item::Ended(_), Item::Resync { .. }]), "{items:?}");
+        assert_eq!(memory.used(), STREAM_BYTES);
+    }
+
+    /// Watch ids that several items share count once against the budget, and in each item against its limit.
+    #[test]
+    fn shared_ids_count_once() {
+        let memory = ClientMemory::unlimited();
+        let outbox = outbox(1 << 30, &memory);
+        let shared = SharedIds::new(0..10_000, &memory);
+        for zxid in 1..=10 {
+            outbox.push(Item::Resync { watch_ids: shared.clone().into(), zxid });
+        }
+        drop(shared);
+        assert!(outbox.queued_bytes() > 800_000, "{}", outbox.queued_bytes());
+        assert!((80_000..90_000).contains(&memory.used()), "{}", memory.used());
+        drop(outbox.take());
         assert_eq!(memory.used(), STREAM_BYTES);
     }
 
@@ -499,7 +524,7 @@ mod tests {
         let value = Bytes::from(vec![0; 100_000]);
         let fired = Arc::new(fired.with_value(&memory, value, v1::Stat::default()));
         for outbox in &outboxes {
-            outbox.push(Item::Event { watch_ids: vec![1], fired: fired.clone() });
+            outbox.push(Item::Event { watch_ids: ids([1]), fired: fired.clone() });
         }
         drop(fired);
         let counted = memory.used() - before;
