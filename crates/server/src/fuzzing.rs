@@ -192,7 +192,7 @@ impl Node {
         let entry = Entry::decode(&bytes).expect("what is proposed can be decoded");
         let (mut all, watches) = (Vec::new(), &mut self.watches);
         self.tree.apply(&entry, |tree, _, _, applied| {
-            applied.events.iter().for_each(|event| watches.fire(tree, event));
+            watches.fire(tree, &applied.events);
             all.push(applied);
         });
         self.outbox.take();

@@ -18,7 +18,7 @@ use crate::convert;
 use crate::counters::Counters;
 use crate::session::outbox::{Item, Outbox};
 use crate::session::tracker::{Hearing, SessionTracker};
-use crate::watch::{Registration, WatchTable};
+use crate::watch::{Registration, WatchIds, WatchTable};
 
 /// The answer to a command, or that it will not come: a snapshot took the place of the log in which it was.
 pub(crate) type Answer = Option<(Zxid, OpResult)>;
@@ -35,6 +35,8 @@ pub(crate) enum Waiter {
 
 /// What one step of catching up looks at, and what it puts into an outbox, about: the tree is held meanwhile.
 const STEP_EVENTS: usize = 2000;
+/// What looking at an event costs is a matter of its path.
+const STEP_PATH_BYTES: usize = 1 << 20;
 const STEP_BYTES: usize = 32 << 10;
 
 /// Watches that one step arms, or cleans up.
@@ -52,14 +54,18 @@ pub(crate) struct Missed {
     unarmed: std::vec::IntoIter<Registration>,
     /// One-shots that have fired in the present step.
     spent: Vec<Registration>,
+    /// All events up to this have been looked at.
     position: Zxid,
+    /// The command after `position` whose events are being looked at, and how many of them have been.
+    under_way: Zxid,
+    ahead: usize,
 }
 
 impl Missed {
     /// Of watches that have seen everything up to `last_zxid`.
     pub(crate) fn new(watches: Vec<Registration>, last_zxid: Zxid) -> Self {
         let (table, unarmed) = (WatchTable::default(), watches.into_iter());
-        Missed { table, unarmed, spent: Vec::new(), position: last_zxid }
+        Missed { table, unarmed, spent: Vec::new(), position: last_zxid, under_way: last_zxid, ahead: 0 }
     }
 
     /// Everything up to this has been put into the outbox.
@@ -292,10 +298,15 @@ impl Hub {
         let Some(events) = tree.history_since(missed.position) else {
             return self.resync(tree, outbox, missed);
         };
-        for (looked_at, event) in events.enumerate() {
-            // Whole commands only: a position is between two of them.
-            let is_enough = looked_at >= STEP_EVENTS || outbox.queued_bytes() >= STEP_BYTES;
-            if is_enough && event.zxid != missed.position {
+        let (mut looked_at, mut path_bytes) = (0, 0);
+        for event in events.skip(missed.ahead) {
+            if event.zxid != missed.under_way {
+                (missed.position, missed.under_way, missed.ahead) = (missed.under_way, event.zxid, 0);
+            }
+            let is_enough = looked_at >= STEP_EVENTS
+                || path_bytes >= STEP_PATH_BYTES
+                || outbox.queued_bytes() >= STEP_BYTES;
+            if is_enough {
                 self.counters.missed_events_sent.add(outbox.len().saturating_sub(before) as u64);
                 return false;
             }
@@ -304,7 +315,9 @@ impl Hub {
                 self.watches().disarm(outbox, watch.watch_id);
                 spent.push(watch);
             });
-            missed.position = event.zxid;
+            missed.ahead += 1;
+            looked_at += 1;
+            path_bytes += event.path.len();
             if outbox.is_overflown() {
                 return self.resync(tree, outbox, missed);
             }
@@ -327,11 +340,11 @@ impl Hub {
         for watch in missed.spent.drain(..) {
             table.arm_held(outbox, watch);
         }
-        let watch_ids = table.watch_ids(outbox);
+        let watch_ids: WatchIds = table.watch_ids(outbox).into();
         table.release(outbox);
         drop(table);
         self.counters.watches_resynced.add(watch_ids.len() as u64);
-        outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
+        outbox.push(Item::Resync { watch_ids, zxid: tree.last_zxid() });
         true
     }
 
@@ -375,10 +388,8 @@ impl Observer for Hub {
 
     fn applied(&self, tree: &Tree, applied: Applied, waiter: Option<Waiter>) {
         if !applied.events.is_empty() {
-            let mut watches = self.watches();
-            for event in &applied.events {
-                watches.fire(tree, event);
-            }
+            let resynced = self.watches().fire(tree, &applied.events);
+            self.counters.watches_resynced.add(resynced as u64);
         }
         if applied.events_dropped {
             resync_all(tree, &self.watches());
@@ -489,9 +500,8 @@ impl Hub {
         let mut watches = self.watches();
         match tree.history_since(before) {
             Some(events) => {
-                for event in events {
-                    watches.fire(tree, event);
-                }
+                let resynced = watches.fire(tree, events);
+                self.counters.watches_resynced.add(resynced as u64);
             }
             None => resync_all(tree, &watches),
         }
@@ -501,7 +511,7 @@ impl Hub {
 /// Tells all streams that have watches to read again.
 fn resync_all(tree: &Tree, watches: &WatchTable) {
     for (outbox, watch_ids) in watches.streams() {
-        outbox.push(Item::Resync(v1::Resync { watch_ids, zxid: tree.last_zxid() }));
+        outbox.push(Item::Resync { watch_ids: watch_ids.into(), zxid: tree.last_zxid() });
         outbox.wake();
     }
 }
@@ -510,7 +520,7 @@ fn resync_all(tree: &Tree, watches: &WatchTable) {
 mod tests {
     use bytes::Bytes;
     use coordd_proto::v1::WatchKind;
-    use coordd_tree::{Batch, Command, Create, CreateMode, Entry, Origin, Write, WriteOp};
+    use coordd_tree::{Batch, Command, Create, CreateMode, Entry, MultiOp, Origin, Write, WriteOp};
 
     use super::*;
 
@@ -528,16 +538,22 @@ mod tests {
             let data = Bytes::from(vec![0; value_bytes]).into();
             let path = format!("/n{number}").into();
             let mode = CreateMode::Persistent;
-            let op = WriteOp::Create(Create { path, data, acl: vec![], mode, ttl_ms: 0, parents: false });
+            WriteOp::Create(Create { path, data, acl: vec![], mode, ttl_ms: 0, parents: false })
+        };
+        apply(&mut tree, (0..znodes).map(create).collect());
+        (tree, before)
+    }
+
+    /// Applies each of these as a command of its own.
+    fn apply(tree: &mut Tree, ops: Vec<WriteOp<'static>>) {
+        let write = |op| {
             Command::Write(Write { session: 0, seq: 0, acked: 0, auth: Auth::default(), guards: vec![], op })
         };
-        let batch = Batch {
-            origin: Origin { node: 1, incarnation: 1 },
-            first_seq: 1,
-            commands: (0..znodes).map(create).collect(),
-        };
-        tree.apply(&Entry { time_ms: 1, batches: vec![batch], ..Entry::default() }, |_, _, _, _| {});
-        (tree, before)
+        let origin = Origin { node: 1, incarnation: 1 };
+        let batch = Batch { origin, first_seq: 1, commands: ops.into_iter().map(write).collect() };
+        tree.apply(&Entry { time_ms: 1, batches: vec![batch], ..Entry::default() }, |_, _, _, applied| {
+            assert!(applied.result.is_ok(), "{:?}", applied.result);
+        });
     }
 
     fn recursive_watch() -> Registration {
@@ -589,11 +605,87 @@ mod tests {
         assert!(zxids.is_sorted());
     }
 
+    /// G9: a command with many events is told in steps, too. Until its last event is told, a client that goes
+    /// on elsewhere starts before it.
+    #[test]
+    fn one_command_is_told_in_steps() {
+        let create = |number: u64| {
+            let (path, data, mode) =
+                (format!("/n{number}").into(), Bytes::new().into(), CreateMode::Persistent);
+            MultiOp::Create(Create { path, data, acl: vec![], mode, ttl_ms: 0, parents: false })
+        };
+        let op = WriteOp::Multi((0..5000).map(create).collect());
+        let mut tree = Tree::new();
+        let before = tree.last_zxid();
+        apply(&mut tree, vec![op]);
+        let hub = Hub::new(ClientMemory::unlimited());
+        let outbox = hub.new_outbox(1, 1, 1 << 20, Auth::default());
+        let mut missed = Missed::new(vec![recursive_watch()], before);
+        assert!(!hub.arm_step(&outbox, &mut missed));
+        let (mut told, mut steps) = (0, 1);
+        while !hub.catch_up_step(&tree, &outbox, &mut missed) {
+            assert_eq!(missed.position(), before);
+            let items = outbox.take().items;
+            assert!(items.len() <= STEP_EVENTS, "{}", items.len());
+            told += items.len();
+            steps += 1;
+        }
+        let items = outbox.take().items;
+        assert_eq!(told + items.len(), 5000);
+        assert!(items.iter().all(|item| matches!(item, Item::Event { .. })));
+        assert!(steps > 5, "{steps} steps");
+    }
+
+    /// G9: events with long paths are fewer a step, also where nothing watches for them.
+    #[test]
+    fn long_paths_make_shorter_steps() {
+        let mut tree = Tree::new();
+        let before = tree.last_zxid();
+        let parent = "/0123456789abcdef0123456789abcde".repeat(120);
+        let create = |path: String| {
+            let (path, data, mode) = (path.into(), Bytes::new().into(), CreateMode::Persistent);
+            WriteOp::Create(Create { path, data, acl: vec![], mode, ttl_ms: 0, parents: true })
+        };
+        apply(&mut tree, (0..1000).map(|number| create(format!("{parent}/{number}"))).collect());
+        let bytes: usize =
+            tree.history_since(before).expect("it is short").map(|event| event.path.len()).sum();
+        let hub = Hub::new(ClientMemory::unlimited());
+        let outbox = hub.new_outbox(1, 1, 1 << 20, Auth::default());
+        let other = Registration { path: "/other".into(), ..recursive_watch() };
+        let mut missed = Missed::new(vec![other], before);
+        assert!(!hub.arm_step(&outbox, &mut missed));
+        let mut steps = 1;
+        while !hub.catch_up_step(&tree, &outbox, &mut missed) {
+            steps += 1;
+        }
+        assert!(outbox.take().items.is_empty());
+        assert!(steps >= bytes / STEP_PATH_BYTES, "{steps} steps for {bytes} bytes");
+    }
+
+    /// G5: a stream that lost its session while it resumed is told so, also where its history is gone.
+    #[test]
+    fn resync_keeps_last_words() {
+        let (tree, before) = grown_by(130_000, 0);
+        assert!(tree.history_start() > before);
+        let hub = Hub::new(ClientMemory::unlimited());
+        let outbox = hub.new_outbox(1, 1, 1 << 20, Auth::default());
+        hub.attach(&outbox, None);
+        let mut missed = Missed::new(vec![recursive_watch()], before);
+        assert!(!hub.arm_step(&outbox, &mut missed));
+        hub.tell_moved(1, 2);
+        assert!(hub.catch_up_step(&tree, &outbox, &mut missed));
+        let items = Vec::from(outbox.take().items);
+        assert!(matches!(items[..], [Item::Moved, Item::Resync { .. }]), "{items:?}");
+    }
+
     /// A command with more events than the outbox takes is a resync, and not a stream that ends again and again.
     #[test]
     fn what_was_missed_and_does_not_fit_is_a_resync_and_not_a_stream_that_ends() {
         let (items, _) = resumed(100, VALUE);
-        assert!(matches!(&items[..], [Item::Resync(resync)] if resync.watch_ids == [5]), "{items:?}");
+        assert!(
+            matches!(&items[..], [Item::Resync { watch_ids, .. }] if watch_ids.to_vec() == [5]),
+            "{items:?}"
+        );
     }
 
     /// History that is lost while a slow client reads on is a resync of all of its watches.
@@ -610,7 +702,10 @@ mod tests {
         assert!(tree.history_start() > missed.position());
         assert!(hub.catch_up_step(&tree, &outbox, &mut missed));
         let items = Vec::from(outbox.take().items);
-        assert!(matches!(&items[..], [Item::Resync(resync)] if resync.watch_ids == [5]), "{items:?}");
+        assert!(
+            matches!(&items[..], [Item::Resync { watch_ids, .. }] if watch_ids.to_vec() == [5]),
+            "{items:?}"
+        );
     }
 
     fn one_shot(number: u64) -> Registration {
@@ -637,17 +732,13 @@ mod tests {
         while timed(&mut || hub.arm_step(&outbox, &mut missed)) {
             steps += 1;
             // It happens while they are armed, and is in the history by then.
-            for event in tree.history_since(before).expect("it is short") {
-                hub.watches().fire(&tree, event);
-            }
+            hub.watches().fire(&tree, tree.history_since(before).expect("it is short"));
         }
         assert!(steps >= 99, "{steps} steps");
         assert!(outbox.take().items.is_empty(), "nothing fires before the past is told");
         assert!(timed(&mut || hub.catch_up_step(&tree, &outbox, &mut missed)));
         assert_eq!(outbox.take().items.len(), 5);
-        for event in tree.history_since(before).expect("it is short") {
-            hub.watches().fire(&tree, event);
-        }
+        hub.watches().fire(&tree, tree.history_since(before).expect("it is short"));
         assert!(outbox.take().items.is_empty(), "what fired in the past is spent");
         assert_eq!(hub.watches().len() as u64, WATCHES - 5);
         timed(&mut || {
@@ -674,7 +765,10 @@ mod tests {
         assert!(!hub.arm_step(&outbox, &mut missed));
         assert!(hub.catch_up_step(&tree, &outbox, &mut missed));
         let items = Vec::from(outbox.take().items);
-        assert!(matches!(&items[..], [Item::Resync(resync)] if resync.watch_ids.len() == 100), "{items:?}");
+        assert!(
+            matches!(&items[..], [Item::Resync { watch_ids, .. }] if watch_ids.len() == 100),
+            "{items:?}"
+        );
         assert_eq!(hub.watches().len(), 100);
         assert_eq!(hub.watches().streams().count(), 1);
     }

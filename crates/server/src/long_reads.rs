@@ -39,10 +39,12 @@ impl LongReads {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Runs `read` when it has its turn. A read that has begun ends, also if nobody waits for it any more.
-    pub(crate) async fn run<T: Send + 'static>(
+    /// Runs `read` when it has its turn, on what `version` returns then. A read that has begun ends, also if
+    /// nobody waits for it any more.
+    pub(crate) async fn run<V, T: Send + 'static>(
         &self,
-        read: impl FnOnce() -> T + Send + 'static,
+        version: impl FnOnce() -> V + Send + 'static,
+        read: impl FnOnce(V) -> T + Send + 'static,
     ) -> Result<T, v1::Error> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _place = Place(&self.waiting);
@@ -54,7 +56,7 @@ impl LongReads {
         let stopped = |_| error(ErrorCode::NotServing, "this node is stopping");
         let permit = self.running.clone().acquire_owned().await.map_err(|_| stopped(()))?;
         let read = tokio::task::spawn_blocking(move || {
-            let read = read();
+            let read = read(version());
             drop(permit);
             read
         });
@@ -68,7 +70,8 @@ mod tests {
 
     use super::*;
 
-    /// Two run at a time, a bounded number waits, and further ones are refused with the reason.
+    /// Two run at a time, a bounded number waits, and further ones are refused with the reason. A read that
+    /// waits has no version of what it reads.
     #[tokio::test]
     async fn long_reads_are_bounded() {
         let reads = Arc::new(LongReads::new());
@@ -79,20 +82,23 @@ mod tests {
             .map(|_| {
                 let (reads, waits, most) = (reads.clone(), waits.clone(), most.clone());
                 tokio::spawn(async move {
-                    let read = move || {
-                        let now = most.0.fetch_add(1, Ordering::SeqCst) + 1;
-                        most.1.fetch_max(now, Ordering::SeqCst);
+                    let counted = most.clone();
+                    let version = move || {
+                        let now = counted.0.fetch_add(1, Ordering::SeqCst) + 1;
+                        counted.1.fetch_max(now, Ordering::SeqCst);
+                    };
+                    let read = move |()| {
                         waits.lock().unwrap().recv().unwrap();
                         most.0.fetch_sub(1, Ordering::SeqCst);
                     };
-                    reads.run(read).await
+                    reads.run(version, read).await
                 })
             })
             .collect();
         while reads.waiting.load(Ordering::Relaxed) < WAITING_MAX {
             tokio::task::yield_now().await;
         }
-        let refused = reads.run(|| ()).await.expect_err("one too many");
+        let refused = reads.run(|| (), |()| ()).await.expect_err("one too many");
         assert_eq!((refused.code(), refused.retry_after_ms), (ErrorCode::Throttled, 500));
         (0..WAITING_MAX).for_each(|_| go_on.send(()).unwrap());
         for read in all {

@@ -11,7 +11,7 @@ use coordd_raft::{Replica, Shortage, SignOfLife};
 use coordd_tree::planted::Bug;
 use coordd_tree::{
     Auth, Bounds, Ceilings, Command, Detail, ErrorKind, Limits, OpError, OpResult, OpenSession, Refusal,
-    Scarce, SessionId, Write, WriteOp, WriteSeq, Zxid,
+    Scarce, SessionId, Tree, Write, WriteOp, WriteSeq, Zxid,
 };
 use rand::Rng as _;
 use tokio::sync::{oneshot, watch};
@@ -82,9 +82,20 @@ impl Service {
         &self.clients
     }
 
-    /// Where reads go that take long.
+    /// Where reads go that take long; see [`Service::read_long`].
     pub(crate) fn long_reads(&self) -> &LongReads {
         &self.long_reads
+    }
+
+    /// Reads what takes long, off the threads that others need. The read gets the tree as it is when the read
+    /// has its turn: a version that a waiting read held would keep every value that is overwritten meanwhile.
+    pub(crate) async fn read_long<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Tree) -> T + Send + 'static,
+    ) -> Result<T, v1::Error> {
+        let service = self.clone();
+        let version = move || service.replica.tree().clone();
+        self.long_reads.run(version, move |tree| read(&tree)).await
     }
 
     /// How often the runtime stood still.

@@ -1,5 +1,10 @@
 //! Measures how long tasks had to wait for a thread: nothing may occupy the runtime for more than 10 ms.
 //!
+//! It sees the runtime as a whole. On a runtime with one thread, each task that occupies it for so long is
+//! counted. With several threads, a stall is counted only while all of them are occupied, or while the
+//! occupied one has already taken this task: any other thread that is free serves the timer and gives this
+//! task its turn. A task that only the occupied thread can take up is late meanwhile, and that is not seen.
+//!
 //! A task asks for a turn every `TICK`, and measures how late it gets it. Two causes of lateness are not the
 //! node's own, and are taken off:
 //!
@@ -10,7 +15,7 @@
 //!   at, is taken off.
 //!
 //! So on a busy machine some of the node's own stalls may be missed or look shorter, and none is made up. On
-//! an idle one a stall of more than 10 ms and one `TICK` is always counted. Where the kernel keeps no such
+//! an idle one a stall of all threads of more than 10 ms and one `TICK` is always counted. Where the kernel keeps no such
 //! account only stalls of more than 50 ms count.
 
 use std::collections::BTreeSet;
@@ -34,7 +39,7 @@ const ACCOUNT_TICKS: u32 = 50;
 /// The name of the thread that applies entries.
 const APPLY: &str = "apply";
 
-/// Times at which the runtime stood still.
+/// Times at which no thread of the runtime took up new work.
 pub(crate) struct Stalls {
     count: AtomicU64,
     longest_ms: AtomicU64,

@@ -139,14 +139,14 @@ impl Admin for AdminApi {
             0 => SESSIONS_MAX,
             limit => limit.min(SESSIONS_MAX),
         };
-        let (tree, service) = (self.service.replica().tree().clone(), self.service.clone());
-        let read = move || {
+        let service = self.service.clone();
+        let read = move |tree: &Tree| {
             let mut later = tree.sessions_after(request.after);
             let sessions =
                 later.by_ref().take(limit).map(|session| session_info(&service, session)).collect();
             v1::ListSessionsReply { sessions, more: later.next().is_some() }
         };
-        Ok(Response::new(self.service.long_reads().run(read).await.map_err(refuse)?))
+        Ok(Response::new(self.service.read_long(read).await.map_err(refuse)?))
     }
 
     async fn kill_session(&self, request: Request<v1::KillSessionRequest>) -> Reply<v1::KillSessionReply> {
@@ -192,9 +192,8 @@ impl Admin for AdminApi {
             0 => QUOTAS_MAX,
             limit => limit.min(QUOTAS_MAX),
         };
-        let tree = self.service.replica().tree().clone();
-        let read = move || quotas_page(&tree, &auth, &request.after, limit);
-        Ok(Response::new(self.service.long_reads().run(read).await.map_err(refuse)?))
+        let read = move |tree: &Tree| quotas_page(tree, &auth, &request.after, limit);
+        Ok(Response::new(self.service.read_long(read).await.map_err(refuse)?))
     }
 }
 

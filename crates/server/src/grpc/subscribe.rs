@@ -126,8 +126,12 @@ impl Feed {
         let (items, _counted) = self.outbox.take().into_parts();
         for item in items {
             match item {
-                Item::Event { watch_ids, fired } => self.say(Said::Event(fired.to_wire(watch_ids))).await?,
-                Item::Resync(resync) => self.say(Said::Resync(resync)).await?,
+                Item::Event { watch_ids, fired } => {
+                    self.say(Said::Event(fired.to_wire(watch_ids.to_vec()))).await?;
+                }
+                Item::Resync { watch_ids, zxid } => {
+                    self.say(Said::Resync(v1::Resync { watch_ids: watch_ids.to_vec(), zxid })).await?;
+                }
                 _ => {}
             }
         }

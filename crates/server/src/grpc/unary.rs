@@ -86,11 +86,9 @@ impl CoorddApi {
                 return Ok((result.map_err(refuse)?, tree.last_zxid()));
             }
         }
-        let tree = self.service.replica().tree().clone();
-        let zxid = tree.last_zxid();
-        let reading = self.service.long_reads().run(move || read.run(&tree, &auth, 0));
-        let result = reading.await.and_then(|result| result).map_err(refuse)?;
-        Ok((result, zxid))
+        let reading = self.service.read_long(move |tree| (read.run(tree, &auth, 0), tree.last_zxid()));
+        let (result, zxid) = reading.await.map_err(refuse)?;
+        Ok((result.map_err(refuse)?, zxid))
     }
 
     async fn write(

@@ -7,7 +7,6 @@
 
 mod requests;
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::{Code, Status, Streaming};
 
 use super::outbox::{Item, Outbox};
+use super::pending::{Pending, PendingQueue, State};
 use super::pipe::{FrameReceiver, FrameSender, pipe};
 use crate::convert::{error, error_to_wire, outcome_to_wire};
 use crate::hub::{Missed, Waiter};
@@ -41,8 +41,6 @@ const STEP_REQUESTS: usize = 500;
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long a client has to take the last thing that is said.
 const LAST_WORD: Duration = Duration::from_secs(5);
-/// What a request or an item of a frame takes in memory beside its bytes, about.
-const ENTRY_BYTES: usize = 128;
 /// What is kept for requests is counted when it has changed by so much.
 const KEPT_STEP: usize = 16 << 10;
 
@@ -51,25 +49,6 @@ type End = Option<Status>;
 
 /// What the client reads.
 pub(crate) type Frames = FrameReceiver<v1::ServerFrame>;
-
-/// A request that is not answered yet.
-struct Pending {
-    id: u64,
-    state: State,
-    /// What it takes in memory, about.
-    bytes: usize,
-}
-
-enum State {
-    /// A write that is on its way.
-    Submitted,
-    /// A read that has not had its turn.
-    Read(Read),
-    /// A watch to drop, which a read before it may be about to arm.
-    RemoveWatch(v1::RemoveWatchRequest),
-    /// Answered, but an earlier request is not.
-    Done(v1::Reply),
-}
 
 type Barrier = Pin<Box<dyn Future<Output = Result<(), NoQuorum>> + Send>>;
 
@@ -81,9 +60,8 @@ pub(crate) struct Connection {
     service: Arc<Service>,
     outbox: Arc<Outbox>,
     auth: Arc<Auth>,
-    pending: VecDeque<Pending>,
-    /// What they take in memory, and how much of it is counted.
-    pending_bytes: usize,
+    pending: PendingQueue,
+    /// How much is counted of what they take in memory.
     kept_bytes: usize,
     /// The read at the front takes long.
     long_read: Option<LongRead>,
@@ -123,8 +101,7 @@ impl Connection {
             service,
             outbox,
             auth,
-            pending: VecDeque::new(),
-            pending_bytes: 0,
+            pending: PendingQueue::default(),
             kept_bytes: 0,
             long_read: None,
             barrier: None,
@@ -203,7 +180,7 @@ impl Connection {
             let outbox = self.outbox.clone();
             let may_read = self.closing.is_none()
                 && self.pending.len() < unread_max
-                && self.pending_bytes < unread_bytes_max;
+                && self.pending.bytes() < unread_bytes_max;
             tokio::select! {
                 frame = requests.message(), if may_read => match frame {
                     Ok(Some(frame)) => {
@@ -282,7 +259,7 @@ impl Connection {
 
     /// Counts what the requests that are not answered take, when that has changed by much.
     fn count_kept(&mut self) {
-        let (now, counted) = (self.pending_bytes, self.kept_bytes);
+        let (now, counted) = (self.pending.bytes(), self.kept_bytes);
         if now.abs_diff(counted) < KEPT_STEP {
             return;
         }
@@ -291,13 +268,6 @@ impl Connection {
             false => self.outbox.release(counted - now),
         }
         self.kept_bytes = now;
-    }
-
-    /// A request that is not answered yet.
-    fn push_pending(&mut self, id: u64, state: State) {
-        let bytes = ENTRY_BYTES + state.bytes();
-        self.pending_bytes += bytes;
-        self.pending.push_back(Pending { id, state, bytes });
     }
 
     /// Says what there is to say, and gives reads their turn, until there is nothing left to do but wait.
@@ -411,20 +381,26 @@ impl Connection {
                     Ok(outcome) => outcome_to_wire(outcome, 0),
                     Err(refused) => v1::reply::Result::Error(error_to_wire(refused)),
                 };
-                self.answer_write(v1::Reply { id: request_id, zxid, result: Some(result) });
+                self.pending.answer_write(v1::Reply { id: request_id, zxid, result: Some(result) });
+                self.say_done();
             }
             Item::WriteLost { request_id } => {
                 let message = "this node was brought up to date by a snapshot and does not know the write's fate; ask again";
                 let result = v1::reply::Result::Error(error(ErrorCode::OutcomeUnknown, message));
-                self.answer_write(v1::Reply { id: request_id, zxid: 0, result: Some(result) });
+                self.pending.answer_write(v1::Reply { id: request_id, zxid: 0, result: Some(result) });
+                self.say_done();
             }
             Item::Event { watch_ids, fired } => {
-                let event = fired.to_wire(watch_ids);
+                let event = fired.to_wire(watch_ids.to_vec());
                 let value = event.value.as_ref().map_or(0, |value| value.len());
                 let bytes = event.watch_ids.len() * 8 + event.path.len() + value + 64;
                 self.say(v1::server_item::Item::Event(event), bytes);
             }
-            Item::Resync(resync) => self.say(v1::server_item::Item::Resync(resync), 64),
+            Item::Resync { watch_ids, zxid } => {
+                let resync = v1::Resync { watch_ids: watch_ids.to_vec(), zxid };
+                let bytes = resync.watch_ids.len() * 8 + 64;
+                self.say(v1::server_item::Item::Resync(resync), bytes);
+            }
             Item::Renewed { nonce } => {
                 self.say(v1::server_item::Item::Renewed(v1::Renewed { nonce }), 16);
             }
@@ -441,26 +417,11 @@ impl Connection {
         Ok(())
     }
 
-    /// A write was answered. Writes are answered in the order in which they were sent.
-    fn answer_write(&mut self, reply: v1::Reply) {
-        let found = self.pending.iter_mut().find(|pending| matches!(pending.state, State::Submitted));
-        let Some(pending) = found else { return };
-        debug_assert_eq!(pending.id, reply.id, "answers come in order");
-        pending.state = State::Done(reply);
-        let bytes = ENTRY_BYTES + pending.state.bytes();
-        self.pending_bytes = self.pending_bytes + bytes - pending.bytes;
-        pending.bytes = bytes;
-        self.say_done();
-    }
-
     /// Says the replies at the front that are there.
     fn say_done(&mut self) {
-        while matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. })) {
-            if let Some(Pending { state: State::Done(reply), bytes, .. }) = self.pending.pop_front() {
-                self.covered = self.covered.saturating_sub(1);
-                self.pending_bytes -= bytes;
-                self.say(v1::server_item::Item::Reply(reply), bytes);
-            }
+        while let Some((reply, bytes)) = self.pending.pop_done() {
+            self.covered = self.covered.saturating_sub(1);
+            self.say(v1::server_item::Item::Reply(reply), bytes);
         }
     }
 
@@ -527,24 +488,17 @@ impl Connection {
     /// they are said first.
     fn answer_front(&mut self, reply: v1::Reply) -> Result<(), End> {
         self.take_outbox()?;
-        if let Some(front) = self.pending.front_mut() {
-            front.state = State::Done(reply);
-            let bytes = ENTRY_BYTES + front.state.bytes();
-            self.pending_bytes = self.pending_bytes + bytes - front.bytes;
-            front.bytes = bytes;
-        }
+        self.pending.answer_front(reply);
         self.say_done();
         Ok(())
     }
 
-    /// Reads what takes long, on a version of the tree, which costs little to keep, and off the threads that others need.
+    /// Reads what takes long. The reply shows the version that was read. Its events were in the outbox before.
     fn read_long(&self, id: u64, read: Read) -> LongRead {
         let (service, auth, session) = (self.service.clone(), self.auth.clone(), self.outbox.session);
         Box::pin(async move {
-            let tree = service.replica().tree().clone();
-            let zxid = tree.last_zxid();
-            let reading = service.long_reads().run(move || read.run(&tree, &auth, session));
-            let result = reading.await.unwrap_or_else(Err);
+            let reading = service.read_long(move |tree| (read.run(tree, &auth, session), tree.last_zxid()));
+            let (result, zxid) = reading.await.unwrap_or_else(|refused| (Err(refused), 0));
             v1::Reply { id, zxid, result: Some(result.unwrap_or_else(v1::reply::Result::Error)) }
         })
     }
@@ -614,17 +568,6 @@ pub(crate) fn check_count(frame: &v1::ClientFrame) -> Result<(), v1::Error> {
         count => {
             let message = format!("{count} requests in a frame; at most {FRAME_REQUESTS}");
             Err(error(ErrorCode::Protocol, message))
-        }
-    }
-}
-
-impl State {
-    /// What it takes in memory beside itself, about.
-    fn bytes(&self) -> usize {
-        match self {
-            State::Submitted | State::RemoveWatch(_) => 0,
-            State::Read(read) => read.bytes(),
-            State::Done(reply) => prost::Message::encoded_len(reply),
         }
     }
 }

@@ -2,5 +2,6 @@
 
 pub(crate) mod connection;
 pub(crate) mod outbox;
+mod pending;
 pub(crate) mod pipe;
 pub(crate) mod tracker;

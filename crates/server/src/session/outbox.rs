@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::client_memory::{Charge, ClientMemory, Holder, Registered};
 use crate::convert::error;
+use crate::watch::WatchIds;
 
 /// What a stream takes in memory while nothing waits for it: tasks, buffers, tables. About.
 const STREAM_BYTES: usize = 4 << 10;
@@ -26,9 +27,9 @@ pub(crate) enum Item {
     /// The fate of a write of this stream is not known here.
     WriteLost { request_id: u64 },
     /// Watches fired.
-    Event { watch_ids: Vec<u64>, fired: Arc<Fired> },
-    /// Watches that lost their history.
-    Resync(v1::Resync),
+    Event { watch_ids: WatchIds, fired: Arc<Fired> },
+    /// Watches whose events up to `zxid` are lost.
+    Resync { watch_ids: WatchIds, zxid: Zxid },
     /// The leader has heard a ping of this stream.
     Renewed { nonce: u64 },
     /// The session has ended.
@@ -111,14 +112,27 @@ impl Item {
     fn bytes(&self) -> (usize, usize) {
         let own = match self {
             Item::Event { watch_ids, fired } => {
-                let own = ITEM_BYTES + watch_ids.len() * 8 + fired.changed.len();
-                return (own, own + fired.value_bytes());
+                let own = ITEM_BYTES + watch_ids.lists().len() * 8 + fired.changed.len();
+                return (own, own + watch_ids.len() * 8 + fired.value_bytes());
             }
-            Item::Resync(resync) => ITEM_BYTES + resync.watch_ids.len() * 8,
+            Item::Resync { watch_ids, .. } => {
+                let own = ITEM_BYTES + watch_ids.lists().len() * 8;
+                return (own, own + watch_ids.len() * 8);
+            }
             Item::Written { result, .. } => ITEM_BYTES + result_bytes(result),
             _ => ITEM_BYTES,
         };
         (own, own)
+    }
+
+    /// Whether it tells of watches.
+    fn is_of_watches(&self) -> bool {
+        matches!(self, Item::Event { .. } | Item::Resync { .. })
+    }
+
+    /// Whether it says why the stream ends. Nothing drops such an item: it takes little, and is said once.
+    fn is_last_word(&self) -> bool {
+        matches!(self, Item::Ended(_) | Item::Moved)
     }
 }
 
@@ -126,7 +140,7 @@ impl Item {
 ///
 /// Pushing never waits: it happens under the tree's lock. A queue that grows beyond its limit, or is the longest when the
 /// node has no memory left for its clients, is *overflown*: it is emptied and takes nothing any more, and the task ends the
-/// stream. The client resumes from what it has seen.
+/// stream. The client resumes from what it has seen. `Ended` and `Moved` are kept and taken all the same.
 pub(crate) struct Outbox {
     /// Unique in this process.
     pub(crate) id: u64,
@@ -158,6 +172,17 @@ struct Queue {
     own_bytes: usize,
     /// With what is shared: what the stream's limit is about.
     bytes: usize,
+}
+
+impl Queue {
+    /// Adds an item; returns its own bytes.
+    fn add(&mut self, item: Item) -> usize {
+        let (own_bytes, bytes) = item.bytes();
+        self.own_bytes += own_bytes;
+        self.bytes += bytes;
+        self.items.push_back(item);
+        own_bytes
+    }
 }
 
 impl Outbox {
@@ -199,36 +224,37 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn clear(&self, queue: &mut Queue) {
-        self.memory.remove(queue.own_bytes);
-        *queue = Queue::default();
+    fn retain(&self, queue: &mut Queue, keep: impl Fn(&Item) -> bool) {
+        let before = std::mem::take(queue);
+        for item in before.items.into_iter().filter(keep) {
+            queue.add(item);
+        }
+        self.memory.remove(before.own_bytes - queue.own_bytes);
     }
 
-    /// Empties a queue that has overflown before anybody read it, to say something shorter.
+    /// Drops what the queue says of watches, so that something shorter can be said. If it has overflown by
+    /// itself, it takes items again.
     pub(crate) fn start_over(&self) {
-        self.clear(&mut self.lock());
+        self.retain(&mut self.lock(), |item| !item.is_of_watches());
         let _ = self.overflown.compare_exchange(BY_ITSELF, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Adds an item without waking the reader; see [`Outbox::wake`].
     pub(crate) fn push(&self, item: Item) {
-        let (own, bytes) = item.bytes();
         let mut queue = self.lock();
-        if self.is_overflown() {
+        if self.is_overflown() && !item.is_last_word() {
             return;
         }
-        queue.own_bytes += own;
-        queue.bytes += bytes;
-        queue.items.push_back(item);
-        self.memory.add(own);
+        let own_bytes = queue.add(item);
+        self.memory.add(own_bytes);
         if queue.bytes + self.unsent.load(Ordering::Relaxed) > self.limit_bytes {
             self.overflow(queue, BY_ITSELF);
         }
     }
 
     fn overflow(&self, mut queue: MutexGuard<'_, Queue>, why: u8) {
-        self.clear(&mut queue);
-        // Under the lock of the queue: nothing comes after this.
+        self.retain(&mut queue, Item::is_last_word);
+        // Under the lock of the queue: no event comes after this.
         let _ = self.overflown.compare_exchange(0, why, Ordering::Relaxed, Ordering::Relaxed);
         drop(queue);
         self.wake();
@@ -367,6 +393,7 @@ mod tests {
     use coordd_tree::Stat;
 
     use super::*;
+    use crate::watch::SharedIds;
 
     fn outbox(limit_bytes: usize, memory: &Arc<ClientMemory>) -> Arc<Outbox> {
         Outbox::new(1, 1, 1, limit_bytes, Auth::default(), memory.clone())
@@ -375,7 +402,11 @@ mod tests {
     fn event(bytes: usize) -> Item {
         let path: Arc<str> = "/".repeat(bytes).into();
         let fired = Fired::new(EventType::NodeCreated, 1, &path, &path);
-        Item::Event { watch_ids: vec![1], fired: Arc::new(fired) }
+        Item::Event { watch_ids: ids([1]), fired: Arc::new(fired) }
+    }
+
+    fn ids<const COUNT: usize>(ids: [u64; COUNT]) -> WatchIds {
+        SharedIds::new(ids.into_iter(), &ClientMemory::unlimited()).into()
     }
 
     fn written(result: OpResult) -> Item {
@@ -404,6 +435,44 @@ mod tests {
         assert!(outbox.take().items.is_empty(), "a part of the events would be a gap");
         let error = outbox.overflow_error().expect("it has overflown");
         assert!(error.message.contains("1000 bytes"), "{}", error.message);
+    }
+
+    /// G5: whatever is dropped of the events, the stream is told that it has lost its session, or that the
+    /// session has ended.
+    #[test]
+    fn last_words_are_never_dropped() {
+        let memory = ClientMemory::unlimited();
+        let outbox = outbox(1000, &memory);
+        outbox.push(event(100));
+        outbox.push(Item::Moved);
+        outbox.push(Item::Resync { watch_ids: ids([1]), zxid: 1 });
+        outbox.start_over();
+        outbox.push(event(2000));
+        assert!(outbox.is_overflown());
+        outbox.push(Item::Ended(v1::SessionEnd::default()));
+        assert_eq!(memory.used(), STREAM_BYTES + 2 * ITEM_BYTES);
+        outbox.start_over();
+        assert!(!outbox.is_overflown());
+        outbox.push(Item::Resync { watch_ids: ids([1]), zxid: 2 });
+        let items = Vec::from(outbox.take().items);
+        assert!(matches!(items[..], [Item::Moved, Item::Ended(_), Item::Resync { .. }]), "{items:?}");
+        assert_eq!(memory.used(), STREAM_BYTES);
+    }
+
+    /// Watch ids that several items share count once against the budget, and in each item against its limit.
+    #[test]
+    fn shared_ids_count_once() {
+        let memory = ClientMemory::unlimited();
+        let outbox = outbox(1 << 30, &memory);
+        let shared = SharedIds::new(0..10_000, &memory);
+        for zxid in 1..=10 {
+            outbox.push(Item::Resync { watch_ids: shared.clone().into(), zxid });
+        }
+        drop(shared);
+        assert!(outbox.queued_bytes() > 800_000, "{}", outbox.queued_bytes());
+        assert!((80_000..90_000).contains(&memory.used()), "{}", memory.used());
+        drop(outbox.take());
+        assert_eq!(memory.used(), STREAM_BYTES);
     }
 
     /// An answer to a multi counts with all of its parts, and against the limit until it is sent.
@@ -455,7 +524,7 @@ mod tests {
         let value = Bytes::from(vec![0; 100_000]);
         let fired = Arc::new(fired.with_value(&memory, value, v1::Stat::default()));
         for outbox in &outboxes {
-            outbox.push(Item::Event { watch_ids: vec![1], fired: fired.clone() });
+            outbox.push(Item::Event { watch_ids: ids([1]), fired: fired.clone() });
         }
         drop(fired);
         let counted = memory.used() - before;

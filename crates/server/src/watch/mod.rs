@@ -1,5 +1,7 @@
 //! Watches: what streams wait for, and how events of the tree reach them.
 
+mod ids;
 mod table;
 
+pub(crate) use ids::{SharedIds, WatchIds};
 pub(crate) use table::{Registration, WatchTable};

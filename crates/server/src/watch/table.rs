@@ -1,10 +1,14 @@
+use std::cell::{Cell, OnceCell};
 use std::collections::{HashMap, HashSet, VecDeque, hash_map};
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState};
 use std::sync::Arc;
 
 use coordd_proto::v1::{self, EventType, WatchKind};
 use coordd_tree::{Event, EventKind, Tree};
+use hashbrown::HashTable;
 
+use super::{SharedIds, WatchIds};
+use crate::client_memory::ClientMemory;
 use crate::convert::bad_arguments;
 use crate::service::PATH_BYTES_MAX;
 use crate::session::outbox::{Fired, Item, Outbox};
@@ -13,6 +17,11 @@ use crate::session::outbox::{Fired, Item, Outbox};
 const WATCH_BYTES: usize = 256;
 /// Maps of paths.
 const SHARDS: usize = 64;
+/// Deliveries to streams in one call of [`WatchTable::fire`]. The call holds the tree, and a delivery takes
+/// up to a microsecond. The watches of one stream, of one kind, on one path count as one.
+const DELIVERIES_MAX: usize = 20_000;
+/// The same for what is looked at, be it delivered or not.
+const LOOKED_AT_MAX: usize = 10 * DELIVERIES_MAX;
 
 /// One watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +78,8 @@ pub(crate) struct WatchTable {
     count: usize,
     /// What they take in memory, about. It is counted as kept for their streams.
     bytes: usize,
+    /// How often [`WatchTable::fire`] has told streams to read again.
+    resync_rounds: u64,
 }
 
 struct Stream {
@@ -81,76 +92,206 @@ struct Stream {
     is_held: bool,
 }
 
-/// The watches on one path, by the stream's id and their kind.
-type AtPath = HashMap<(u64, WatchKind), Group>;
+impl Stream {
+    /// Whether its watches fire now. An overflown stream ends, and resumes from what its client has seen.
+    fn is_live(&self) -> bool {
+        !self.is_held && !self.outbox.is_overflown()
+    }
+}
 
-/// The watches of one stream, of one kind, on one path. A change fires them together: however many a client has on one
-/// path, they are one entry to look at.
+/// The watches of one kind on one path.
+struct Entry {
+    /// See [`ByPath::find`].
+    hash: u64,
+    path: Arc<str>,
+    kind: WatchKind,
+    /// By the stream's id.
+    groups: HashMap<u64, Group>,
+    /// The latest round of resyncs that has met this.
+    resync_round: Cell<u64>,
+}
+
+/// The watches of one stream, of one kind, on one path. A change fires them together: however many a client
+/// has on one path, they are one entry to look at.
 #[derive(Default)]
 struct Group {
     watch_ids: HashSet<u64>,
     /// How many of them want the value.
     with_value: usize,
+    /// All ids, for the items that name them. Made by the first event, and dropped when the group changes.
+    shared: OnceCell<Arc<SharedIds>>,
 }
 
-/// The watches of each path. In several maps, so that none of them has much to move when it grows.
+impl Group {
+    fn ids(&self, memory: &Arc<ClientMemory>) -> Arc<SharedIds> {
+        self.shared.get_or_init(|| SharedIds::new(self.watch_ids.iter().copied(), memory)).clone()
+    }
+}
+
+/// The watches by kind and path. In several maps, so that none of them has much to move when it grows.
 struct ByPath {
     hasher: RandomState,
-    shards: Vec<HashMap<Arc<str>, AtPath>>,
+    shards: Vec<HashTable<Entry>>,
 }
 
 impl Default for ByPath {
     fn default() -> Self {
-        let shards = std::iter::repeat_with(HashMap::new).take(SHARDS).collect();
+        let shards = std::iter::repeat_with(HashTable::new).take(SHARDS).collect();
         ByPath { hasher: RandomState::new(), shards }
     }
 }
 
+/// The prefixes of a path that are paths, from the root to the path itself, each with its hash. The path is
+/// hashed once, however many prefixes it has.
+struct Prefixes<'a> {
+    path: &'a str,
+    hasher: DefaultHasher,
+    /// The end of the latest prefix.
+    end: usize,
+    is_past_root: bool,
+}
+
+impl<'a> Iterator for Prefixes<'a> {
+    type Item = (&'a str, u64);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if !self.is_past_root {
+            self.is_past_root = true;
+            self.end = usize::from(self.path == "/");
+            return Some(("/", self.hasher.finish()));
+        }
+        let rest = self.path.as_bytes().get(self.end + 1..)?;
+        let component = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+        let begin = self.end;
+        self.end += 1 + component;
+        self.hasher.write(&self.path.as_bytes()[begin..self.end]);
+        Some((&self.path[..self.end], self.hasher.finish()))
+    }
+}
+
+/// The hash of the watches of one kind on a path that has this hash.
+fn hash_of(path_hash: u64, kind: WatchKind) -> u64 {
+    path_hash ^ (kind as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Not by the bits by which the map in a shard places its entries.
+fn shard_of(hash: u64) -> usize {
+    (hash >> 32) as usize % SHARDS
+}
+
 impl ByPath {
-    fn shard(&self, path: &str) -> usize {
-        self.hasher.hash_one(path) as usize % SHARDS
+    fn prefixes<'a>(&self, path: &'a str) -> Prefixes<'a> {
+        Prefixes { path, hasher: self.hasher.build_hasher(), end: 0, is_past_root: false }
     }
 
-    fn at(&self, path: &str) -> impl Iterator<Item = (u64, WatchKind, &Group)> {
-        let at_path = self.shards[self.shard(path)].get(path).into_iter().flatten();
-        at_path.map(|((stream, kind), group)| (*stream, *kind, group))
+    /// The hash of a path, as [`ByPath::prefixes`] has it.
+    fn hash(&self, path: &str) -> u64 {
+        self.prefixes(path).last().map_or(0, |(_, hash)| hash)
+    }
+
+    fn find(&self, path: &str, path_hash: u64, kind: WatchKind) -> Option<&Entry> {
+        let hash = hash_of(path_hash, kind);
+        self.shards[shard_of(hash)].find(hash, |entry| entry.is(hash, path, kind))
     }
 
     fn insert(&mut self, stream: u64, watch: &Registration) {
-        let shard = self.shard(&watch.path);
-        let at_path = self.shards[shard].entry(watch.path.clone()).or_default();
-        let group = at_path.entry((stream, watch.kind)).or_default();
+        let (path, kind) = (&watch.path, watch.kind);
+        let hash = hash_of(self.hash(path), kind);
+        let shard = &mut self.shards[shard_of(hash)];
+        let entry = shard.entry(hash, |entry| entry.is(hash, path, kind), |entry| entry.hash);
+        let new = || {
+            let (groups, resync_round) = (HashMap::new(), Cell::new(0));
+            Entry { hash, path: path.clone(), kind, groups, resync_round }
+        };
+        let group = entry.or_insert_with(new).into_mut().groups.entry(stream).or_default();
         group.watch_ids.insert(watch.watch_id);
         group.with_value += usize::from(watch.with_value);
+        group.shared.take();
     }
 
     fn remove(&mut self, stream: u64, watch: &Registration) {
-        let shard = self.shard(&watch.path);
-        let Some(at_path) = self.shards[shard].get_mut(&watch.path) else { return };
-        let Some(group) = at_path.get_mut(&(stream, watch.kind)) else { return };
+        let hash = hash_of(self.hash(&watch.path), watch.kind);
+        let shard = &mut self.shards[shard_of(hash)];
+        let found = shard.find_entry(hash, |entry| entry.is(hash, &watch.path, watch.kind));
+        let Ok(mut entry) = found else { return };
+        let groups = &mut entry.get_mut().groups;
+        let Some(group) = groups.get_mut(&stream) else { return };
         if !group.watch_ids.remove(&watch.watch_id) {
             return;
         }
         group.with_value -= usize::from(watch.with_value);
+        group.shared.take();
         if group.watch_ids.is_empty() {
-            at_path.remove(&(stream, watch.kind));
-            if at_path.is_empty() {
-                self.shards[shard].remove(&watch.path);
+            groups.remove(&stream);
+            if groups.is_empty() {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Calls `found` with all watches that an event fires, and whether they are told of the parent.
+    /// `with_ancestors`: there may be recursive watches.
+    fn for_each_fired<'a>(
+        &'a self,
+        event: &Event,
+        with_ancestors: bool,
+        mut found: impl FnMut(&'a Entry, bool),
+    ) {
+        use WatchKind::{Children, Data, Persistent, PersistentRecursive};
+        let path: &str = &event.path;
+        let parent = parent_of(path).filter(|_| event.kind != EventKind::DataChanged);
+        let mut find = |prefix, hash, kinds: &[WatchKind], is_of_parent| {
+            let entries = kinds.iter().filter_map(|kind| self.find(prefix, hash, *kind));
+            entries.for_each(|entry| found(entry, is_of_parent));
+        };
+        for (prefix, hash) in self.prefixes(path) {
+            if prefix.len() == path.len() {
+                find(prefix, hash, &[Data, Persistent, PersistentRecursive], false);
+                if event.kind == EventKind::Deleted {
+                    find(prefix, hash, &[Children], false);
+                }
+                continue;
+            }
+            if with_ancestors {
+                find(prefix, hash, &[PersistentRecursive], false);
+            }
+            if parent == Some(prefix) {
+                find(prefix, hash, &[Children, Persistent], true);
             }
         }
     }
 }
 
-/// What one change fires, by stream.
-type Firings = HashMap<u64, Firing>;
+impl Entry {
+    fn is(&self, hash: u64, path: &str, kind: WatchKind) -> bool {
+        self.hash == hash && self.kind == kind && *self.path == *path
+    }
+}
 
-/// The watches of one stream that one change fires with one type.
-struct Firing {
+/// What one event fires at one path, by stream.
+type Firings<'a> = HashMap<u64, Firing<'a>>;
+
+/// The watches of one stream that one event fires with one type.
+struct Firing<'a> {
+    stream: &'a Stream,
     event_type: EventType,
-    watch_ids: Vec<u64>,
+    watch_ids: WatchIds,
     /// Those of them that fire once.
-    one_shots: Vec<u64>,
+    one_shots: Vec<Arc<SharedIds>>,
     with_value: bool,
+}
+
+/// What a call of [`WatchTable::fire`] has done so far.
+#[derive(Default)]
+struct Effort {
+    delivered: usize,
+    looked_at: usize,
+}
+
+impl Effort {
+    fn is_enough(&self) -> bool {
+        self.delivered >= DELIVERIES_MAX || self.looked_at >= LOOKED_AT_MAX
+    }
 }
 
 impl WatchTable {
@@ -256,118 +397,148 @@ impl WatchTable {
         !self.gone.is_empty()
     }
 
-    /// Puts a change into the outboxes of the streams that watch for it, and wakes them. Called in the order of the log;
-    /// `tree` is just past the change, or, for a change out of the history, some way past it.
-    pub(crate) fn fire(&mut self, tree: &Tree, event: &Event) {
-        self.fire_telling(tree, event, |_| {});
-    }
-
-    /// The same; `spent` is told of each one-shot that has fired and is armed no more.
-    pub(crate) fn fire_telling(&mut self, tree: &Tree, event: &Event, mut spent: impl FnMut(Registration)) {
-        if self.count > 0 {
-            let (own, parents) = self.match_event(event);
-            self.deliver(tree, event, &event.path, event.acl, own, &mut spent);
-            if let Some(parent) = parent_of(&event.path) {
-                self.deliver(tree, event, parent, event.parent_acl, parents, &mut spent);
-            }
+    /// Puts events into the outboxes of the streams that watch for them, and wakes the streams. The caller
+    /// holds the tree, which is just past the events: those of one command, or of all that a snapshot has
+    /// skipped.
+    ///
+    /// When that has been work enough, watches that any of the events left over fires get one `Resync`
+    /// instead. An event that a single command makes is always told: a `Resync` would cost as much. Returns
+    /// how many watches got a `Resync`.
+    pub(crate) fn fire<'a>(&mut self, tree: &Tree, events: impl IntoIterator<Item = &'a Event>) -> usize {
+        let (mut events, mut effort) = (events.into_iter(), Effort::default());
+        while !effort.is_enough() {
+            let Some(event) = events.next() else { return 0 };
+            self.fire_event(tree, event, &mut effort, |_| {});
         }
+        self.resync(tree, events)
     }
 
-    /// The names of a stream's watches.
-    pub(crate) fn watch_ids(&self, outbox: &Outbox) -> Vec<u64> {
-        self.by_stream
-            .get(&outbox.id)
-            .map_or_else(Vec::new, |stream| stream.watches.keys().copied().collect())
+    /// Puts one event of the past into the outboxes. `spent` is told of each one-shot that has fired and is
+    /// armed no more.
+    pub(crate) fn fire_telling(&mut self, tree: &Tree, event: &Event, spent: impl FnMut(Registration)) {
+        self.fire_event(tree, event, &mut Effort::default(), spent);
     }
 
-    /// All streams whose watches fire, with the names of their watches.
-    pub(crate) fn streams(&self) -> impl Iterator<Item = (&Arc<Outbox>, Vec<u64>)> {
-        let live = self.by_stream.values().filter(|stream| !stream.is_held);
-        live.map(|stream| (&stream.outbox, stream.watches.keys().copied().collect()))
-    }
-
-    /// What fires at the path of the event, and what fires at its parent.
-    fn match_event(&self, event: &Event) -> (Firings, Firings) {
-        let path: &str = &event.path;
-        let structural = event.kind != EventKind::DataChanged;
+    fn fire_event(
+        &mut self,
+        tree: &Tree,
+        event: &Event,
+        effort: &mut Effort,
+        mut spent: impl FnMut(Registration),
+    ) {
+        if self.count == 0 {
+            return;
+        }
         let own_type = match event.kind {
             EventKind::Created => EventType::NodeCreated,
             EventKind::Deleted => EventType::NodeDeleted,
             EventKind::DataChanged => EventType::NodeDataChanged,
         };
-        let mut own = Firings::new();
-        for (stream, kind, group) in self.by_path.at(path) {
-            let fires = match kind {
-                WatchKind::Data | WatchKind::Persistent | WatchKind::PersistentRecursive => true,
-                WatchKind::Children => event.kind == EventKind::Deleted,
-                WatchKind::Unspecified => false,
+        let (mut own, mut parents) = (Firings::new(), Firings::new());
+        self.by_path.for_each_fired(event, self.recursive > 0, |entry, is_of_parent| {
+            let (firings, event_type) = match is_of_parent {
+                true => (&mut parents, EventType::NodeChildrenChanged),
+                false => (&mut own, own_type),
             };
-            if fires {
-                join(&mut own, stream, kind, group, own_type);
+            effort.looked_at += entry.groups.len();
+            for (stream, group) in &entry.groups {
+                let joined = join(firings, &self.by_stream, *stream, entry.kind, group, event_type);
+                effort.delivered += usize::from(joined);
+            }
+        });
+        let mut one_shots = Vec::new();
+        deliver(tree, event, &event.path, event.acl, own, &mut one_shots);
+        if let Some(parent) = parent_of(&event.path) {
+            deliver(tree, event, parent, event.parent_acl, parents, &mut one_shots);
+        }
+        for (stream, ids) in one_shots {
+            for watch_id in ids.iter() {
+                self.disarm_of(stream, watch_id).into_iter().for_each(&mut spent);
             }
         }
-        if self.recursive > 0 {
-            for ancestor in ancestors(path) {
-                for (stream, kind, group) in self.by_path.at(ancestor) {
-                    if kind == WatchKind::PersistentRecursive {
-                        join(&mut own, stream, kind, group, own_type);
-                    }
-                }
-            }
-        }
-        let mut parents = Firings::new();
-        if structural && let Some(parent) = parent_of(path) {
-            for (stream, kind, group) in self.by_path.at(parent) {
-                if matches!(kind, WatchKind::Children | WatchKind::Persistent) {
-                    join(&mut parents, stream, kind, group, EventType::NodeChildrenChanged);
-                }
-            }
-        }
-        (own, parents)
     }
 
-    fn deliver(
-        &mut self,
-        tree: &Tree,
-        event: &Event,
-        path: &str,
-        acl: u32,
-        firings: Firings,
-        told: &mut impl FnMut(Registration),
-    ) {
-        // Made once, and shared by all streams.
-        let (mut plain, mut with_value): (Option<Arc<Fired>>, Option<Arc<Fired>>) = (None, None);
-        for (stream_id, firing) in firings {
-            let Some(stream) = self.by_stream.get(&stream_id).filter(|stream| !stream.is_held) else {
-                continue;
-            };
-            let auth = stream.outbox.auth();
-            // A watch tells nobody of what it may not read (ZooKeeper's CVE-2024-23944). A one-shot stays armed then.
-            if !tree.may_read(acl, &auth) {
-                continue;
-            }
-            let event_type = firing.event_type;
-            let new = || Fired::new(event_type, event.zxid, &event.path, path);
-            let changes_data = matches!(event_type, EventType::NodeCreated | EventType::NodeDataChanged);
-            let fired = if firing.with_value
-                && changes_data
-                && let Ok((data, stat)) = tree.get(path, &auth)
-                && stat.mzxid == event.zxid
-            {
-                let memory = stream.outbox.memory();
-                let valued = || new().with_value(memory, data, crate::convert::stat_to_wire(&stat));
-                with_value.get_or_insert_with(|| Arc::new(valued())).clone()
-            } else {
-                plain.get_or_insert_with(|| Arc::new(new())).clone()
-            };
-            stream.outbox.push(Item::Event { watch_ids: firing.watch_ids, fired });
-            stream.outbox.wake();
-            for watch_id in firing.one_shots {
-                if let Some(spent) = self.disarm_of(stream_id, watch_id) {
-                    told(spent);
+    /// Tells the watches that any of the events fires to read again: one `Resync` for each stream. Each group
+    /// of watches is met once, however many events fire it. Returns how many watches there are.
+    ///
+    /// Who may read what is not asked: a `Resync` says nothing of what has changed. One-shots stay armed.
+    fn resync<'a>(&mut self, tree: &Tree, events: impl Iterator<Item = &'a Event>) -> usize {
+        self.resync_rounds += 1;
+        let mut resyncs: HashMap<u64, (&Arc<Outbox>, WatchIds)> = HashMap::new();
+        for event in events {
+            self.by_path.for_each_fired(event, self.recursive > 0, |entry, _| {
+                if entry.resync_round.replace(self.resync_rounds) == self.resync_rounds {
+                    return;
                 }
-            }
+                for (id, group) in &entry.groups {
+                    let Some(stream) = self.by_stream.get(id).filter(|stream| stream.is_live()) else {
+                        continue;
+                    };
+                    let resync = resyncs.entry(*id).or_insert_with(|| (&stream.outbox, WatchIds::default()));
+                    resync.1.push(group.ids(stream.outbox.memory()));
+                }
+            });
         }
+        let mut count = 0;
+        for (outbox, watch_ids) in resyncs.into_values() {
+            count += watch_ids.len();
+            outbox.push(Item::Resync { watch_ids, zxid: tree.last_zxid() });
+            outbox.wake();
+        }
+        count
+    }
+
+    /// The names of a stream's watches.
+    pub(crate) fn watch_ids(&self, outbox: &Outbox) -> Arc<SharedIds> {
+        let stream = self.by_stream.get(&outbox.id);
+        let ids = stream.into_iter().flat_map(|stream| stream.watches.keys().copied());
+        SharedIds::new(ids, outbox.memory())
+    }
+
+    /// All streams whose watches fire, with the names of their watches.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = (&Arc<Outbox>, Arc<SharedIds>)> {
+        let live = self.by_stream.values().filter(|stream| stream.is_live());
+        live.map(|stream| (&stream.outbox, self.watch_ids(&stream.outbox)))
+    }
+}
+
+/// Puts one event into the outboxes of the streams that it fires watches of. Adds to `spent` the one-shots
+/// that have fired, with their stream.
+fn deliver(
+    tree: &Tree,
+    event: &Event,
+    path: &str,
+    acl: u32,
+    firings: Firings<'_>,
+    spent: &mut Vec<(u64, Arc<SharedIds>)>,
+) {
+    // Made once, and shared by all streams.
+    let (mut plain, mut with_value): (Option<Arc<Fired>>, Option<Arc<Fired>>) = (None, None);
+    for firing in firings.into_values() {
+        let outbox = &firing.stream.outbox;
+        let auth = outbox.auth();
+        // A watch tells nobody of what it may not read (ZooKeeper's CVE-2024-23944). A one-shot stays armed
+        // then.
+        if !tree.may_read(acl, &auth) {
+            continue;
+        }
+        let event_type = firing.event_type;
+        let new = || Fired::new(event_type, event.zxid, &event.path, path);
+        let changes_data = matches!(event_type, EventType::NodeCreated | EventType::NodeDataChanged);
+        let fired = if firing.with_value
+            && changes_data
+            && let Ok((data, stat)) = tree.get(path, &auth)
+            && stat.mzxid == event.zxid
+        {
+            let memory = outbox.memory();
+            let valued = || new().with_value(memory, data, crate::convert::stat_to_wire(&stat));
+            with_value.get_or_insert_with(|| Arc::new(valued())).clone()
+        } else {
+            plain.get_or_insert_with(|| Arc::new(new())).clone()
+        };
+        outbox.push(Item::Event { watch_ids: firing.watch_ids, fired });
+        outbox.wake();
+        spent.extend(firing.one_shots.into_iter().map(|ids| (outbox.id, ids)));
     }
 }
 
@@ -379,19 +550,30 @@ impl Drop for WatchTable {
     }
 }
 
-/// One event a stream, whatever number of its watches fire.
-fn join(firings: &mut Firings, stream: u64, kind: WatchKind, group: &Group, event_type: EventType) {
-    let firing = firings.entry(stream).or_insert_with(|| Firing {
-        event_type,
-        watch_ids: Vec::new(),
-        one_shots: Vec::new(),
-        with_value: false,
-    });
-    firing.watch_ids.extend(&group.watch_ids);
+/// One event a stream, whatever number of its watches fire. Returns whether the stream is live.
+fn join<'a>(
+    firings: &mut Firings<'a>,
+    by_stream: &'a HashMap<u64, Stream>,
+    stream: u64,
+    kind: WatchKind,
+    group: &Group,
+    event_type: EventType,
+) -> bool {
+    let firing = match firings.entry(stream) {
+        hash_map::Entry::Occupied(firing) => firing.into_mut(),
+        hash_map::Entry::Vacant(free) => {
+            let Some(stream) = by_stream.get(&stream).filter(|stream| stream.is_live()) else { return false };
+            let (watch_ids, one_shots) = Default::default();
+            free.insert(Firing { stream, event_type, watch_ids, one_shots, with_value: false })
+        }
+    };
+    let ids = group.ids(firing.stream.outbox.memory());
     if is_one_shot(kind) {
-        firing.one_shots.extend(&group.watch_ids);
+        firing.one_shots.push(ids.clone());
     }
+    firing.watch_ids.push(ids);
     firing.with_value |= group.with_value > 0;
+    true
 }
 
 /// The parent of a path; none for the root.
@@ -401,11 +583,6 @@ fn parent_of(path: &str) -> Option<&str> {
         0 => Some("/"),
         at => Some(&path[..at]),
     }
-}
-
-/// From the parent up to the root.
-fn ancestors(path: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(parent_of(path), |path| parent_of(path))
 }
 
 #[cfg(test)]
@@ -433,17 +610,25 @@ mod tests {
             self.table.arm(&self.outbox, watch);
         }
 
+        fn groups_at(&self, path: &str) -> usize {
+            use WatchKind::{Children, Data, Persistent, PersistentRecursive};
+            let (by_path, hash) = (&self.table.by_path, self.table.by_path.hash(path));
+            let kinds = [Children, Data, Persistent, PersistentRecursive].into_iter();
+            kinds.filter_map(|kind| by_path.find(path, hash, kind)).map(|entry| entry.groups.len()).sum()
+        }
+
         /// Fires a change and returns what came: "ids type path".
         fn fire(&mut self, kind: EventKind, path: &str) -> Vec<String> {
             self.zxid += 1;
             // ACL 0 is the one that is open to the world.
             let event = Event { zxid: self.zxid, kind, path: path.into(), acl: 0, parent_acl: 0 };
-            self.table.fire(&self.tree, &event);
+            self.table.fire(&self.tree, [&event]);
             let (items, _counted) = self.outbox.take().into_parts();
             items
                 .into_iter()
                 .map(|item| match item {
-                    Item::Event { watch_ids: mut ids, fired } => {
+                    Item::Event { watch_ids, fired } => {
+                        let mut ids = watch_ids.to_vec();
                         ids.sort_unstable();
                         format!("{ids:?} {} {}", fired.event_type.as_str_name(), fired.path())
                     }
@@ -502,7 +687,7 @@ mod tests {
             bench.arm(watch_id, "/a", WatchKind::Persistent);
         }
         bench.arm(2000, "/a", WatchKind::Data);
-        assert_eq!(bench.table.by_path.at("/a").count(), 2, "one for each kind");
+        assert_eq!(bench.groups_at("/a"), 2, "one for each kind");
         let ids = |told: Vec<String>| told.concat().matches([',', ']']).count();
         assert_eq!(ids(bench.fire(EventKind::DataChanged, "/a")), 1001);
         assert_eq!(ids(bench.fire(EventKind::DataChanged, "/a")), 1000);
@@ -510,8 +695,139 @@ mod tests {
         for watch_id in 1..=1000 {
             assert!(bench.table.disarm(&outbox, watch_id));
         }
-        assert_eq!(bench.table.by_path.at("/a").count(), 0);
+        assert_eq!(bench.groups_at("/a"), 0);
         assert_eq!((bench.table.len(), bench.table.bytes()), (0, 0));
+    }
+
+    fn outbox(id: u64, limit_bytes: usize) -> Arc<Outbox> {
+        Outbox::new(id, id, 1, limit_bytes, Auth::default(), ClientMemory::unlimited())
+    }
+
+    fn watch(watch_id: u64, path: &str, kind: WatchKind) -> Registration {
+        Registration { watch_id, path: path.into(), kind, with_value: false }
+    }
+
+    /// The events of a command that sets one znode so many times.
+    fn sets(path: &str, count: usize) -> Vec<Event> {
+        let event = Event { zxid: 9, kind: EventKind::DataChanged, path: path.into(), acl: 0, parent_acl: 0 };
+        vec![event; count]
+    }
+
+    /// G9: a thousand events for a hundred thousand watches of one stream name them by one list.
+    #[test]
+    fn events_share_their_watch_ids() {
+        let mut bench = bench();
+        bench.outbox = outbox(1, usize::MAX >> 1);
+        (1..=100_000).for_each(|watch_id| bench.arm(watch_id, "/a", WatchKind::Persistent));
+        assert_eq!(bench.table.fire(&bench.tree, &sets("/a", 1000)), 0);
+        let lists: Vec<Arc<SharedIds>> = Vec::from(bench.outbox.take().items)
+            .iter()
+            .map(|item| match item {
+                Item::Event { watch_ids, .. } => watch_ids.lists()[0].clone(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!((lists.len(), lists[0].iter().count()), (1000, 100_000));
+        assert!(lists.iter().all(|list| Arc::ptr_eq(list, &lists[0])));
+        // The next event names what there is by then.
+        bench.table.disarm(&bench.outbox.clone(), 1);
+        assert_eq!(bench.table.fire(&bench.tree, &sets("/a", 1)), 0);
+        let items = Vec::from(bench.outbox.take().items);
+        assert!(matches!(&items[..], [Item::Event { watch_ids, .. }] if watch_ids.len() == 99_999));
+    }
+
+    /// G9, G5: a command whose events would be too many deliveries tells each stream that misses some to read
+    /// again, once, and leaves its one-shots armed. Streams that miss none get no `Resync`.
+    #[test]
+    fn command_over_its_budget_is_a_resync() {
+        let mut bench = bench();
+        let streams: Vec<_> = (10..60).map(|id| outbox(id, 1 << 20)).collect();
+        for stream in &streams {
+            bench.table.arm(stream, watch(1, "/a", WatchKind::Persistent));
+            bench.table.arm(stream, watch(2, "/b", WatchKind::Data));
+            bench.table.arm(stream, watch(3, "/c", WatchKind::Data));
+        }
+        bench.arm(1, "/first", WatchKind::Persistent);
+        let mut events = sets("/first", 1);
+        events.extend(sets("/a", 1000));
+        events.extend(sets("/b", 2));
+        assert_eq!(bench.table.fire(&bench.tree, &events), 50 * 2);
+        let mut delivered = 0;
+        for stream in &streams {
+            let mut items = Vec::from(stream.take().items);
+            match items.pop() {
+                Some(Item::Resync { watch_ids, .. }) => {
+                    let mut ids = watch_ids.to_vec();
+                    ids.sort_unstable();
+                    assert_eq!(ids, [1, 2]);
+                }
+                other => panic!("{other:?}"),
+            }
+            assert!(items.iter().all(|item| matches!(item, Item::Event { .. })));
+            delivered += items.len();
+        }
+        assert!((DELIVERIES_MAX - 1..DELIVERIES_MAX + 50).contains(&delivered), "{delivered}");
+        assert!(matches!(Vec::from(bench.outbox.take().items)[..], [Item::Event { .. }]));
+        assert_eq!(bench.table.len(), 50 * 3 + 1);
+        // The next command has a budget of its own.
+        assert_eq!(bench.table.fire(&bench.tree, &sets("/a", 1)), 0);
+        assert!(streams.iter().all(|stream| matches!(stream.take().items[0], Item::Event { .. })));
+    }
+
+    /// The only event of a command reaches every stream, however many there are.
+    #[test]
+    fn lone_event_reaches_all_streams() {
+        let mut table = WatchTable::default();
+        let streams: Vec<_> = (1..=DELIVERIES_MAX as u64 + 10).map(|id| outbox(id, 1 << 20)).collect();
+        streams.iter().for_each(|stream| table.arm(stream, watch(1, "/a", WatchKind::Persistent)));
+        assert_eq!(table.fire(&Tree::new(), &sets("/a", 1)), 0);
+        assert!(streams.iter().all(|stream| matches!(stream.take().items[0], Item::Event { .. })));
+    }
+
+    /// Nothing is made for streams that have overflown.
+    #[test]
+    fn overflown_streams_are_skipped() {
+        let mut bench = bench();
+        bench.outbox = outbox(1, 2000);
+        bench.arm(1, "/a", WatchKind::Persistent);
+        bench.table.fire(&bench.tree, &sets("/a", 100));
+        assert!(bench.outbox.is_overflown());
+        bench.arm(2, "/a", WatchKind::Persistent);
+        bench.table.fire(&bench.tree, &sets("/a", 100));
+        let by_path = &bench.table.by_path;
+        let entry = by_path.find("/a", by_path.hash("/a"), WatchKind::Persistent).expect("it is armed");
+        assert!(entry.groups[&1].shared.get().is_none(), "its ids were listed for nobody");
+    }
+
+    /// The path is hashed once for all of its prefixes, and they have the hashes that they have as paths.
+    #[test]
+    fn prefixes_have_the_hashes_of_paths() {
+        let by_path = ByPath::default();
+        let prefixes: Vec<_> = by_path.prefixes("/a/bc/d").collect();
+        let paths: Vec<_> = prefixes.iter().map(|(path, _)| *path).collect();
+        assert_eq!(paths, ["/", "/a", "/a/bc", "/a/bc/d"]);
+        for (path, hash) in prefixes {
+            assert_eq!(by_path.hash(path), hash, "{path}");
+        }
+        // What a client names may be no path at all.
+        for (path, count) in [("/", 1), ("", 1), ("é", 2), ("a/é", 3), ("/a/", 3), ("//", 3)] {
+            assert_eq!(by_path.prefixes(path).count(), count, "{path}");
+        }
+    }
+
+    /// A watch on each of the 128 prefixes of a path is found.
+    #[test]
+    fn watches_of_all_ancestors_fire() {
+        let mut bench = bench();
+        let path = "/0123456789abcdef0123456789abcde".repeat(128);
+        let ancestors: Vec<_> = std::iter::successors(Some(&path[..]), |path| parent_of(path)).collect();
+        assert_eq!(ancestors.len(), 129);
+        for (index, ancestor) in ancestors.iter().enumerate() {
+            bench.arm(index as u64 + 1, ancestor, WatchKind::PersistentRecursive);
+        }
+        bench.table.fire(&bench.tree, &sets(&path, 1));
+        let items = Vec::from(bench.outbox.take().items);
+        assert!(matches!(&items[..], [Item::Event { watch_ids, .. }] if watch_ids.len() == 129));
     }
 
     #[test]
@@ -535,7 +851,9 @@ mod tests {
         assert_eq!(bench.fire(EventKind::DataChanged, "/a"), Vec::<String>::new());
         assert!(bench.table.clean_up(1) && bench.table.clean_up(1));
         assert!(!bench.table.clean_up(1));
-        assert!(bench.table.by_path.shards.iter().all(HashMap::is_empty) && bench.table.by_stream.is_empty());
+        assert!(
+            bench.table.by_path.shards.iter().all(HashTable::is_empty) && bench.table.by_stream.is_empty()
+        );
     }
 
     /// A stream that is held fires none of its watches until it is released, and then all that are left.

@@ -3,11 +3,12 @@
 use coordd_proto::v1::{self, ErrorCode};
 use coordd_tree::Command;
 
-use super::{Connection, End, State};
+use super::{Connection, End};
 use crate::admission::{Asked, Place};
 use crate::convert::{bad_arguments, error, error_to_wire};
 use crate::hub::Waiter;
 use crate::reads::authenticate;
+use crate::session::pending::State;
 
 impl Connection {
     /// A request; returns the command if it is a write.
@@ -38,14 +39,14 @@ impl Connection {
         let place = Place { session: self.outbox.session, seq, acked: self.acked };
         let asked = self.service.refuse_growth(asked);
         let write = place.admit(asked, (*self.auth).clone(), &self.service.write_limits());
-        self.push_pending(id, State::Submitted);
+        self.pending.push(id, State::Submitted);
         let waiter = Waiter::Stream { outbox: self.outbox.clone(), request_id: id, seq };
         Ok(Some((self.service.command(write, self.outbox.generation), waiter)))
     }
 
     /// It has its turn, or its answer, after what came before it.
     fn queue<T>(&mut self, id: u64, state: State) -> Result<Option<T>, End> {
-        self.push_pending(id, state);
+        self.pending.push(id, state);
         Ok(None)
     }
 
