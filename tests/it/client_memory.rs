@@ -175,8 +175,8 @@ async fn silent_connections_are_closed() {
     client.create("/a", "", CreateMode::Persistent).await.expect("it is not silent");
 }
 
-/// G9: a call whose message is never complete is ended, whether a message is missing or a part of it, and so is a
-/// connection on which there are only such calls. Its headers have a limit.
+/// G9: a call whose message is never complete is ended, whether a message is missing or a part of it, and so
+/// is a connection on which there are only such calls. Its headers have a limit.
 #[tokio::test]
 async fn half_open_calls_are_ended() {
     let ensemble = EnsembleOptions::new(1).env("COORDD_FIRST_REQUEST_TIMEOUT", "1s").start().await;

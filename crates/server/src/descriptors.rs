@@ -1,5 +1,5 @@
-//! How many client connections fit: some file descriptors are kept for the log, the snapshots and the other nodes, and
-//! half of the memory for clients for what they ask.
+//! How many client connections fit: some file descriptors are kept for the log, the snapshots and the other
+//! nodes, and half of the memory for clients for what they ask.
 
 use crate::incoming::CONNECTION_BYTES;
 
@@ -50,7 +50,8 @@ pub(crate) fn limit() -> usize {
     rlimit::Resource::NOFILE.get_soft().map_or(1024, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// How many files this process has open; 0 where the system does not tell. Blocks: the system lists them one by one.
+/// How many files this process has open; 0 where the system does not tell. Blocks: the system lists them one
+/// by one.
 pub(crate) fn open() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1))
 }

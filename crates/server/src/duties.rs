@@ -295,8 +295,8 @@ pub(crate) async fn run_memory_watch(service: Arc<Service>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        // Somebody may give the process more or less while it runs. To count open files takes 100 ms when there are
-        // 20,000.
+        // Somebody may give the process more or less while it runs. To count open files takes 100 ms when
+        // there are 20,000.
         if looks.is_multiple_of(USABLE_TICKS) {
             let look = || (usable_bytes(), descriptors::open());
             let Ok((now, open_files)) = tokio::task::spawn_blocking(look).await else { return };

@@ -287,8 +287,8 @@ impl Clients {
         self.silent_closed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Closes those of the connections after `after` on which nothing was asked in time, and counts what waits unread,
-    /// for a limited number of them. Returns the last one, or `None` if there were no more.
+    /// Closes those of the connections after `after` on which nothing was asked in time, and counts what
+    /// waits unread, for a limited number of them. Returns the last one, or `None` if there were no more.
     fn tick_step(&self, after: u64) -> Option<u64> {
         let next = |open: &BTreeMap<u64, Arc<Client>>| -> Vec<(u64, Arc<Client>)> {
             let next = open.range(after + 1..).take(STEP_CONNECTIONS);

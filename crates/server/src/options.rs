@@ -164,9 +164,9 @@ pub struct GivenOptions {
     #[arg(long, env = "COORDD_WATCHES_MAX", value_name = "N")]
     pub watches_max: Option<usize>,
 
-    /// Most client connections; more are not accepted until others close, or turn out to ask for nothing. Fewer where
-    /// the limit of open files (`ulimit -n`) is lower, of which some are kept for the disk and for peers, or where idle
-    /// ones would take more than half of --client-memory-max. [default: 20000]
+    /// Most client connections; more are not accepted until others close, or turn out to ask for nothing.
+    /// Fewer where the limit of open files (`ulimit -n`) is lower, of which some are kept for the disk and
+    /// for peers, or where idle ones would take more than half of --client-memory-max. [default: 20000]
     #[arg(long, env = "COORDD_CONNECTIONS_MAX", value_name = "N")]
     pub connections_max: Option<usize>,
 

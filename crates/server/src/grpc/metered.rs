@@ -1,9 +1,10 @@
 //! Counts what calls hold: requests that are not complete, and replies that the client has not taken.
 //!
-//! The transport takes a part of a reply from here only when the client has a window for the part before it. So what was
-//! handed over with nothing taken after it may stay in memory for as long as the client likes: it is counted. A large reply is
-//! handed over in parts, and the rest can be dropped when the node needs the memory, or when nobody takes it. The parts
-//! that were handed over stay in the transport then: they count for the connection, which can be ended for them.
+//! The transport takes a part of a reply from here only when the client has a window for the part before it.
+//! So what was handed over with nothing taken after it may stay in memory for as long as the client likes: it
+//! is counted. A large reply is handed over in parts, and the rest can be dropped when the node needs the
+//! memory, or when nobody takes it. The parts that were handed over stay in the transport then: they count
+//! for the connection, which can be ended for them.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -296,8 +297,8 @@ impl<B> ReplyBody<B> {
     }
 }
 
-/// Counts a part that is handed over. The transport asks for the next part when the client has a window for a byte
-/// more than it was sent, so it may keep this part and the one before it.
+/// Counts a part that is handed over. The transport asks for the next part when the client has a window for a
+/// byte more than it was sent, so it may keep this part and the one before it.
 fn hand_over(client: &Client, parts: &mut [usize; 2], bytes: usize) {
     client.keep(bytes);
     client.release(parts[0]);
@@ -601,7 +602,8 @@ mod tests {
         frame.map(|frame| frame.expect("no error").data_ref().map_or(0, Bytes::len))
     }
 
-    /// What the transport has of a reply counts for its connection, also when the rest of the reply was dropped.
+    /// What the transport has of a reply counts for its connection, also when the rest of the reply was
+    /// dropped.
     #[test]
     fn handed_over_parts_count() {
         let memory = ClientMemory::unlimited();
