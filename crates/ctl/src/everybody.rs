@@ -198,7 +198,7 @@ mod tests {
         Context::new(Cli::try_parse_from(["coordctl", "--timeout", timeout, "status"]).unwrap().global)
     }
 
-    /// What comes of a node that answers in so many pages, each 100 ms after the one before.
+    /// Asks a node that answers in `pages` pages, each 100 ms after the one before, and returns the result.
     async fn answer_in_pages(pages: u32, patience: u64, timeout: u64) -> Result<u32, String> {
         let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = node.local_addr().unwrap().to_string();

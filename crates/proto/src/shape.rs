@@ -26,7 +26,7 @@ pub struct Shape {
 #[derive(Debug)]
 struct Part {
     number: u32,
-    /// What each of its messages takes in memory; 0 where it is not repeated.
+    /// Bytes of memory that each message of the field takes; 0 where the field is not repeated.
     bytes: usize,
     shape: &'static Shape,
 }

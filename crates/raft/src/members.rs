@@ -103,7 +103,7 @@ mod tests {
 
     /// B1: a node that was killed between the agreement and its first entry.
     #[test]
-    fn the_list_counts_before_the_log_has_begun() {
+    fn the_list_counts_before_the_log() {
         let scratch = tempfile::tempdir().unwrap();
         let mut dir = DataDir::open(scratch.path(), 3).unwrap();
         assert!(first_look(&dir, &[3]).is_ok(), "nothing is settled");

@@ -565,9 +565,9 @@ mod tests {
         types::Entry { log_id, payload: EntryPayload::Normal(Payload(bytes)) }
     }
 
-    /// What may take long, or would wait for a reader, is left to the thread for applying.
+    /// Entries that may take long, or would wait for a reader, are left to the thread for applying.
     #[test]
-    fn only_what_is_light_is_applied_where_it_arrives() {
+    fn only_light_entries_skip_the_thread() {
         let attach = || stored(vec![Command::Attach { session: 1 }]);
         let shared = shared();
         let is_applied = |entry| shared.apply_light(&[entry]).expect("it can be decoded");

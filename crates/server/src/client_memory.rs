@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 /// How often stale replies are looked for, without any need.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
-/// What was ended needs a moment until its memory is free; nothing is looked for before.
+/// Streams and replies that were ended need a moment until their memory is free; no others are ended before.
 const SETTLE: Duration = Duration::from_millis(30);
 /// Ending what holds less than this frees nothing.
 const WORTH_ENDING: usize = 8 << 10;

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
-/// A znode's data on its way into the tree: borrowed from the bytes of the entry that brings it, or from whoever
-/// proposes it, or shared.
+/// Bytes in a command or in a row of a snapshot, most of them a znode's data: borrowed from the entry or the chunk
+/// that brings them, or from whoever proposes them, or shared.
 #[derive(Clone)]
 pub enum Data<'a> {
     /// A part of what it was read from.

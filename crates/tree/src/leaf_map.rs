@@ -327,7 +327,7 @@ mod tests {
     /// As many keys as it takes to have [`OrdMap`] split and move its own nodes, in orders that split leaves everywhere.
     /// They are of the size of a znode's key: [`OrdMap`] searches small ones in another way.
     #[test]
-    fn no_key_is_lost_in_whatever_order_they_come() {
+    fn no_order_of_keys_loses_any() {
         const KEYS: u64 = 30_000;
         // A step that shares no factor with their number goes through all of them.
         let scattered = (0..KEYS).map(|n| n * 7_919 % KEYS).collect::<Vec<_>>();

@@ -63,8 +63,8 @@ struct LiveOutput {
 }
 
 impl LiveOutput {
-    /// What the node says that the session is attached to; any node, if none says so. `attached_here`:
-    /// whether the first node that answered said so.
+    /// `info` is of the node that the session is attached to, or of any node if it is attached to none.
+    /// `attached_here`: the session is attached to the first node that answered.
     fn new(info: SessionInfo, attached_here: bool) -> Self {
         Self {
             session_id: SessionId(info.session_id),
@@ -257,8 +257,8 @@ async fn live(context: &Context) -> Result<Vec<LiveOutput>, Failure> {
     }
 }
 
-/// What is known of a session, and whether it is attached to the first node that answered; of a live one, by
-/// the node that it is attached to.
+/// Returns the record of a session, and whether the first node that answered has the session attached. The record
+/// of a live session is that of the node to which it is attached.
 async fn why(context: &Context, session_id: SessionId) -> Result<(SessionRecord, bool), Failure> {
     let record = context.admin().await?.session(session_id.0).await?;
     match &record {

@@ -25,10 +25,10 @@ use crate::convert::error;
 use crate::frames::MessageCounter;
 use crate::incoming::{Client, ClientInfo};
 
-/// What a call takes in memory beside its headers and messages, about.
+/// A call takes about so many bytes of memory beside its headers and messages.
 const CALL_BYTES: usize = 2 << 10;
-/// What a header takes beside its bytes, as HTTP/2 counts it.
-const HEADER_BYTES: usize = 32;
+/// HTTP/2 counts a header with so many bytes beside its name and value.
+const HEADER_OVERHEAD: usize = 32;
 /// A first message of which so much comes within each period of its deadline is on its way, on a slow line.
 const PROGRESS: usize = 64 << 10;
 /// Messages below this are not worth counting beside the call itself.
@@ -80,7 +80,7 @@ where
         let call = request.extensions().get::<ClientInfo>().map(|client| {
             client.0.call_begins();
             let headers = request.headers().iter();
-            let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
+            let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD);
             let bytes = CALL_BYTES + headers.sum::<usize>();
             client.0.keep(bytes);
             let is_stream =
@@ -102,7 +102,7 @@ where
 /// One call.
 struct Call {
     client: Arc<Client>,
-    /// What is counted for the call itself.
+    /// The bytes that are counted for the call itself, with its headers.
     bytes: usize,
     is_stream: bool,
     /// Complete messages of a request that is not answered yet.

@@ -137,7 +137,7 @@ mod tests {
 
     /// G9: the writes behind a read that takes long are each looked at once.
     #[test]
-    fn writes_behind_a_read_are_found_at_once() {
+    fn writes_behind_reads_are_found_at_once() {
         const WRITES: u64 = 9_999;
         let mut queue = PendingQueue::default();
         queue.push(0, read());

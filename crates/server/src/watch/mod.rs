@@ -1,5 +1,6 @@
 //! Watches: what streams wait for, and how events of the tree reach them.
 
+mod by_path;
 mod ids;
 mod table;
 

@@ -1,22 +1,17 @@
-use std::cell::{Cell, OnceCell};
-use std::collections::{HashMap, HashSet, VecDeque, hash_map};
-use std::hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState};
+use std::collections::{HashMap, VecDeque, hash_map};
 use std::sync::Arc;
 
 use coordd_proto::v1::{self, EventType, WatchKind};
 use coordd_tree::{Event, EventKind, Tree};
-use hashbrown::HashTable;
 
+use super::by_path::{ByPath, Group, parent_of};
 use super::{SharedIds, WatchIds};
-use crate::client_memory::ClientMemory;
 use crate::convert::bad_arguments;
 use crate::service::PATH_BYTES_MAX;
 use crate::session::outbox::{Fired, Item, Outbox};
 
 /// What a watch takes in memory beside its path, about.
 const WATCH_BYTES: usize = 256;
-/// Maps of paths.
-const SHARDS: usize = 64;
 /// Deliveries to streams in one call of [`WatchTable::fire`]. The call holds the tree, and a delivery takes
 /// up to a microsecond. The watches of one stream, of one kind, on one path count as one.
 const DELIVERIES_MAX: usize = 20_000;
@@ -96,175 +91,6 @@ impl Stream {
     /// Whether its watches fire now. An overflown stream ends, and resumes from what its client has seen.
     fn is_live(&self) -> bool {
         !self.is_held && !self.outbox.is_overflown()
-    }
-}
-
-/// The watches of one kind on one path.
-struct Entry {
-    /// See [`ByPath::find`].
-    hash: u64,
-    path: Arc<str>,
-    kind: WatchKind,
-    /// By the stream's id.
-    groups: HashMap<u64, Group>,
-    /// The latest round of resyncs that has met this.
-    resync_round: Cell<u64>,
-}
-
-/// The watches of one stream, of one kind, on one path. A change fires them together: however many a client
-/// has on one path, they are one entry to look at.
-#[derive(Default)]
-struct Group {
-    watch_ids: HashSet<u64>,
-    /// How many of them want the value.
-    with_value: usize,
-    /// All ids, for the items that name them. Made by the first event, and dropped when the group changes.
-    shared: OnceCell<Arc<SharedIds>>,
-}
-
-impl Group {
-    fn ids(&self, memory: &Arc<ClientMemory>) -> Arc<SharedIds> {
-        self.shared.get_or_init(|| SharedIds::new(self.watch_ids.iter().copied(), memory)).clone()
-    }
-}
-
-/// The watches by kind and path. In several maps, so that none of them has much to move when it grows.
-struct ByPath {
-    hasher: RandomState,
-    shards: Vec<HashTable<Entry>>,
-}
-
-impl Default for ByPath {
-    fn default() -> Self {
-        let shards = std::iter::repeat_with(HashTable::new).take(SHARDS).collect();
-        ByPath { hasher: RandomState::new(), shards }
-    }
-}
-
-/// The prefixes of a path that are paths, from the root to the path itself, each with its hash. The path is
-/// hashed once, however many prefixes it has.
-struct Prefixes<'a> {
-    path: &'a str,
-    hasher: DefaultHasher,
-    /// The end of the latest prefix.
-    end: usize,
-    is_past_root: bool,
-}
-
-impl<'a> Iterator for Prefixes<'a> {
-    type Item = (&'a str, u64);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if !self.is_past_root {
-            self.is_past_root = true;
-            self.end = usize::from(self.path == "/");
-            return Some(("/", self.hasher.finish()));
-        }
-        let rest = self.path.as_bytes().get(self.end + 1..)?;
-        let component = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
-        let begin = self.end;
-        self.end += 1 + component;
-        self.hasher.write(&self.path.as_bytes()[begin..self.end]);
-        Some((&self.path[..self.end], self.hasher.finish()))
-    }
-}
-
-/// The hash of the watches of one kind on a path that has this hash.
-fn hash_of(path_hash: u64, kind: WatchKind) -> u64 {
-    path_hash ^ (kind as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-/// Not by the bits by which the map in a shard places its entries.
-fn shard_of(hash: u64) -> usize {
-    (hash >> 32) as usize % SHARDS
-}
-
-impl ByPath {
-    fn prefixes<'a>(&self, path: &'a str) -> Prefixes<'a> {
-        Prefixes { path, hasher: self.hasher.build_hasher(), end: 0, is_past_root: false }
-    }
-
-    /// The hash of a path, as [`ByPath::prefixes`] has it.
-    fn hash(&self, path: &str) -> u64 {
-        self.prefixes(path).last().map_or(0, |(_, hash)| hash)
-    }
-
-    fn find(&self, path: &str, path_hash: u64, kind: WatchKind) -> Option<&Entry> {
-        let hash = hash_of(path_hash, kind);
-        self.shards[shard_of(hash)].find(hash, |entry| entry.is(hash, path, kind))
-    }
-
-    fn insert(&mut self, stream: u64, watch: &Registration) {
-        let (path, kind) = (&watch.path, watch.kind);
-        let hash = hash_of(self.hash(path), kind);
-        let shard = &mut self.shards[shard_of(hash)];
-        let entry = shard.entry(hash, |entry| entry.is(hash, path, kind), |entry| entry.hash);
-        let new = || {
-            let (groups, resync_round) = (HashMap::new(), Cell::new(0));
-            Entry { hash, path: path.clone(), kind, groups, resync_round }
-        };
-        let group = entry.or_insert_with(new).into_mut().groups.entry(stream).or_default();
-        group.watch_ids.insert(watch.watch_id);
-        group.with_value += usize::from(watch.with_value);
-        group.shared.take();
-    }
-
-    fn remove(&mut self, stream: u64, watch: &Registration) {
-        let hash = hash_of(self.hash(&watch.path), watch.kind);
-        let shard = &mut self.shards[shard_of(hash)];
-        let found = shard.find_entry(hash, |entry| entry.is(hash, &watch.path, watch.kind));
-        let Ok(mut entry) = found else { return };
-        let groups = &mut entry.get_mut().groups;
-        let Some(group) = groups.get_mut(&stream) else { return };
-        if !group.watch_ids.remove(&watch.watch_id) {
-            return;
-        }
-        group.with_value -= usize::from(watch.with_value);
-        group.shared.take();
-        if group.watch_ids.is_empty() {
-            groups.remove(&stream);
-            if groups.is_empty() {
-                entry.remove();
-            }
-        }
-    }
-
-    /// Calls `found` with all watches that an event fires, and whether they are told of the parent.
-    /// `with_ancestors`: there may be recursive watches.
-    fn for_each_fired<'a>(
-        &'a self,
-        event: &Event,
-        with_ancestors: bool,
-        mut found: impl FnMut(&'a Entry, bool),
-    ) {
-        use WatchKind::{Children, Data, Persistent, PersistentRecursive};
-        let path: &str = &event.path;
-        let parent = parent_of(path).filter(|_| event.kind != EventKind::DataChanged);
-        let mut find = |prefix, hash, kinds: &[WatchKind], is_of_parent| {
-            let entries = kinds.iter().filter_map(|kind| self.find(prefix, hash, *kind));
-            entries.for_each(|entry| found(entry, is_of_parent));
-        };
-        for (prefix, hash) in self.prefixes(path) {
-            if prefix.len() == path.len() {
-                find(prefix, hash, &[Data, Persistent, PersistentRecursive], false);
-                if event.kind == EventKind::Deleted {
-                    find(prefix, hash, &[Children], false);
-                }
-                continue;
-            }
-            if with_ancestors {
-                find(prefix, hash, &[PersistentRecursive], false);
-            }
-            if parent == Some(prefix) {
-                find(prefix, hash, &[Children, Persistent], true);
-            }
-        }
-    }
-}
-
-impl Entry {
-    fn is(&self, hash: u64, path: &str, kind: WatchKind) -> bool {
-        self.hash == hash && self.kind == kind && *self.path == *path
     }
 }
 
@@ -576,15 +402,6 @@ fn join<'a>(
     true
 }
 
-/// The parent of a path; none for the root.
-fn parent_of(path: &str) -> Option<&str> {
-    match path.rfind('/')? {
-        _ if path == "/" => None,
-        0 => Some("/"),
-        at => Some(&path[..at]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use coordd_tree::Auth;
@@ -681,7 +498,7 @@ mod tests {
 
     /// G9: what an event costs is a matter of the streams that wait for it, and not of how many watches each of them has.
     #[test]
-    fn many_watches_of_one_stream_on_one_path_are_one_entry() {
+    fn watches_on_one_path_are_one_entry() {
         let mut bench = bench();
         for watch_id in 1..=1000 {
             bench.arm(watch_id, "/a", WatchKind::Persistent);
@@ -851,9 +668,7 @@ mod tests {
         assert_eq!(bench.fire(EventKind::DataChanged, "/a"), Vec::<String>::new());
         assert!(bench.table.clean_up(1) && bench.table.clean_up(1));
         assert!(!bench.table.clean_up(1));
-        assert!(
-            bench.table.by_path.shards.iter().all(HashTable::is_empty) && bench.table.by_stream.is_empty()
-        );
+        assert!(bench.table.by_path.is_empty() && bench.table.by_stream.is_empty());
     }
 
     /// A stream that is held fires none of its watches until it is released, and then all that are left.

@@ -151,7 +151,7 @@ fn a_tree_as_deep_as_paths_allow_can_be_deleted_and_loaded() {
 /// Hands may take the numbers that a sequential create looks at. They do not push the numbers of the directory near their
 /// end: what comes of it can be written and loaded.
 #[test]
-fn taken_numbers_do_not_use_up_the_others() {
+fn taken_numbers_use_up_no_others() {
     let mut tree = Tree::new();
     apply_all(&mut tree, 1, vec![write(0, 0, 0, create("/d", Bytes::new(), vec![]))]);
     // The number of the next one is how many there were, these included.
