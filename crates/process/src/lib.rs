@@ -1,5 +1,5 @@
-//! The standard streams, log lines, text for a terminal, and the environment: all that our programs do alike with
-//! their surroundings.
+//! The standard streams, log lines, text for a terminal, and the environment: all that our programs do alike
+//! with their surroundings.
 //!
 //! Output never ends a process. A line that cannot be written is lost, and the program goes on: on a full disk, with a closed
 //! pipe, or without a standard error. So no program uses `println!` and `eprintln!`, which panic then, and a lint says so.

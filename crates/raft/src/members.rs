@@ -1,9 +1,10 @@
 //! Who this node's ensemble is, and whether the options say the same.
 //!
-//! Accepted are the nodes that the ensemble was formed with, which IDENTITY keeps, and its members, which the log and the
-//! snapshot have. With any other list a node could take itself for a majority, or wait for nodes that were never there.
-//! Before all nodes have agreed on the ensemble's id, nothing is settled: a list that was mistyped can be corrected. From then
-//! on the list counts, also on a node whose log has not begun: alone it would begin another ensemble of the same id.
+//! Accepted are the nodes that the ensemble was formed with, which IDENTITY keeps, and its members, which the
+//! log and the snapshot have. With any other list a node could take itself for a majority, or wait for nodes
+//! that were never there. Before all nodes have agreed on the ensemble's id, nothing is settled: a list that
+//! was mistyped can be corrected. From then on the list counts, also on a node whose log has not begun: alone
+//! it would begin another ensemble of the same id.
 
 use std::sync::Arc;
 

@@ -25,9 +25,9 @@ use crate::waiting::Waiting;
 const ENTRIES_PER_RUN: usize = 64;
 /// The digests of so many past entries are kept, to be compared with the leader's.
 const DIGESTS_KEPT: usize = 8192;
-/// Entries of so few bytes and commands are applied where they arrive, if the commands are light: some microseconds, and a few
-/// milliseconds if each acknowledges all answers that a session may have. To hand them to the thread for applying
-/// costs a lone write a twelfth of its time.
+/// Entries of so few bytes and commands are applied where they arrive, if the commands are light: some
+/// microseconds, and a few milliseconds if each acknowledges all answers that a session may have. To hand
+/// them to the thread for applying costs a lone write a twelfth of its time.
 const LIGHT_BYTES: usize = 4096;
 const LIGHT_COMMANDS: usize = 3;
 /// The tree's lock is held for so long at most, or for one command.
@@ -321,8 +321,8 @@ impl<O: Observer> StateMachine<O> {
     }
 }
 
-/// The thread on which the tree is changed by all that is not light: it may take as long as the largest command does, and the
-/// runtime's threads answer clients and peers meanwhile.
+/// The thread on which the tree is changed by all that is not light: it may take as long as the largest
+/// command does, and the runtime's threads answer clients and peers meanwhile.
 struct ApplyThread {
     work: mpsc::Sender<Box<dyn FnOnce() + Send>>,
 }

@@ -184,9 +184,9 @@ pub struct GivenOptions {
     #[arg(long, env = "COORDD_CLIENT_MEMORY_MAX", value_name = "SIZE")]
     pub client_memory_max: Option<ByteSize>,
 
-    /// Resident memory from which on a node counts as low. While fewer nodes than a majority are below theirs, writes that may
-    /// make something larger are refused; deletes, reads and sessions go on. [default: three quarters of the memory that the
-    /// process may use]
+    /// Resident memory from which on a node counts as low. While fewer nodes than a majority are below
+    /// theirs, writes that may make something larger are refused; deletes, reads and sessions go on.
+    /// [default: three quarters of the memory that the process may use]
     #[arg(long, env = "COORDD_MEMORY_LIMIT", value_name = "SIZE")]
     pub memory_limit: Option<ByteSize>,
 

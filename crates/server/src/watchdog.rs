@@ -15,8 +15,8 @@
 //!   at, is taken off.
 //!
 //! So on a busy machine some of the node's own stalls may be missed or look shorter, and none is made up. On
-//! an idle one a stall of all threads of more than 10 ms and one `TICK` is always counted. Where the kernel keeps no such
-//! account only stalls of more than 50 ms count.
+//! an idle one a stall of all threads of more than 10 ms and one `TICK` is always counted. Where the kernel
+//! keeps no such account only stalls of more than 50 ms count.
 
 use std::collections::BTreeSet;
 use std::fs::read_to_string;

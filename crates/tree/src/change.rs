@@ -83,7 +83,8 @@ impl Tree {
         self.unlink_counted(step, parent, path, key);
     }
 
-    /// The same for what no longer counts in tallies and quotas. If it has children, they are taken out in the same step.
+    /// The same for what no longer counts in tallies and quotas. If it has children, they are taken out in
+    /// the same step.
     pub(crate) fn unlink_counted(
         &mut self,
         step: &mut Step,

@@ -35,8 +35,8 @@ impl<'a> Entry<'a> {
         entry.freeze()
     }
 
-    /// Reads what [`Entry::encode`] wrote. Never panics, and allocates no more than a small multiple of `bytes`:
-    /// paths and data stay where they are.
+    /// Reads what [`Entry::encode`] wrote. Never panics. Paths and data stay where they are; a command of two
+    /// bytes takes a hundred times as much in memory, and no command takes a larger multiple.
     ///
     /// # Errors
     ///
@@ -53,8 +53,8 @@ impl<'a> Entry<'a> {
         Ok(Entry { rules, time_ms, batches })
     }
 
-    /// Whether [`Entry::decode`] would read it. Keeps one command at a time: it is for bytes that are not trusted so far, in
-    /// which a command may take a hundred times as much memory as its bytes.
+    /// Whether [`Entry::decode`] would read it. Keeps one command at a time: it is for bytes that are not
+    /// trusted so far, in which a command may take a hundred times as much memory as its bytes.
     ///
     /// # Errors
     ///

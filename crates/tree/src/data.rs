@@ -5,8 +5,8 @@ use bytes::Bytes;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
-/// Bytes in a command or in a row of a snapshot, most of them a znode's data: borrowed from the entry or the chunk
-/// that brings them, or from whoever proposes them, or shared.
+/// Bytes in a command or in a row of a snapshot, most of them a znode's data: borrowed from the entry or the
+/// chunk that brings them, or from whoever proposes them, or shared.
 #[derive(Clone)]
 pub enum Data<'a> {
     /// A part of what it was read from.

@@ -27,8 +27,8 @@ impl Event {
         path.len() + 64
     }
 
-    /// What a znode at `path` counts for where a command removes it that has to find it first: the bytes of its event, and 48
-    /// for each znode on the way.
+    /// What a znode at `path` counts for where a command removes it that has to find it first: the bytes of
+    /// its event, and 48 for each znode on the way.
     pub(crate) fn removal_cost(path: &str) -> usize {
         Event::cost(path) + 48 * path.bytes().filter(|byte| *byte == b'/').count()
     }

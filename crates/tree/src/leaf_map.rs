@@ -19,8 +19,8 @@ const STEP: usize = 2;
 /// names of znodes do. Here the entries are in sorted leaves of just the memory they need, and an [`OrdMap`] leads to the
 /// leaves; a leaf that is full when its last key comes is left full. A million znodes take 65 MB less that way.
 ///
-/// Invariants: the spans of the leaves follow each other without gaps, from `lowest`, which is not above any key,
-/// without end. A leaf holds keys of its span only. Only the first leaf may be empty.
+/// Invariants: the spans of the leaves follow each other without gaps, from `lowest`, which is not above any
+/// key, without end. A leaf holds keys of its span only. Only the first leaf may be empty.
 #[derive(Clone)]
 pub(crate) struct LeafMap<K, V> {
     leaves: OrdMap<Span<K>, Arc<Leaf<K, V>>>,
@@ -28,12 +28,12 @@ pub(crate) struct LeafMap<K, V> {
     lowest: K,
 }
 
-/// The keys from `begin` on that are below `end`; `None` for no end. Spans in one map do not overlap, so where they
-/// begin is their order.
+/// The keys from `begin` on that are below `end`; `None` for no end. Spans in one map do not overlap, so
+/// where they begin is their order.
 ///
-/// The end is there for looking up: a key is equal to the span that holds it ([`Within`]), so that [`OrdMap::get`] finds
-/// it. [`OrdMap::get_prev`] finds it by where it begins, but makes an iterator with two vectors for that, and a write
-/// looks up about ten keys.
+/// The end is there for looking up: a key is equal to the span that holds it ([`Within`]), so that
+/// [`OrdMap::get`] finds it. [`OrdMap::get_prev`] finds it by where it begins, but makes an iterator with two
+/// vectors for that, and a write looks up about ten keys.
 #[derive(Clone)]
 struct Span<K> {
     begin: K,
@@ -121,10 +121,10 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
 
     /// The leaf in whose span a key is.
     ///
-    /// [`OrdMap`] leads to its entries by copies of their keys, and a copy is not changed when the span of the entry gets
-    /// shorter. Such a copy may claim a key that is in a later span, and the search ends where the key is not. What
-    /// is found is right, because the entries themselves are exact; what is not found is looked for by where spans begin,
-    /// which never changes. So whatever changes `leaves` goes by that, too.
+    /// [`OrdMap`] leads to its entries by copies of their keys, and a copy is not changed when the span of
+    /// the entry gets shorter. Such a copy may claim a key that is in a later span, and the search ends where
+    /// the key is not. What is found is right, because the entries themselves are exact; what is not found is
+    /// looked for by where spans begin, which never changes. So whatever changes `leaves` goes by that, too.
     fn leaf_of<Q: Comparable<K> + ?Sized>(&self, key: &Q) -> Option<(&Span<K>, &Leaf<K, V>)> {
         let found = self.leaves.get_key_value(&Within(key)).or_else(|| self.leaves.get_prev(&At(key)));
         found.map(|(span, leaf)| (span, &**leaf))
@@ -194,7 +194,8 @@ impl<K: Ord + Clone, V: Clone> LeafMap<K, V> {
         Some(value)
     }
 
-    /// Puts the few entries of the leaf whose span begins at `begin` into the one before it, if they fit well.
+    /// Puts the few entries of the leaf whose span begins at `begin` into the one before it, if they fit
+    /// well.
     fn join_with_previous(&mut self, begin: &K, few: usize) {
         let before = (Bound::Unbounded, Bound::Excluded(&At(begin)));
         let Some((previous, leaf)) = self.leaves.range::<_, At<'_, K>>(before).next_back() else { return };
@@ -324,8 +325,8 @@ mod tests {
         }
     }
 
-    /// As many keys as it takes to have [`OrdMap`] split and move its own nodes, in orders that split leaves everywhere.
-    /// They are of the size of a znode's key: [`OrdMap`] searches small ones in another way.
+    /// As many keys as it takes to have [`OrdMap`] split and move its own nodes, in orders that split leaves
+    /// everywhere. They are of the size of a znode's key: [`OrdMap`] searches small ones in another way.
     #[test]
     fn no_order_of_keys_loses_any() {
         const KEYS: u64 = 30_000;

@@ -74,8 +74,9 @@ impl Default for Limits {
 pub struct Ceilings {
     /// Znodes that one `DeleteTree` removes.
     pub tree_znodes: u32,
-    /// Bytes of the events of one command that removes many znodes: their paths, and 64 bytes each for the rest. The ephemerals
-    /// of a session count 48 more for each znode above them, because each of them has to be found.
+    /// Bytes of the events of one command that removes many znodes: their paths, and 64 bytes each for the
+    /// rest. The ephemerals of a session count 48 more for each znode above them, because each of them has to
+    /// be found.
     pub removed_event_bytes: u32,
     /// Ephemeral znodes of one session; its end removes them in one step (G6).
     pub ephemerals: u32,
@@ -348,7 +349,8 @@ impl Limits {
             within.map_err(|error| OpError { op_index: Some(index as u32), ..error })?;
         }
         at_most(LimitName::MultiBytes, self.multi_bytes, bytes, "")?;
-        // When an ACL is stored, each entry is looked for among the others: all ACLs of a multi must not take long.
+        // When an ACL is stored, each entry is looked for among the others: all ACLs of a multi must not take
+        // long.
         at_most(LimitName::AclEntries, self.multi_ops * ACL_ENTRIES_PER_OP, acl_entries, "")?;
         let cost = Cost::of_multi(ops);
         match self.cost(cost) {

@@ -103,8 +103,8 @@ impl Quotas {
         }
     }
 
-    /// Accounts for the end of the subtree at `top`, with so many znodes and bytes: what has a quota in it is empty. Costs
-    /// as much as there are quotas, and not as there are znodes.
+    /// Accounts for the end of the subtree at `top`, with so many znodes and bytes: what has a quota in it is
+    /// empty. Costs as much as there are quotas, and not as there are znodes.
     pub(crate) fn record_end(&mut self, top: &str, count: u64, bytes: u64) {
         if self.by_path.is_empty() {
             return;

@@ -235,7 +235,8 @@ impl Tree {
         Err(OpError::new(ErrorKind::NoAuth, path, Detail::Denied(wanted)))
     }
 
-    /// The znodes of a subtree, each before its parent, in the order of their names. Each with its parent, but for the top.
+    /// The znodes of a subtree, each before its parent, in the order of their names. Each with its parent,
+    /// but for the top.
     pub(crate) fn descend(
         &self,
         path: &str,

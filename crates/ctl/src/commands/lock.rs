@@ -50,8 +50,8 @@ pub(crate) struct Lock {
     #[command(flatten)]
     owner: OwnerArgs,
 
-    /// Take it at once, or end with exit code 12 if somebody else has it. Ends with exit code 9 if no node says
-    /// within the time of --timeout who has it.
+    /// Take it at once, or end with exit code 12 if somebody else has it. Ends with exit code 9 if no node
+    /// says within the time of --timeout who has it.
     #[arg(long = "try", conflicts_with = "wait")]
     at_once: bool,
 

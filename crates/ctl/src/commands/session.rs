@@ -257,8 +257,8 @@ async fn live(context: &Context) -> Result<Vec<LiveOutput>, Failure> {
     }
 }
 
-/// Returns the record of a session, and whether the first node that answered has the session attached. The record
-/// of a live session is that of the node to which it is attached.
+/// Returns the record of a session, and whether the first node that answered has the session attached. The
+/// record of a live session is that of the node to which it is attached.
 async fn why(context: &Context, session_id: SessionId) -> Result<(SessionRecord, bool), Failure> {
     let record = context.admin().await?.session(session_id.0).await?;
     match &record {

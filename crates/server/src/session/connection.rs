@@ -493,7 +493,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what takes long. The reply shows the version that was read. Its events were in the outbox before.
+    /// Reads what takes long. The reply shows the version that was read. Its events were in the outbox
+    /// before.
     fn read_long(&self, id: u64, read: Read) -> LongRead {
         let (service, auth, session) = (self.service.clone(), self.auth.clone(), self.outbox.session);
         Box::pin(async move {

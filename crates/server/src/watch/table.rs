@@ -496,7 +496,8 @@ mod tests {
         assert_eq!(bench.fire(EventKind::Deleted, "/a"), ["[1, 2] EVENT_TYPE_NODE_DELETED /a"]);
     }
 
-    /// G9: what an event costs is a matter of the streams that wait for it, and not of how many watches each of them has.
+    /// G9: what an event costs is a matter of the streams that wait for it, and not of how many watches each
+    /// of them has.
     #[test]
     fn watches_on_one_path_are_one_entry() {
         let mut bench = bench();

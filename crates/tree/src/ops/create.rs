@@ -16,7 +16,8 @@ use crate::{
 pub(crate) const TTL_MS_MAX: u64 = (1 << 40) - 1;
 /// So many numbers in a row that are in use are passed one by one, and further ones in leaps: what is looked at is bounded.
 const PASSED_MAX: u64 = 128;
-/// The leaps are of 2^0 to 2^31. Longer ones would let a few znodes push the numbers of a directory near their end.
+/// The leaps are of 2^0 to 2^31. Longer ones would let a few znodes push the numbers of a directory near
+/// their end.
 const LEAPS: u32 = 32;
 
 impl Tree {
@@ -106,8 +107,8 @@ impl Tree {
         Ok((lowest, ends.chain([path.len()]).map(|end| &path[..end]).collect()))
     }
 
-    /// The number of the next sequential child. It is above all earlier ones, and no child has it, unless somebody has taken
-    /// all that are looked at: then the create is refused with `NodeExists`.
+    /// The number of the next sequential child. It is above all earlier ones, and no child has it, unless
+    /// somebody has taken all that are looked at: then the create is refused with `NodeExists`.
     fn next_number(&self, step: &Step, parent: &Place<'_, '_>, prefix: &str) -> u64 {
         let first = parent.znode.creates();
         if step.rules == 1 {

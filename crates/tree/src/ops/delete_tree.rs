@@ -32,8 +32,8 @@ impl Tree {
         let top = self.znodes.get(top_key).ok_or_else(no_node)?;
 
         let subtree = self.subtree(path, top);
-        // Where every ACL is open, no ACL can refuse, and the order does not show. That of the configuration is of a znode that
-        // nobody can delete.
+        // Where every ACL is open, no ACL can refuse, and the order does not show. That of the configuration
+        // is of a znode that nobody can delete.
         let config = || self.znodes.locate("/zookeeper/config");
         let is_open = || config().is_some_and(|config| self.acls.is_open_beside(config.znode.acl));
         let counts_first = step.rules > 1 || is_open();
@@ -79,7 +79,8 @@ impl Tree {
 /// A znode of a subtree that is to go.
 struct Doomed {
     path: Arc<str>,
-    /// As in [`KeyRef::parent`], and the ACL of that parent; 0 for the top, which is taken out in another way.
+    /// As in [`KeyRef::parent`], and the ACL of that parent; 0 for the top, which is taken out in another
+    /// way.
     parent: u64,
     parent_acl: u32,
 }

@@ -148,8 +148,8 @@ fn a_tree_as_deep_as_paths_allow_can_be_deleted_and_loaded() {
     assert_eq!(tree.znode_count(), 4);
 }
 
-/// Hands may take the numbers that a sequential create looks at. They do not push the numbers of the directory near their
-/// end: what comes of it can be written and loaded.
+/// Hands may take the numbers that a sequential create looks at. They do not push the numbers of the
+/// directory near their end: what comes of it can be written and loaded.
 #[test]
 fn taken_numbers_use_up_no_others() {
     let mut tree = Tree::new();
